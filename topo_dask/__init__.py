@@ -1,0 +1,1 @@
+"""Instance labels from predicted foreground and flow, out of core and exact."""

@@ -1,0 +1,1 @@
+"""Geometry of boxes, blocks and halos, in integers only."""

@@ -1,0 +1,1 @@
+"""Pure functions on one block of NumPy: no dask, no zarr, no paths."""

@@ -1,0 +1,1 @@
+"""One module a pass over the blocks: read, kernel, write."""
