@@ -1,0 +1,178 @@
+"""Boxes and block grids: half-open boxes of voxels, in integers.
+
+::
+
+    |<------------------ read ------------------>|
+    |  halo  |<----------- write ----------->|  halo  |
+             ^ start                          ^ stop
+
+A task owns the voxels of `write` and reads those of `read`: `write` grown by the halo, clipped to the volume.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, prod
+from typing import TypeAlias
+
+Triple: TypeAlias = tuple[int, int, int]
+
+
+def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
+    """Validate three integers.
+
+    Raises
+    ------
+    TypeError
+        When `values` is not a sequence of three integers (a single integer stands for three).
+    ValueError
+        When one is below `at_least`.
+
+    Examples
+    --------
+    >>> triple(8, "halo")
+    (8, 8, 8)
+    """
+    given = [values] * 3 if isinstance(values, int) else values
+    try:
+        found = tuple(given)  # type: ignore[call-overload]
+    except TypeError:
+        found = ()
+    if len(found) != 3 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in found):
+        raise TypeError(f"{what} must be three integers (z, y, x), got {values!r}")
+    z, y, x = (v.__index__() for v in found)
+    if min(z, y, x) < at_least:
+        raise ValueError(f"{what} must be at least {at_least} along every axis, got {(z, y, x)}")
+    return z, y, x
+
+
+@dataclass(frozen=True, order=True)
+class Box:
+    """Half-open box of voxels: `start` belongs to it, `stop` does not."""
+
+    start: Triple
+    stop: Triple
+
+    @classmethod
+    def whole(cls, shape: Triple) -> "Box":
+        """The box of a whole volume."""
+        return cls((0, 0, 0), shape)
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels along each axis; none is negative."""
+        z, y, x = (max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return prod(self.shape)
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The box as an index."""
+        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    def grow(self, below: Triple, above: Triple, shape: Triple) -> "Box":
+        """The box with a margin on its lower and upper sides, clipped to a volume."""
+        start = tuple(max(0, a - m) for a, m in zip(self.start, below, strict=True))
+        stop = tuple(min(s, b + m) for b, m, s in zip(self.stop, above, shape, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def intersect(self, other: "Box") -> "Box":
+        """The voxels in both boxes."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def within(self, outer: "Box") -> tuple[slice, slice, slice]:
+        """Index of this box in an array that holds `outer`."""
+        z, y, x = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class Block:
+    """One task's share of the volume."""
+
+    block_id: Triple
+    read: Box
+    write: Box
+
+    @property
+    def key(self) -> str:
+        """Name of the block, e.g. ``0.1.12``."""
+        return ".".join(map(str, self.block_id))
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Blocks that tile a volume; those at the upper border are cut off there.
+
+    Parameters
+    ----------
+    shape : tuple of 3 int
+        Shape of the volume.
+    block_shape : tuple of 3 int
+        Shape of a block; it need not divide the volume.
+    halo : tuple of 3 int
+        Margin that a task reads around its block.
+
+    Examples
+    --------
+    >>> grid = BlockGrid((10, 4, 4), (4, 4, 4), (1, 1, 1))
+    >>> grid.numblocks, grid.block((2, 0, 0)).read
+    ((3, 1, 1), Box(start=(7, 0, 0), stop=(10, 4, 4)))
+    """
+
+    shape: Triple
+    block_shape: Triple
+    halo: Triple = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        triple(self.shape, "shape", at_least=0)
+        triple(self.block_shape, "block_shape")
+        triple(self.halo, "halo", at_least=0)
+
+    @property
+    def numblocks(self) -> Triple:
+        """Blocks along each axis."""
+        z, y, x = (ceil(s / b) for s, b in zip(self.shape, self.block_shape, strict=True))
+        return z, y, x
+
+    def __len__(self) -> int:
+        return prod(self.numblocks)
+
+    def block(self, block_id: Triple) -> Block:
+        """The block at a grid index."""
+        start = tuple(i * b for i, b in zip(block_id, self.block_shape, strict=True))
+        stop = tuple(min(a + b, s) for a, b, s in zip(start, self.block_shape, self.shape, strict=True))
+        write = Box(start, stop)  # type: ignore[arg-type]
+        return Block(block_id, write.grow(self.halo, self.halo, self.shape), write)
+
+    def named(self, key: str) -> Block:
+        """The block of a key, see `Block.key`."""
+        z, y, x = map(int, key.split("."))
+        return self.block((z, y, x))
+
+    def __iter__(self) -> Iterator[Block]:
+        for z, y, x in product(*map(range, self.numblocks)):
+            yield self.block((z, y, x))
+
+    def touching(self, box: Box) -> Iterator[Block]:
+        """The blocks whose own voxels meet a box."""
+        if box.size == 0:
+            return
+        ranges = (
+            range(a // n, (b - 1) // n + 1)
+            for a, b, n in zip(box.start, box.stop, self.block_shape, strict=True)
+        )
+        for z, y, x in product(*ranges):
+            yield self.block((z, y, x))
+
+    def above(self, block: Block, axis: int) -> Block | None:
+        """The next block along an axis, or None at the volume's border."""
+        z, y, x = (i + (k == axis) for k, i in enumerate(block.block_id))
+        return self.block((z, y, x)) if (z, y, x)[axis] < self.numblocks[axis] else None

@@ -1,0 +1,234 @@
+"""Classes and their parameters, validated once."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+Merge = Literal["adjacent", "agglomerate"]
+
+EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
+    "nuc",
+    "ves",
+    "endo",
+    "lyso",
+    "ld",
+    "perox",
+    "mito",
+    "mt",
+    "cell",
+)
+"""Instance classes of the published package, in the order of its channels."""
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return float(value)
+
+
+def _integer(value: object, name: str, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class ClassConfig:
+    """Parameters of one class.
+
+    Parameters
+    ----------
+    group : {1, 2, 3}
+        1 convex: track and cluster. 2 elongated: and split what is disconnected. 3 thin: and recover orphans.
+    n_steps : int
+        Euler steps, 0 or more.
+    step_size : float
+        Length of a step in units of the flow vector; not 0 and not negative.
+    convergence_radius : float
+        Sinks closer than this many voxels belong together; above 0.
+    min_size : int
+        Instances of fewer voxels are dropped.
+    merge : {None, "adjacent", "agglomerate"}
+        How instances that touch are united.
+    flow_error_threshold : float
+        Instances with a larger flow error are dropped; 0 keeps all.
+    min_fragment_ratio : float
+        Share of an instance's voxels from which a disconnected fragment becomes an instance of its own.
+
+    Examples
+    --------
+    >>> ClassConfig(group=2, n_steps=-1)
+    Traceback (most recent call last):
+        ...
+    ValueError: n_steps must be at least 0, got -1
+    """
+
+    group: int = 1
+    n_steps: int = 100
+    step_size: float = 1.0
+    convergence_radius: float = 4.0
+    min_size: int = 50
+    merge: Merge | None = None
+    flow_error_threshold: float = 0.0
+    min_fragment_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.group, bool) or self.group not in (1, 2, 3):
+            raise ValueError(f"group must be 1, 2 or 3, got {self.group!r}")
+        set_ = object.__setattr__
+        set_(self, "group", int(self.group))
+        set_(self, "n_steps", _integer(self.n_steps, "n_steps", 0))
+        set_(self, "min_size", _integer(self.min_size, "min_size", 0))
+        for name in ("step_size", "convergence_radius", "flow_error_threshold", "min_fragment_ratio"):
+            set_(self, name, _number(getattr(self, name), name))
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        # Both are used in float32 arithmetic too, whose range is smaller.
+        for name in ("step_size", "convergence_radius"):
+            value = getattr(self, name)
+            if not 1e-30 < value < 1e30:
+                raise ValueError(f"{name} must be above 0 and below 1e30, got {value!r}")
+        if self.flow_error_threshold < 0:
+            raise ValueError(f"flow_error_threshold must be 0 or more, got {self.flow_error_threshold!r}")
+        if self.min_fragment_ratio < 0:
+            raise ValueError(f"min_fragment_ratio must be 0 or more, got {self.min_fragment_ratio!r}")
+        if self.merge not in (None, "adjacent", "agglomerate"):
+            raise ValueError(f"merge must be None, 'adjacent' or 'agglomerate', got {self.merge!r}")
+
+    @classmethod
+    def from_mapping(cls, values: "Mapping[str, Any] | ClassConfig", name: str) -> "ClassConfig":
+        """Parameters of class `name` from a mapping; errors name the class."""
+        if isinstance(values, ClassConfig):
+            return values
+        if not isinstance(values, Mapping):
+            raise TypeError(f"class_config[{name!r}] must be a mapping of parameters, got {values!r}")
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"class_config[{name!r}]: unknown parameter {unknown[0]!r}; known are {sorted(known)}"
+            )
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"class_config[{name!r}]: {error}") from None
+
+    def with_flow_error(self, threshold: float) -> "ClassConfig":
+        """The same with a flow error threshold, unless `threshold` is 0 and the class sets its own."""
+        return replace(self, flow_error_threshold=threshold) if threshold != 0 else self
+
+    def to_dict(self) -> dict[str, Any]:
+        """All parameters by name."""
+        return asdict(self)
+
+
+# Published values, one row a class: n_steps, convergence_radius, min_size at 8, 16, 32 and 64 nm. The step size is 1.
+# Source: janelia-cellmap/topo.
+_RESOLUTIONS = (8, 16, 32, 64)
+_PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...]]] = {
+    "nuc": (1, None, ((943, 58.0, 5331), (800, 38.0, 1000), (662, 44.7, 225), (336, 31.0, 266))),
+    "ves": (1, None, ((28, 2.7, 14), (20, 1.5, 5), (20, 1.5, 5), (20, 1.5, 5))),
+    "endo": (1, None, ((112, 5.2, 81), (56, 3.3, 10), (26, 1.7, 5), (20, 1.5, 5))),
+    "lyso": (1, None, ((110, 8.7, 226), (76, 4.7, 20), (36, 2.3, 5), (20, 1.5, 5))),
+    "ld": (1, None, ((290, 17.0, 676), (152, 3.9, 80), (111, 5.3, 14), (58, 2.3, 5))),
+    "perox": (1, None, ((214, 15.3, 964), (102, 6.0, 120), (52, 5.0, 40), (26, 1.7, 5))),
+    "mito": (2, "adjacent", ((536, 26.5, 831), (320, 25.0, 240), (160, 12.0, 26), (90, 7.5, 7))),
+    "mt": (3, None, ((300, 23.3, 83), (150, 12.0, 8), (74, 4.7, 5), (32, 1.5, 5))),
+    "cell": (2, "adjacent", ((614, 3.2, 5), (300, 6.0, 5), (150, 4.3, 5), (140, 3.0, 5))),
+}
+
+
+def get_postprocess_config(resolution_nm: float) -> dict[str, dict[str, Any]]:
+    """Published parameters of every class at the nearest of the resolutions 8, 16, 32 and 64 nm.
+
+    Parameters
+    ----------
+    resolution_nm : float
+        Edge of a voxel in nanometres. A tie goes to the finer resolution.
+
+    Returns
+    -------
+    config : dict
+        Class name to a dict of `ClassConfig` parameters, free to be changed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When `resolution_nm` is not a finite number above 0.
+
+    Notes
+    -----
+    The values are those of the package janelia-cellmap/topo.
+
+    Examples
+    --------
+    >>> get_postprocess_config(16)["ves"]["convergence_radius"]
+    1.5
+    """
+    resolution = _number(resolution_nm, "resolution_nm")
+    if resolution <= 0:
+        raise ValueError(f"resolution_nm must be above 0, got {resolution_nm!r}")
+    column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - resolution))
+    config: dict[str, dict[str, Any]] = {}
+    for name, (group, merge, columns) in _PUBLISHED.items():
+        n_steps, radius, min_size = columns[column]
+        config[name] = {
+            "group": group,
+            "n_steps": n_steps,
+            "step_size": 1.0,
+            "convergence_radius": radius,
+            "min_size": min_size,
+        }
+        if merge is not None:
+            config[name]["merge"] = merge
+    return config
+
+
+def resolve_classes(
+    class_names: object,
+    class_config: Mapping[str, Any] | None,
+    resolution_nm: float | None,
+    n_channels: int,
+    flow_error_threshold: float,
+) -> dict[str, tuple[int, ClassConfig]]:
+    """Channel and parameters of each class that is to be segmented, in channel order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When names, number of channels or parameters do not fit together.
+    """
+    names = EVALUATED_INSTANCE_CLASSES if class_names is None else class_names
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):  # type: ignore[attr-defined]
+        raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
+    names = tuple(names)  # type: ignore[arg-type]
+    if len(names) != n_channels:
+        raise ValueError(
+            f"class_names has {len(names)} names {names!r} but the semantic array has {n_channels} channels"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError(f"class_names must differ from one another, got {names!r}")
+    if class_config is None:
+        if resolution_nm is None:
+            warnings.warn(
+                "neither class_config nor resolution_nm is given: using the parameters for 8 nm voxels",
+                UserWarning,
+                stacklevel=4,
+            )
+        class_config = get_postprocess_config(8 if resolution_nm is None else resolution_nm)
+    elif not isinstance(class_config, Mapping):
+        raise TypeError(f"class_config must map class names to parameters, got {class_config!r}")
+    threshold = ClassConfig(flow_error_threshold=flow_error_threshold).flow_error_threshold
+    return {
+        name: (channel, ClassConfig.from_mapping(class_config[name], name).with_flow_error(threshold))
+        for channel, name in enumerate(names)
+        if name in class_config
+    }

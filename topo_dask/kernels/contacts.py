@@ -1,0 +1,313 @@
+"""Contacts: pairs of labels that touch through voxel faces, and how well the flow agrees across the faces.
+
+Every face belongs to the block that holds its lower voxel, so the tables of all blocks, added up by pair, are
+the table of the volume. Scores are fixed point: no table depends on the order of its faces.
+"""
+
+from typing import NoReturn
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from topo_dask.kernels.fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
+from topo_dask.kernels.linking import connected
+
+MODES = ("adjacent", "agglomerate")
+"""The dot product of the flow on both sides; the same plus the flow into the face from both sides."""
+
+FIRST_ROWS = 256
+"""Rows of a new table, a power of two; a full table doubles."""
+
+NEAR_WRAP = 1 << 62
+"""Magnitude at which a running sum is given up: far above what is exact, and another score cannot wrap it."""
+
+LOW, HIGH, SUM, FACES = 0, 1, 2, 3
+"""Columns of a table."""
+
+Ints = NDArray[np.integer]
+Int64s = NDArray[np.int64]
+Floats = NDArray[np.floating]
+Start = tuple[int, int, int]
+
+
+@njit(nogil=True, fastmath=False)
+def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
+    """Return the slot of a pair, or the free one where it belongs (open addressing, linear probing)."""
+    mixed = np.uint64(low) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(high) * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    mask = slots.size - 1
+    slot = int(np.int64(mixed >> np.uint64(32)) & mask)
+    while slots[slot] >= 0:
+        row = slots[slot]
+        if rows[row, LOW] == low and rows[row, HIGH] == high:
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(nogil=True, fastmath=False)
+def _double(rows: Int64s, n: int) -> tuple[Int64s, Int64s]:
+    """Return the first ``n`` rows in a table of twice the room, and its slots, half full or less."""
+    grown = np.empty((2 * rows.shape[0], 4), np.int64)
+    grown[:n] = rows[:n]
+    slots = np.full(2 * grown.shape[0], -1, np.int64)
+    for row in range(n):
+        slots[_slot_of(grown[row, LOW], grown[row, HIGH], grown, slots)] = row
+    return grown, slots
+
+
+@njit(nogil=True, fastmath=False)
+def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int:
+    """Write ``3 * x + axis`` of every face between two numbers whose lower voxel is in row (z, y)."""
+    row = numbers[z, y]
+    # at the upper end of the array a row stands for its own neighbour: equal, hence no face
+    below = numbers[z + 1, y] if z + 1 < numbers.shape[0] else row
+    beside = numbers[z, y + 1] if y + 1 < numbers.shape[1] else row
+    n = 0
+    for x in range(width):
+        number = row[x]
+        if number == 0:
+            continue
+        if below[x] != number and below[x] != 0:
+            faces[n] = 3 * x
+            n += 1
+        if beside[x] != number and beside[x] != 0:
+            faces[n] = 3 * x + 1
+            n += 1
+        if x + 1 < row.size and row[x + 1] != number and row[x + 1] != 0:
+            faces[n] = 3 * x + 2
+            n += 1
+    return n
+
+
+@njit(nogil=True, fastmath=False)
+def _score(flow: Floats, z: int, y: int, x: int, axis: int, facing: bool) -> float:
+    """Score the face between voxel (z, y, x) and the next one along an axis, in float64."""
+    z1, y1, x1 = z + (axis == 0), y + (axis == 1), x + (axis == 2)
+    fz, gz = np.float64(flow[0, z, y, x]), np.float64(flow[0, z1, y1, x1])
+    fy, gy = np.float64(flow[1, z, y, x]), np.float64(flow[1, z1, y1, x1])
+    fx, gx = np.float64(flow[2, z, y, x]), np.float64(flow[2, z1, y1, x1])
+    dot = (fz * gz + fy * gy) + fx * gx
+    if not facing:
+        return dot
+    if axis == 0:
+        return dot + (fz - gz)
+    return dot + (fy - gy) if axis == 1 else dot + (fx - gx)
+
+
+@njit(nogil=True, fastmath=False)
+def _add_faces(
+    numbers: Ints,
+    flow: Floats,
+    at: tuple[int, int],
+    faces: Int64s,
+    facing: bool,
+    rows: Int64s,
+    slots: Int64s,
+    n: int,
+) -> tuple[int, int]:
+    """Add the faces of one row of voxels to a table of ``n`` rows that has room for them.
+
+    Returns the new number of rows, and which face has a score or sum out of range, or -1.
+    """
+    z, y = at
+    row, last_low, last_high = 0, np.int64(0), np.int64(0)
+    for i in range(faces.size):
+        x, axis = faces[i] // 3, faces[i] % 3
+        units = np.rint(_score(flow, z, y, x, axis, facing) * SCALE)
+        if not abs(units) <= EXACT:
+            return n, i
+        one = np.int64(numbers[z, y, x])
+        other = np.int64(numbers[z + (axis == 0), y + (axis == 1), x + (axis == 2)])
+        low, high = min(one, other), max(one, other)
+        if low != last_low or high != last_high:
+            slot = _slot_of(low, high, rows, slots)
+            row, last_low, last_high = slots[slot], low, high
+            if row < 0:
+                row = slots[slot] = n
+                rows[n] = (low, high, 0, 0)
+                n += 1
+        rows[row, SUM] += np.int64(units)
+        rows[row, FACES] += 1
+        if abs(rows[row, SUM]) >= NEAR_WRAP:
+            return n, i
+    return n, -1
+
+
+@njit(nogil=True, fastmath=False)
+def _tabulate(numbers: Ints, flow: Floats, core: Start, facing: bool) -> tuple[Int64s, tuple[int, int, int]]:
+    """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or -1s."""
+    rows = np.empty((FIRST_ROWS, 4), np.int64)
+    slots = np.full(2 * FIRST_ROWS, -1, np.int64)
+    faces = np.empty(3 * core[2], np.int64)
+    n = 0
+    for z in range(core[0]):
+        for y in range(core[1]):
+            found = _find_faces(numbers, z, y, core[2], faces)
+            while n + found > rows.shape[0]:
+                rows, slots = _double(rows, n)
+            n, bad = _add_faces(numbers, flow, (z, y), faces[:found], facing, rows, slots, n)
+            if bad >= 0:
+                return rows[:n], (z, y, faces[bad])
+    return rows[:n], (-1, -1, -1)
+
+
+def readable_flow(flow: NDArray[np.generic]) -> Floats:
+    """Return a flow in a type the kernels read; float32 and float64 in any layout are not copied.
+
+    Parameters
+    ----------
+    flow : ndarray of real numbers
+        float16 and integers are converted to float32; foreign byte order to native.
+
+    Returns
+    -------
+    ndarray of float32 or float64
+
+    Raises
+    ------
+    TypeError
+        When `flow` does not hold real numbers of at most 64 bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> readable_flow(np.array([1, -1], np.int8)).dtype
+    dtype('float32')
+    """
+    if flow.dtype.kind not in "fiu" or flow.dtype.itemsize > 8:
+        raise TypeError(f"flow: dtype {flow.dtype}, expected float16, float32, float64 or integers")
+    wide = flow.dtype.kind == "f" and flow.dtype.itemsize == 8
+    readable: Floats = flow.astype(np.float64 if wide else np.float32, copy=False)
+    return readable
+
+
+def _refuse_face(flow: Floats, bad: Start, origin: tuple[int, ...]) -> NoReturn:
+    """Raise the error of a face whose score or sum is out of range."""
+    z, y, coded = bad
+    x, axis = divmod(coded, 3)
+    upper = (z + (axis == 0), y + (axis == 1), x + (axis == 2))
+    for voxel in ((z, y, x), upper):
+        at = tuple(int(o) + v for o, v in zip(origin, voxel, strict=True))
+        value = tuple(flow[(slice(None), *voxel)].tolist())
+        if not np.isfinite(value).all():
+            raise ValueError(f"flow: {value} at voxel {at} is not finite")
+    raise OverflowError(
+        f"flow: contact scores up to the face of voxel {at} along axis {axis} exceed 2**53 units of "
+        f"2**-{FRACTION_BITS}; flow vectors are expected to be about one voxel long"
+    )
+
+
+def _check_block(numbers: Ints, flow: Floats, core_shape: tuple[int, ...], mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode: {mode!r}, expected one of {MODES}")
+    if not np.can_cast(numbers.dtype, np.int64):
+        raise TypeError(f"numbers: dtype {numbers.dtype}, expected integers that fit int64")
+    if flow.shape != (3, *numbers.shape):
+        raise ValueError(f"flow: shape {flow.shape}, expected {(3, *numbers.shape)} like numbers")
+    margins = [n - c for n, c in zip(numbers.shape, core_shape, strict=True)]
+    if len(margins) != 3 or not set(margins) <= {0, 1}:
+        raise ValueError(f"core_shape: {core_shape}, expected {numbers.shape} less 0 or 1 per axis")
+
+
+def contacts(
+    numbers: Ints,
+    flow: NDArray[np.generic],
+    core_shape: tuple[int, ...],
+    mode: str,
+    origin: tuple[int, ...] = (0, 0, 0),
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Tabulate the contacts of one block: scores and numbers of the faces between each two labels.
+
+    The face between voxel a of the core and b = a + 1 along axis k counts when both have numbers that differ.
+    It scores ``f_a . f_b`` in mode "adjacent", ``f_a . f_b + (f_a[k] - f_b[k])`` in mode "agglomerate".
+
+    Parameters
+    ----------
+    numbers : ndarray of int, shape (d, h, w)
+        Number of every voxel, comparable across blocks, of any size; 0 = background. The core and, where the
+        volume goes on, one more voxel at the upper end of an axis.
+    flow : ndarray of real numbers, shape (3, d, h, w)
+        (dz, dy, dx) in voxels, in any layout.
+    core_shape : tuple of 3 int
+        Shape of the core, whose voxels are the lower ones of the faces counted here.
+    mode : {"adjacent", "agglomerate"}
+        Score of a face.
+    origin : tuple of 3 int
+        Volume coordinates of the first voxel, for messages.
+
+    Returns
+    -------
+    pairs : ndarray of int64, shape (c, 2)
+        Lower and higher number of every two that touch, in lexicographic order.
+    sums : ndarray of int64, shape (c,)
+        Sum of the scores, in units of 2**-24.
+    faces : ndarray of int64, shape (c,)
+        Number of faces.
+
+    Raises
+    ------
+    TypeError
+        When `numbers` does not fit int64, or `flow` is not real.
+    ValueError
+        When shapes or `mode` do not fit, or the flow is not finite at a face.
+    OverflowError
+        When a score or sum exceeds 2**53 units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> numbers = np.array([[[1, 1, 9], [1, 9, 9]]])
+    >>> flow = np.zeros((3, 1, 2, 3), np.float32)
+    >>> flow[2] = [1, 0.5, -1]
+    >>> pairs, sums, faces = contacts(numbers, flow, (1, 2, 3), "agglomerate")
+    >>> pairs.tolist(), (sums * 2.0**-24).tolist(), faces.tolist()
+    ([[1, 9]], [2.25], [3])
+    """
+    readable = readable_flow(flow)
+    _check_block(numbers, readable, core_shape, mode)
+    core = (int(core_shape[0]), int(core_shape[1]), int(core_shape[2]))
+    rows, bad = _tabulate(numbers, readable, core, mode == "agglomerate")
+    if bad[0] >= 0:
+        _refuse_face(readable, bad, origin)
+    check_exact(rows[:, SUM], "contact scores")
+    rows = rows[np.lexsort((rows[:, HIGH], rows[:, LOW]))]
+    return rows[:, : HIGH + 1].copy(), rows[:, SUM].copy(), rows[:, FACES].copy()
+
+
+def unite_contacts(pairs: Int64s, sums: Int64s, faces: Int64s, n_nodes: int, threshold: float) -> Int64s:
+    """Unite the nodes whose contacts score above a threshold on average (the rule of merge_adjacent).
+
+    Parameters
+    ----------
+    pairs : ndarray of int64, shape (c, 2)
+        Nodes in contact, 0 <= node < n_nodes.
+    sums, faces : ndarray of int64, shape (c,)
+        Sum of the scores in units of 2**-24, and number of faces, over the whole volume.
+    n_nodes : int
+        Number of nodes.
+    threshold : float
+        Contacts whose mean score is strictly above it unite.
+
+    Returns
+    -------
+    roots : ndarray of int64, shape (n_nodes,)
+        Lowest node of every node's group.
+
+    Raises
+    ------
+    OverflowError
+        When a sum exceeds 2**53 units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pairs, sums = np.array([[0, 1], [1, 2], [2, 3]]), np.array([1, 0, 5]) << 24
+    >>> unite_contacts(pairs, sums, np.array([1, 1, 2]), 4, 0.0).tolist()
+    [0, 0, 2, 2]
+    """
+    check_exact(sums, "contact scores")
+    mean = (sums * (1.0 / SCALE)) / faces
+    roots: Int64s = connected(pairs[mean > threshold], n_nodes)
+    return roots

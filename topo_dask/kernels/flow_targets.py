@@ -1,0 +1,294 @@
+"""Flow targets from labels: table of objects, straight flow, flow by diffusion on an object's voxel list.
+
+Ids are handled as int64; an unsigned 64-bit id may wrap to a negative one, which is a bijection and does no
+harm.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from topo_dask.kernels.contingency import find_row, make_room, new_slots
+
+ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
+"""Columns of the rows `object_rows` returns; column 1 is the unused half of the hash key."""
+
+_RESCALE_EVERY = 32  # a value shrinks at most sixfold a step unless it vanishes: 2**-83 in 32 steps
+
+
+@numba.njit(nogil=True)
+def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
+    length = stop - start
+    if row[2] == 0:
+        row[6], row[7], row[8] = z, y, start
+        row[9], row[10], row[11] = z, y, stop - 1
+    row[2] += length
+    row[3] += z * length
+    row[4] += y * length
+    row[5] += (start + stop - 1) * length // 2  # exact: one of the two factors is even
+    row[9] = z  # z never decreases in raster order
+    row[7], row[10] = min(row[7], y), max(row[10], y)
+    row[8], row[11] = min(row[8], start), max(row[11], stop - 1)
+
+
+@numba.njit(nogil=True)
+def _run_end(line: np.ndarray, start: int) -> int:
+    stop = start + 1
+    while stop < line.size and line[stop] == line[start]:
+        stop += 1
+    return stop
+
+
+@numba.njit(nogil=True)
+def object_rows(labels: np.ndarray) -> np.ndarray:
+    """Add up every object of a block in one pass.
+
+    Parameters
+    ----------
+    labels : ndarray of any integer type, shape (D, H, W)
+        0 is background.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 12)
+        Columns: id, 0, voxel count, sums of z, y, x, lowest z, y, x, highest z, y, x (in coordinates of the
+        block); rows in order of first appearance.
+    """
+    slots = new_slots(1024)
+    rows = np.zeros((512, 12), np.int64)
+    used = 0
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            line = labels[z, y]
+            start = 0
+            while start < line.size:
+                stop = _run_end(line, start)
+                if line[start] != 0:
+                    slots, rows = make_room(slots, rows, used)
+                    row = find_row(slots, rows, used, np.int64(line[start]), 0)
+                    if row == used:
+                        used += 1
+                    _merge_run(rows[row], z, y, start, stop)
+                start = stop
+    return rows[:used].copy()
+
+
+@numba.njit(nogil=True)
+def write_direct(
+    labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray
+) -> None:
+    """Write the unit vectors from every voxel of a block to its object's centre.
+
+    Parameters
+    ----------
+    labels : ndarray of any integer type, shape (D, H, W)
+        0 is background.
+    origin : ndarray of int64, shape (3,)
+        Volume coordinates of the block's first voxel.
+    ids : ndarray of int64, shape (n,)
+        Ascending; holds every id of the block but 0.
+    centres : ndarray of float64, shape (n, 3)
+        Centre of mass of each, in volume coordinates.
+    out : ndarray of float32, shape (3, D, H, W)
+        Zeros on entry. Stays 0 in the background, at the voxel nearest to the centre and where the centre is
+        the voxel.
+    """
+    oz, oy, ox = origin[0], origin[1], origin[2]
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            line = labels[z, y]
+            start = 0
+            while start < line.size:
+                stop = _run_end(line, start)
+                if line[start] != 0:
+                    cz, cy, cx = centres[np.searchsorted(ids, np.int64(line[start]))]
+                    dz, dy = cz - (oz + z), cy - (oy + y)
+                    on_line = np.rint(cz) == oz + z and np.rint(cy) == oy + y
+                    for x in range(start, stop):
+                        dx = cx - (ox + x)
+                        length = np.sqrt((dz * dz + dy * dy) + dx * dx)
+                        if length > 0.0 and not (on_line and np.rint(cx) == ox + x):
+                            out[0, z, y, x] = dz / length
+                            out[1, z, y, x] = dy / length
+                            out[2, z, y, x] = dx / length
+                start = stop
+
+
+@numba.njit(nogil=True)
+def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List the voxels of all objects, object by object, in one pass.
+
+    Parameters
+    ----------
+    labels : ndarray of any integer type, shape (D, H, W)
+        0 is background.
+    ids : ndarray of int64, shape (n,)
+        Ascending; holds every id of the block but 0.
+    starts : ndarray of int64, shape (n + 1,)
+        Object i owns entries starts[i]:starts[i + 1] of the list.
+
+    Returns
+    -------
+    voxels : ndarray of int64, shape (starts[-1],)
+        Raster indices, ascending within an object.
+    ranks : ndarray of int32, shape (D, H, W)
+        Place of a voxel within its object's entries; undefined in the background.
+    """
+    voxels = np.empty(starts[-1], np.int64)
+    ranks = np.empty(labels.shape, np.int32)
+    filled = np.zeros(ids.size, np.int64)
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            line = labels[z, y]
+            raster = (z * labels.shape[1] + y) * labels.shape[2]
+            start = 0
+            while start < line.size:
+                stop = _run_end(line, start)
+                if line[start] != 0:
+                    i = np.searchsorted(ids, np.int64(line[start]))
+                    for x in range(start, stop):
+                        voxels[starts[i] + filled[i]] = raster + x
+                        ranks[z, y, x] = filled[i]
+                        filled[i] += 1
+                start = stop
+    return voxels, ranks
+
+
+@numba.njit(nogil=True)
+def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """Return the ranks of the six face neighbours of an object's voxels.
+
+    Parameters
+    ----------
+    labels : ndarray of any integer type, shape (D, H, W)
+    ranks, voxels
+        As `list_voxels` returns them; `voxels` are those of one object, shape (n,).
+
+    Returns
+    -------
+    ndarray of int32, shape (n, 6)
+        Lower and upper neighbour along z, y and x; n where the neighbour is not of the object.
+    """
+    depth, height, width = labels.shape
+    out = np.full((voxels.size, 6), voxels.size, np.int32)
+    for i in range(voxels.size):
+        x = voxels[i] % width
+        y = voxels[i] // width % height
+        z = voxels[i] // width // height
+        label = labels[z, y, x]
+        if z > 0 and labels[z - 1, y, x] == label:
+            out[i, 0] = ranks[z - 1, y, x]
+        if z < depth - 1 and labels[z + 1, y, x] == label:
+            out[i, 1] = ranks[z + 1, y, x]
+        if y > 0 and labels[z, y - 1, x] == label:
+            out[i, 2] = ranks[z, y - 1, x]
+        if y < height - 1 and labels[z, y + 1, x] == label:
+            out[i, 3] = ranks[z, y + 1, x]
+        if x > 0 and labels[z, y, x - 1] == label:
+            out[i, 4] = ranks[z, y, x - 1]
+        if x < width - 1 and labels[z, y, x + 1] == label:
+            out[i, 5] = ranks[z, y, x + 1]
+    return out
+
+
+@numba.njit(nogil=True)
+def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
+    # u + (sum - 6 u) / 6 is sum / 6: the voxel's own value cancels.
+    for i in range(neighbours.shape[0]):
+        zl, zu, yl, yu, xl, xu = neighbours[i]
+        for d in range(3):
+            total = (field[zl, d] + field[zu, d]) + (field[yl, d] + field[yu, d])
+            out[i, d] = (total + (field[xl, d] + field[xu, d])) * (1.0 / 6.0)
+
+
+@numba.njit(nogil=True)
+def _rescale(field: np.ndarray) -> None:
+    # The fields decay geometrically. A power of two common to all three keeps the direction, bit for bit.
+    peak = 0.0
+    for i in range(field.shape[0]):
+        for d in range(3):
+            peak = max(peak, field[i, d])
+    if 0.0 < peak < 1.0:
+        field *= math.ldexp(1.0, -math.frexp(peak)[1])
+
+
+@numba.njit(nogil=True)
+def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
+    """Diffuse the three coordinate fields of an object; outside it they are held at 0.
+
+    Parameters
+    ----------
+    neighbours : ndarray of int32, shape (n, 6)
+        From `face_neighbours`.
+    field : ndarray of float64, shape (n + 1, 3)
+        Starting values; the last row is the outside and is 0. Overwritten.
+    steps : int
+        Number of steps of 1/6 of the Laplacian.
+
+    Returns
+    -------
+    ndarray of float64, shape (n + 1, 3)
+        The fields, times a common power of two.
+    """
+    other = np.zeros_like(field)
+    for step in range(steps):
+        _step(neighbours, field, other)
+        field, other = other, field
+        if step % _RESCALE_EVERY == 0:
+            _rescale(field)
+    return field
+
+
+@numba.njit(nogil=True)
+def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray, out: np.ndarray) -> None:
+    """Write d u_z / dz, d u_y / dy, d u_x / dx by central differences, scaled to unit length.
+
+    Parameters
+    ----------
+    neighbours, field
+        As for `diffuse`.
+    voxels : ndarray of int64, shape (n,)
+        Raster indices.
+    out : ndarray of float32, shape (3, D * H * W)
+        Written at `voxels`; a zero gradient stays 0.
+    """
+    for i in range(voxels.size):
+        zl, zu, yl, yu, xl, xu = neighbours[i]
+        z = field[zu, 0] - field[zl, 0]
+        y = field[yu, 1] - field[yl, 1]
+        x = field[xu, 2] - field[xl, 2]
+        peak = max(abs(z), max(abs(y), abs(x)))
+        if peak > 0.0:  # by the peak first: squares of a far tail's values would underflow
+            z, y, x = z / peak, y / peak, x / peak
+            length = np.sqrt((z * z + y * y) + x * x)
+            out[0, voxels[i]] = z / length
+            out[1, voxels[i]] = y / length
+            out[2, voxels[i]] = x / length
+
+
+@numba.njit(nogil=True)
+def diffusion_object(
+    labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, low: np.ndarray, steps: int, out: np.ndarray
+) -> None:
+    """Write the diffusion flow of one object.
+
+    Parameters
+    ----------
+    labels, ranks, voxels
+        As for `face_neighbours`.
+    low : ndarray of int64, shape (3,)
+        Lowest z, y, x of the object; its coordinates count from 1 there.
+    steps : int
+        Number of diffusion steps.
+    out : ndarray of float32, shape (3, D * H * W)
+        Written at the object's voxels.
+    """
+    height, width = labels.shape[1:]
+    field = np.zeros((voxels.size + 1, 3))
+    for i in range(voxels.size):
+        field[i, 0] = voxels[i] // width // height - low[0] + 1
+        field[i, 1] = voxels[i] // width % height - low[1] + 1
+        field[i, 2] = voxels[i] % width - low[2] + 1
+    neighbours = face_neighbours(labels, ranks, voxels)
+    write_gradient(neighbours, diffuse(neighbours, field, steps), voxels, out)

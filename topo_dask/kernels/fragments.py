@@ -1,0 +1,111 @@
+"""Fragments: the 6-connected pieces of instances, in one block and across the face of two."""
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from .labels import check_label_count
+
+
+def find_fragments(labels: NDArray[np.int32]) -> tuple[NDArray[np.uint32], int]:
+    """Number the 6-connected pieces of equal labels in one block.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape (d, h, w)
+        Labels, 0 for background.
+
+    Returns
+    -------
+    numbers : ndarray of uint32, shape (d, h, w)
+        Fragment of each voxel, from 1; 0 for background.
+    n : int
+        Number of fragments.
+
+    Examples
+    --------
+    >>> find_fragments(np.array([[[4, 4, 0, 4]]], np.int32))
+    (array([[[1, 1, 0, 2]]], dtype=uint32), 2)
+    """
+    numbers, n = cc3d.connected_components(labels, connectivity=6, return_N=True, out_dtype=np.uint32)
+    return np.ascontiguousarray(numbers), int(n)
+
+
+def face_pairs(
+    lower: NDArray[np.uint32],
+    upper: NDArray[np.uint32],
+    lower_labels: NDArray[np.int32],
+    upper_labels: NDArray[np.int32],
+) -> NDArray[np.int64]:
+    """Fragments of two blocks that touch across the blocks' common face and belong to the same instance.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of uint32, shape (a, b)
+        Fragment numbers in the last plane of one block and in the first plane of the next.
+    lower_labels, upper_labels : ndarray of int32, shape (n,)
+        Label of each fragment of the two blocks, number 1 first.
+
+    Returns
+    -------
+    pairs : ndarray of int64, shape (M, 2)
+        Distinct pairs (number in the lower block, number in the upper block).
+
+    Examples
+    --------
+    >>> face_pairs(np.array([[1, 0, 2]], np.uint32), np.array([[1, 1, 1]], np.uint32),
+    ...            np.array([7, 8], np.int32), np.array([7], np.int32))
+    array([[1, 1]])
+    """
+    both = (lower > 0) & (upper > 0)
+    a, b = lower[both].astype(np.int64), upper[both].astype(np.int64)
+    same = lower_labels[a - 1] == upper_labels[b - 1]
+    codes = np.unique(a[same] << 32 | b[same])
+    return np.stack((codes >> 32, codes & 0xFFFFFFFF), axis=1)
+
+
+def divide_instances(
+    labels: NDArray[np.int32], counts: NDArray[np.int64], firsts: NDArray[np.int64], min_ratio: float
+) -> NDArray[np.int32]:
+    """Decide which fragments become instances, and number these.
+
+    Instances are taken in ascending order of their labels, their fragments in the order of their first voxels. An
+    instance of one fragment, or without a large one, stays one instance; else each large fragment becomes one. A
+    fragment is large when it has at least ``max(1, int(total * min_ratio))`` voxels.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape (F,)
+        Instance of each fragment.
+    counts, firsts : ndarray of int64, shape (F,)
+        Voxels and first voxel (raster index) of each fragment.
+    min_ratio : float
+        Least share of a large fragment in its instance's voxels.
+
+    Returns
+    -------
+    new_labels : ndarray of int32, shape (F,)
+        Label of each fragment, from 1; 0 for a small one, whose voxels go to the nearest large one.
+
+    Examples
+    --------
+    >>> divide_instances(np.array([2, 1, 2, 2], np.int32), np.array([50, 9, 49, 1]), np.array([7, 5, 3, 0]), 0.1)
+    array([3, 1, 2, 0], dtype=int32)
+    """
+    order = np.lexsort((firsts, labels))
+    _, instance = np.unique(labels[order], return_inverse=True)
+    size = np.bincount(instance)
+    total = np.zeros(len(size), np.int64)
+    np.add.at(total, instance, counts[order])
+    large = counts[order] >= np.maximum(1, (total * min_ratio).astype(np.int64))[instance]
+    n_large = np.zeros(len(size), np.int64)
+    np.add.at(n_large, instance, large)
+    whole = (size == 1) | (n_large == 0)
+    begins = np.concatenate(([True], instance[1:] != instance[:-1])) if len(instance) else large
+    opens = np.where(whole[instance], begins, large)
+    check_label_count(int(np.count_nonzero(opens)))
+    ids = np.cumsum(opens, dtype=np.int32)
+    ids[~whole[instance] & ~large] = 0
+    new_labels = np.empty(len(labels), np.int32)
+    new_labels[order] = ids
+    return new_labels

@@ -1,0 +1,103 @@
+"""Numbering: from groups of provisional ids to labels 1..n, and through look-up tables back to voxels."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+MAX_LABEL = np.iinfo(np.int32).max
+
+
+def check_label_count(n: int) -> None:
+    """Raise OverflowError when `n` instances do not fit into int32 labels."""
+    if n > MAX_LABEL:
+        raise OverflowError(f"{n} instances do not fit into int32 labels, which end at {MAX_LABEL}")
+
+
+def number_kept(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number the ids to keep 1..n in ascending order; the others get 0.
+
+    Parameters
+    ----------
+    keep : ndarray of bool, shape (N,)
+
+    Returns
+    -------
+    lut : ndarray of int32, shape (N,)
+
+    Raises
+    ------
+    OverflowError
+        When more than 2**31 - 1 ids are kept.
+
+    Examples
+    --------
+    >>> number_kept(np.array([True, False, True]))
+    array([1, 0, 2], dtype=int32)
+    """
+    check_label_count(int(np.count_nonzero(keep)))
+    lut = np.cumsum(keep, dtype=np.int32)
+    lut[~keep] = 0
+    return lut
+
+
+def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    """Labels of the members of sets, the sets numbered 1..n in the order of their roots (lowest members).
+
+    Parameters
+    ----------
+    roots : ndarray of int64, shape (N,)
+        Lowest member of each member's set.
+    keep : ndarray of bool, shape (N,), optional
+        Whether the set whose root is i is kept; members of the others get 0. Read at roots only.
+
+    Returns
+    -------
+    lut : ndarray of int32, shape (N,)
+
+    Examples
+    --------
+    >>> number_roots(np.array([0, 1, 0, 3]), np.array([True, False, True, True]))
+    array([1, 0, 1, 2], dtype=int32)
+    """
+    is_root = roots == np.arange(len(roots))
+    if keep is not None:
+        is_root &= keep
+    lut: NDArray[np.int32] = number_kept(is_root)[roots]
+    return lut
+
+
+@njit(nogil=True)
+def _apply(numbers, lut, out):  # type: ignore[no-untyped-def]
+    for i in range(len(numbers)):
+        out[i] = lut[numbers[i]]
+
+
+def apply_lut(
+    numbers: NDArray[np.unsignedinteger], lut: NDArray[np.int32], out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
+    """Labels of a numbered block: ``lut[n - 1]`` where the number is n, 0 where it is 0.
+
+    Parameters
+    ----------
+    numbers : ndarray of unsigned int, shape (d, h, w)
+        Numbers of the block, at most ``len(lut)``.
+    lut : ndarray of int32, shape (S,)
+        Label of each number.
+    out : ndarray of int32, shape (d, h, w), C-contiguous, optional
+        Array to fill.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (d, h, w)
+
+    Examples
+    --------
+    >>> apply_lut(np.array([[[0, 1, 2]]], np.uint32), np.array([5, 3], np.int32))
+    array([[[0, 5, 3]]], dtype=int32)
+    """
+    if out is None:
+        out = np.empty(numbers.shape, np.int32)
+    padded = np.zeros(len(lut) + 1, np.int32)
+    padded[1:] = lut
+    _apply(numbers.reshape(-1), padded, out.reshape(-1))
+    return out

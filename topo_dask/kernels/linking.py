@@ -1,0 +1,134 @@
+"""Union-find, and the single linkage of sinks whose centres are closer than a radius.
+
+The root of a set is always its lowest member, so that numbering sets by their roots is numbering them by their lowest
+member, whatever the order of the unions.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(nogil=True)
+def find_root(parents, i):  # type: ignore[no-untyped-def]
+    """Root of `i`, halving the path on the way."""
+    while parents[i] != i:
+        parents[i] = parents[parents[i]]
+        i = parents[i]
+    return i
+
+
+@njit(nogil=True)
+def unite(parents, i, j):  # type: ignore[no-untyped-def]
+    """Unite the sets of `i` and `j` under the lower root."""
+    a, b = find_root(parents, i), find_root(parents, j)
+    if a < b:
+        parents[b] = a
+    elif b < a:
+        parents[a] = b
+
+
+@njit(nogil=True)
+def flatten_roots(parents):  # type: ignore[no-untyped-def]
+    """Point every member straight at its root, in place."""
+    for i in range(len(parents)):
+        parents[i] = parents[parents[i]]
+
+
+@njit(nogil=True)
+def _connect(first, second, parents):  # type: ignore[no-untyped-def]
+    for i in range(len(first)):
+        unite(parents, first[i], second[i])
+    flatten_roots(parents)
+
+
+def connected(pairs: NDArray[np.int64], n_nodes: int) -> NDArray[np.int64]:
+    """Connected components of a graph.
+
+    Parameters
+    ----------
+    pairs : ndarray of int64, shape (M, 2)
+        Linked nodes.
+    n_nodes : int
+        Number of nodes.
+
+    Returns
+    -------
+    roots : ndarray of int64, shape (n_nodes,)
+        Lowest node of each node's component.
+
+    Examples
+    --------
+    >>> connected(np.array([[3, 1], [3, 4]]), 5)
+    array([0, 1, 2, 1, 1])
+    """
+    parents = np.arange(n_nodes, dtype=np.int64)
+    _connect(pairs[:, 0], pairs[:, 1], parents)
+    return parents
+
+
+@njit(nogil=True)
+def _link(keys, order, centres, row_offsets, radius, parents):  # type: ignore[no-untyped-def]
+    # Sinks come sorted by the number of their hash cell. A row of three neighbour cells is one run of that order, and
+    # its begin only ever moves forward while the cell at hand does: a pointer a row finds all neighbours.
+    n = len(order)
+    limit = radius * radius
+    pointers = np.zeros(len(row_offsets), np.int64)
+    for i in range(n):
+        a = order[i]
+        for row in range(len(row_offsets)):
+            first = keys[i] + row_offsets[row] - 1
+            j = pointers[row]
+            while j < n and keys[j] < first:
+                j += 1
+            pointers[row] = j
+            j = max(j, i + 1)
+            while j < n and keys[j] <= first + 2:
+                b = order[j]
+                dz = centres[a, 0] - centres[b, 0]
+                dy = centres[a, 1] - centres[b, 1]
+                dx = centres[a, 2] - centres[b, 2]
+                if (dz * dz + dy * dy) + dx * dx < limit:
+                    unite(parents, a, b)
+                j += 1
+    flatten_roots(parents)
+
+
+def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]:
+    """Single linkage of sinks: two are linked when their centres are strictly closer than `radius`.
+
+    A hash of cells of edge `radius` gives each sink its neighbours, so the time is linear in the number of sinks as
+    long as there are few of them in a cell.
+
+    Parameters
+    ----------
+    centres : ndarray of float64, shape (S, 3)
+        Centres in voxels, in the canonical order of the sinks.
+    radius : float
+        Radius in voxels, above 0.
+
+    Returns
+    -------
+    roots : ndarray of int64, shape (S,)
+        Lowest sink of each sink's instance.
+
+    Examples
+    --------
+    >>> link_sinks(np.array([[0.0, 0, 0], [0, 0, 3], [0, 0, 5], [9, 9, 9]]), 3.0)
+    array([0, 1, 1, 3])
+    """
+    parents = np.arange(len(centres), dtype=np.int64)
+    if len(centres) < 2:
+        return parents
+    # One cell of margin on both sides keeps the neighbours of a border cell out of the next row. A radius below one
+    # voxel would only make more, emptier cells. The edge is a little longer than the radius, for the rounding below.
+    edge = max(radius, 1.0) * (1.0 + 2.0**-20)
+    cells = (centres * (1.0 / edge)).astype(np.int64) + 1
+    height, width = int(cells[:, 1].max()) + 2, int(cells[:, 2].max()) + 2
+    keys = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
+    del cells
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    rows = [dz * height + dy for dz, dy in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))]
+    _link(keys, order, centres, np.array(rows, np.int64) * width, float(radius), parents)
+    return parents

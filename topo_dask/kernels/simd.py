@@ -1,0 +1,57 @@
+"""Loads and stores that tell LLVM that a flow field and the scratch arrays of a batch are different memory.
+
+Numba passes arrays as bare pointers, so LLVM must assume that a store to one may change another, and it can not
+check that at run time for a gather, whose addresses are data. It then leaves the loop scalar. Scoped alias metadata
+settles the question: what `gather` reads is never written by `store`. That holds here because flow fields are only
+read while particles move. Index checks are the caller's: none of these wraps or checks bounds.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+
+def _scope(builder: ir.IRBuilder) -> Any:
+    domain = builder.module.add_metadata(["topo_dask"])
+    return builder.module.add_metadata([builder.module.add_metadata(["flow", domain])])
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    index = context.cast(builder, args[1], signature.args[1], types.uint64)
+    return builder.gep(array.data, [index])
+
+
+def _loader(kind: str) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        value = builder.load(_pointer(context, builder, signature, args))
+        value.set_metadata(kind, _scope(builder))
+        return value
+
+    return codegen
+
+
+@intrinsic
+def gather(typingctx: Any, array: Any, index: Any) -> Any:
+    """``array[index]`` of a flat array that no `store` of this function writes."""
+    return array.dtype(array, index), _loader("alias.scope")
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, index: Any) -> Any:
+    """``array[index]`` of a scratch array of the batch."""
+    return array.dtype(array, index), _loader("noalias")
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """``array[index] = value`` for a scratch array of the batch."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        written = builder.store(args[2], _pointer(context, builder, signature, args))
+        written.set_metadata("noalias", _scope(builder))
+        return context.get_dummy_value()
+
+    return types.void(array, index, array.dtype), codegen

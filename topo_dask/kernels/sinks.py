@@ -1,0 +1,230 @@
+"""Sinks: the occupied cells of a grid over the end points of particles.
+
+A block emits one row a sink, with sums that do not depend on the order of the particles; rows of the same cell add up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .fixed_point import SCALE, check_exact
+
+
+@dataclass(frozen=True)
+class CellGrid:
+    """Grid of cells over the positions of a volume.
+
+    Parameters
+    ----------
+    volume_shape : tuple of 3 int
+        Shape of the volume in voxels.
+    edge : float
+        Edge of a cell in voxels.
+    """
+
+    volume_shape: tuple[int, int, int]
+    edge: float
+
+    @classmethod
+    def for_radius(cls, volume_shape: Sequence[int], convergence_radius: float) -> "CellGrid":
+        """Grid on which end points become sinks: cells of half the radius, of one voxel at least."""
+        depth, height, width = (int(size) for size in volume_shape)
+        return cls((depth, height, width), max(1.0, convergence_radius / 2))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of cells along each axis."""
+        depth, height, width = (int(size / self.edge) + 1 for size in self.volume_shape)
+        return depth, height, width
+
+    def origins(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Integer voxel near each cell, to which sums of end points are relative; shape (S, 3)."""
+        index = np.stack(np.unravel_index(cells, self.shape), axis=-1)
+        origins: NDArray[np.int64] = np.floor(index * self.edge).astype(np.int64)
+        return origins
+
+
+@njit(nogil=True, error_model="numpy")
+def _cells(positions, edge, shape, out):  # type: ignore[no-untyped-def]
+    for i in range(len(positions)):
+        number = 0
+        for k in range(3):
+            cell = np.rint(positions[i, k] / edge)
+            cell = min(max(cell, 0.0), shape[k] - 1.0)
+            number = number * shape[k] + np.int64(cell)
+        out[i] = number
+
+
+def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64]:
+    """Cell number (raster index in the grid) of each end point.
+
+    Parameters
+    ----------
+    positions : ndarray of float64, shape (N, 3)
+        End points (z, y, x) in volume coordinates.
+    grid : CellGrid
+        Grid of the cells.
+
+    Returns
+    -------
+    cells : ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    ValueError
+        When a position is not finite.
+
+    Examples
+    --------
+    >>> cells_of(np.array([[0.0, 0.4, 3.1]]), CellGrid((1, 1, 4), 1.0))
+    array([3])
+    """
+    if not np.isfinite(positions).all():
+        row = int(np.argmin(np.isfinite(positions).all(axis=1)))
+        raise ValueError(f"final_positions must be finite, got {positions[row]} in row {row}")
+    out = np.empty(len(positions), np.int64)
+    _cells(positions, grid.edge, np.array(grid.shape, np.int64), out)
+    return out
+
+
+@njit(nogil=True)
+def _grow(keys, slots):  # type: ignore[no-untyped-def]
+    slots = np.zeros(2 * len(slots), np.int64)
+    for i in range(len(keys)):
+        slot = _slot(keys, slots, keys[i])
+        slots[slot] = i + 1
+    return slots
+
+
+@njit(nogil=True)
+def _slot(keys, slots, key):  # type: ignore[no-untyped-def]
+    # Multiplicative hashing (Knuth, TAOCP 6.4) with linear probing; a slot holds a number, 0 when free.
+    mask = len(slots) - 1
+    slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+    while slots[slot] != 0 and keys[slots[slot] - 1] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(nogil=True)
+def _number(values, numbers):  # type: ignore[no-untyped-def]
+    keys = np.empty(64, np.int64)
+    slots = np.zeros(256, np.int64)
+    found = 0
+    previous, number = np.int64(-1), np.int64(0)
+    for i in range(len(values)):
+        if i == 0 or values[i] != previous:
+            previous = values[i]
+            slot = _slot(keys, slots, previous)
+            if slots[slot] == 0:
+                if found == len(keys):
+                    keys = np.concatenate((keys, np.empty(found, np.int64)))
+                keys[found] = previous
+                found += 1
+                slots[slot] = found
+                if 2 * found > len(slots):
+                    slots = _grow(keys[:found], slots)
+                    slot = _slot(keys, slots, previous)
+            number = slots[slot]
+        numbers[i] = number
+    return keys[:found].copy()
+
+
+def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Number the distinct values of an array 1, 2, ... in the order in which they first occur.
+
+    Parameters
+    ----------
+    values : ndarray of int64, shape (N,)
+
+    Returns
+    -------
+    keys : ndarray of int64, shape (S,)
+        The distinct values; ``keys[n - 1]`` has number n.
+    numbers : ndarray of uint32, shape (N,)
+        Number of each value, from 1.
+
+    Examples
+    --------
+    >>> number_values(np.array([7, 7, -2, 7]))
+    (array([ 7, -2]), array([1, 1, 2, 1], dtype=uint32))
+    """
+    numbers = np.empty(len(values), np.uint32)
+    return _number(values, numbers), numbers
+
+
+@njit(nogil=True)
+def _sum_ends(positions, numbers, origins, scale, counts, sums):  # type: ignore[no-untyped-def]
+    for i in range(len(positions)):
+        row = np.int64(numbers[i]) - 1
+        counts[row] += 1
+        for k in range(3):
+            sums[row, k] += np.int64(np.rint((positions[i, k] - origins[row, k]) * scale))
+
+
+def sum_ends(
+    positions: NDArray[np.float64], numbers: NDArray[np.uint32], cells: NDArray[np.int64], grid: CellGrid
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the end points of each sink and add up their positions, in fixed point relative to the cell's origin.
+
+    Parameters
+    ----------
+    positions : ndarray of float64, shape (N, 3)
+        End points.
+    numbers : ndarray of uint32, shape (N,)
+        Sink of each end point, from 1.
+    cells : ndarray of int64, shape (S,)
+        Cell of each sink.
+    grid : CellGrid
+        Grid of the cells.
+
+    Returns
+    -------
+    counts : ndarray of int64, shape (S,)
+    sums : ndarray of int64, shape (S, 3)
+
+    Examples
+    --------
+    >>> grid = CellGrid((1, 1, 9), 2.0)
+    >>> counts, sums = sum_ends(np.array([[0, 0, 4.5], [0, 0, 3.5]]), np.array([1, 1], np.uint32), np.array([2]), grid)
+    >>> counts, sums / SCALE
+    (array([2]), array([[0., 0., 0.]]))
+    """
+    counts = np.zeros(len(cells), np.int64)
+    sums = np.zeros((len(cells), 3), np.int64)
+    _sum_ends(positions, numbers, grid.origins(cells), SCALE, counts, sums)
+    check_exact(sums, "sum of end positions")
+    return counts, sums
+
+
+def sink_centres(
+    cells: NDArray[np.int64], counts: NDArray[np.int64], sums: NDArray[np.int64], grid: CellGrid
+) -> NDArray[np.float64]:
+    """Mean end point of each sink, in volume coordinates.
+
+    End points on whole voxels give the very float that a plain mean gives, so that a distance of exactly the radius
+    falls the same way.
+
+    Parameters
+    ----------
+    cells, counts, sums : ndarray of int64, shapes (S,), (S,), (S, 3)
+        Combined sink table, see `sum_ends`.
+    grid : CellGrid
+        Grid of the cells.
+
+    Returns
+    -------
+    centres : ndarray of float64, shape (S, 3)
+
+    Examples
+    --------
+    >>> sink_centres(np.array([2]), np.array([2]), np.array([[0, 0, int(SCALE)]]), CellGrid((1, 1, 9), 2.0))
+    array([[0. , 0. , 4.5]])
+    """
+    check_exact(sums, "sum of end positions")
+    total = grid.origins(cells) * counts[:, None] + sums / SCALE
+    centres: NDArray[np.float64] = total / counts[:, None]
+    return centres
