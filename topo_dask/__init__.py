@@ -1,1 +1,30 @@
-"""Instance labels from predicted foreground and flow, out of core and exact."""
+"""Instance labels from predicted foreground and 3-D flow, out of core and exact."""
+
+from .api import (
+    agglomerate,
+    cluster_convergence,
+    compact_relabel,
+    filter_small,
+    merge_adjacent,
+    postprocess_single,
+    remove_bad_flow_masks,
+    run_instance_segmentation,
+    split_disconnected,
+    track_flows,
+)
+from .config import EVALUATED_INSTANCE_CLASSES, get_postprocess_config
+
+__all__ = [
+    "EVALUATED_INSTANCE_CLASSES",
+    "agglomerate",
+    "cluster_convergence",
+    "compact_relabel",
+    "filter_small",
+    "get_postprocess_config",
+    "merge_adjacent",
+    "postprocess_single",
+    "remove_bad_flow_masks",
+    "run_instance_segmentation",
+    "split_disconnected",
+    "track_flows",
+]

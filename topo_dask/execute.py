@@ -1,0 +1,130 @@
+"""Run the stages of a job: in a loop, on threads, through any Dask scheduler, or on a cluster.
+
+Every executor does the same: for each stage, all its tasks, in any order; then the next. The serial one is the
+debugger.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, Protocol
+
+from .plan import Stage
+from .stages.job import Job
+
+WINDOW = 4096
+"""Tasks handed to a local scheduler at once."""
+
+Tick = Callable[[], None]
+
+
+class Executor(Protocol):
+    """Does the tasks of one stage."""
+
+    def __call__(self, stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+        """Do the tasks, calling `tick` after each."""
+
+
+class Progress(Protocol):
+    """Hears what a run does."""
+
+    def begin(self, job: Job, stage: Stage, n: int) -> Tick:
+        """A stage of `n` tasks begins; the result is called after each."""
+
+
+def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progress | None = None) -> None:
+    """Run stages one after the other; tasks on record are not done again.
+
+    Parameters
+    ----------
+    job : Job
+        What the tasks share.
+    stages : iterable of Stage
+        Stages in order.
+    executor : Executor
+        How tasks are done.
+    progress : Progress, optional
+        Who hears of it.
+    """
+    for stage in stages:
+        keys = stage.keys(job)
+        tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
+        if keys:
+            executor(stage, job, keys, tick)
+
+
+def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+    """Do the tasks in a loop."""
+    for key in keys:
+        stage.run(job, key)
+        tick()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+    """Do the tasks on all cores of this process."""
+    cores = min(usable_cores(), len(keys))
+    if cores == 1:
+        serial(stage, job, keys, tick)
+        return
+    with ThreadPoolExecutor(cores) as pool:
+        futures = [pool.submit(stage.run, job, key) for key in keys]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        for future in done:
+            future.result()
+            tick()
+
+
+def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+    """Do the tasks through the scheduler that Dask is configured for, threads by default."""
+    import dask
+    from dask.callbacks import Callback
+
+    get = dask.base.get_scheduler() or dask.threaded.get
+    with Callback(posttask=lambda *_: tick()):
+        for at in range(0, len(keys), WINDOW):
+            graph = {f"{stage.name}-{key}": (stage.run, job, key) for key in keys[at : at + WINDOW]}
+            get(graph, list(graph))
+
+
+def on_cluster(client: Any) -> Executor:
+    """Executor that does the tasks on a cluster, a bounded window of them at a time."""
+
+    def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+        from distributed import as_completed
+
+        waiting = iter(keys)
+        cores = max(1, sum(client.nthreads().values()))
+
+        def submit(some: Iterator[str]) -> list[Any]:
+            return [client.submit(stage.run, job, key, pure=False) for key in some]
+
+        pending = as_completed(submit(islice(waiting, 4 * cores)))
+        for future in pending:
+            future.result()
+            tick()
+            for other in submit(islice(waiting, 1)):
+                pending.add(other)
+
+    return execute
+
+
+def ambient() -> Executor:
+    """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler."""
+    import sys
+
+    if "distributed" in sys.modules:
+        from distributed import get_client
+
+        try:
+            return on_cluster(get_client())
+        except ValueError:
+            pass
+    return dask_scheduler

@@ -1,0 +1,98 @@
+"""Runs in memory: NumPy in, NumPy out, the same stages over slabs of the arrays on all cores."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks.geometry import BlockGrid, Box, Triple
+from .config import ClassConfig
+from .execute import run, threads, usable_cores
+from .kernels.labels import number_roots
+from .kernels.linking import link_sinks
+from .kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
+from .kernels.tracking import advance
+from .plan import Recipe, plan_stages
+from .stages.job import Job
+from .stores.volumes import Foreground, HeldFlow, Output, Source
+
+SLAB_VOXELS = 1 << 20
+"""Least voxels of a slab: below that, starting its tasks costs more than it saves."""
+
+
+def slabs(shape: Triple, cores: int) -> BlockGrid:
+    """Grid of slabs along z, eight for each core if the volume is large enough."""
+    n = max(1, min(8 * cores, shape[0] * shape[1] * shape[2] // SLAB_VOXELS, shape[0]))
+    return BlockGrid(shape, (max(1, -(-shape[0] // n)), max(1, shape[1]), max(1, shape[2])))
+
+
+def segment_held(
+    recipe: Recipe,
+    *,
+    config: ClassConfig | None = None,
+    mask: NDArray[Any] | None = None,
+    flow: NDArray[Any] | None = None,
+    labels: NDArray[Any] | None = None,
+    threshold: float | None = None,
+) -> NDArray[np.int32]:
+    """Run a recipe on arrays in memory, from a mask and a flow or from labels."""
+    config = config or ClassConfig()
+    source = Source(labels, "instances") if mask is None else Source(mask, "sem_mask")
+    out = np.zeros(source.shape, np.int32)
+    if out.size == 0:
+        return out
+    job = Job(
+        name="in memory",
+        grid=slabs(source.shape, usable_cores()),
+        config=config,
+        foreground=None if mask is None else Foreground(source, threshold),
+        flow=None if flow is None else HeldFlow(flow, config.step_size),
+        labels=source if mask is None else None,
+        output=Output(out),
+    )
+    plan = plan_stages(job, recipe, held=True)
+    run(job, (*plan.stages, plan.final), threads)
+    return out
+
+
+def track_held(
+    mask: NDArray[np.bool_], flow: NDArray[Any], n_steps: int, step_size: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Foreground voxels in raster order, and where they end."""
+    coords = np.argwhere(mask)
+    positions = coords.astype(np.float64)
+    if len(coords) == 0 or n_steps == 0:
+        return coords, positions
+    shape = Box.whole(mask.shape).stop  # type: ignore[arg-type]
+    held = HeldFlow(flow, step_size)
+    steps_left = np.full(len(coords), n_steps, np.int64)
+    parts = [slice(i, i + SLAB_VOXELS) for i in range(0, len(coords), SLAB_VOXELS)]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(lambda block: held.lay_out(block.write), slabs(shape, usable_cores())))
+        region = held.region(Box.whole(shape))
+        list(pool.map(lambda part: advance(region, shape, positions[part], steps_left[part]), parts))
+    return coords, positions
+
+
+def cluster_held(
+    coords: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    shape: Triple,
+    convergence_radius: float,
+    min_size: int,
+) -> NDArray[np.int32]:
+    """Labels of the voxels whose end points are given."""
+    grid = CellGrid.for_radius(shape, convergence_radius)
+    labels = np.zeros(shape, np.int32)
+    cells, numbers = number_values(cells_of(positions, grid))
+    counts, sums = sum_ends(positions, numbers, cells, grid)
+    order = np.argsort(cells)
+    centres = sink_centres(cells[order], counts[order], sums[order], grid)
+    roots = link_sinks(centres, convergence_radius)
+    voxels = np.zeros(len(cells), np.int64)
+    np.add.at(voxels, roots, counts[order])
+    lut = np.empty(len(cells), np.int32)
+    lut[order] = number_roots(roots, voxels >= min_size)
+    labels[tuple(coords.T)] = lut[numbers - np.uint32(1)]
+    return labels

@@ -1,0 +1,171 @@
+"""From parameters to stages: which passes a job makes over its blocks, and in which order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .config import ClassConfig, Merge
+from .stages.absorb import absorb, orphans, survey
+from .stages.drop import drop, errors, tabulate
+from .stages.job import Job, View
+from .stages.link import collect, link
+from .stages.localise import localise
+from .stages.relabel import relabel
+from .stages.split import fragments, join, split
+from .stages.track import lay_out, track
+from .stages.unite import contacts, unite
+
+EVERY = "every block"
+"""Stands for all blocks of the grid where a stage names the kind of bundle that its blocks must have."""
+
+DONE = "done"
+"""Kind of the records of global stages."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass: a task for each block, or one task for the whole.
+
+    Parameters
+    ----------
+    name : str
+        A verb; also the kind of the bundle that a block's task files last.
+    function : callable
+        ``function(job, key)`` for each block, or ``function(job)``.
+    over : str, optional
+        Kind of bundle that the blocks of this stage have; None for a global stage.
+    """
+
+    name: str
+    function: Callable[..., None]
+    over: str | None = None
+
+    def keys(self, job: Job) -> list[str]:
+        """Keys of the tasks to do, in raster order; those that are on record are left out."""
+        if self.over is None:
+            return [] if self.name in job.scratch.keys(DONE) else [self.name]
+        blocks = job.grid if self.over == EVERY else job.occupied(self.over)
+        done = job.scratch.keys(self.name)
+        return [block.key for block in blocks if block.key not in done]
+
+    def run(self, job: Job, key: str) -> None:
+        """Do one task."""
+        try:
+            if self.over is None:
+                self.function(job)
+                job.scratch.put(DONE, key)
+            else:
+                self.function(job, key)
+        except Exception as error:
+            where = "" if self.over is None else f", block {key} {job.grid.named(key).write}"
+            error.add_note(f"in class {job.name!r}, stage {self.name!r}{where}")
+            raise
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done after the first numbering.
+
+    Parameters
+    ----------
+    min_size : int
+        Instances of fewer voxels are dropped.
+    merge, merge_threshold
+        How instances that touch are united, and above which mean score.
+    split, recover : bool
+        Whether to split what is disconnected, and to give orphans a label.
+    min_fragment_ratio : float
+        Share of an instance from which a fragment is large.
+    flow_error : float, optional
+        Largest flow error of an instance that is kept.
+    table : bool
+        Whether to combine the statistics of each instance.
+    """
+
+    min_size: int = 0
+    merge: Merge | None = None
+    merge_threshold: float = 0.0
+    split: bool = False
+    min_fragment_ratio: float = 0.1
+    recover: bool = False
+    flow_error: float | None = None
+    table: bool = False
+
+    @classmethod
+    def of(cls, config: ClassConfig, *, table: bool = False) -> "Recipe":
+        """The recipe of a class."""
+        return cls(
+            min_size=config.min_size,
+            merge=config.merge,
+            split=config.group >= 2,
+            min_fragment_ratio=config.min_fragment_ratio,
+            recover=config.group == 3,
+            flow_error=config.flow_error_threshold or None,
+            table=table,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a job, and the view of its final labels."""
+
+    stages: tuple[Stage, ...]
+    view: View
+    drops: bool
+
+    @property
+    def final(self) -> Stage:
+        """The stage that writes the labels."""
+        function = partial(relabel, view=self.view, drops=self.drops)
+        return Stage("relabel", function, "numbers")
+
+
+def plan_stages(job: Job, recipe: Recipe, *, held: bool = False) -> Plan:
+    """Order the stages of a job.
+
+    Parameters
+    ----------
+    job : Job
+        Starts from its foreground and flow, or from its labels.
+    recipe : Recipe
+        What is to be done.
+    held : bool
+        Whether the flow is held in memory and must be laid out first.
+    """
+    # The published merge comes after the size filter, agglomeration before it.
+    late = recipe.min_size if recipe.merge == "agglomerate" else 0
+    early = 0 if recipe.merge == "agglomerate" else recipe.min_size
+    stages: list[Stage] = []
+    if job.labels is None:
+        if held:
+            stages.append(Stage("lay_out", lay_out, EVERY))
+        stages.append(Stage("track", track, EVERY))
+        stages.append(Stage("link", partial(link, min_size=early)))
+    else:
+        stages.append(Stage("localise", localise, EVERY))
+        stages.append(Stage("collect", partial(collect, min_size=early)))
+    view = View("numbers", "link")
+    if recipe.merge is not None:
+        look: dict[str, Any] = {"view": view, "mode": recipe.merge}
+        decide = partial(unite, **look, threshold=recipe.merge_threshold, min_size=late)
+        stages.append(Stage("contacts", partial(contacts, **look), "numbers"))
+        stages.append(Stage("unite", decide))
+        view = View("numbers", "unite")
+    if recipe.split:
+        stages.append(Stage("fragments", partial(fragments, view=view), "numbers"))
+        stages.append(Stage("join", join, "fragments"))
+        stages.append(Stage("split", partial(split, min_fragment_ratio=recipe.min_fragment_ratio)))
+        stages.append(Stage("absorb", absorb, "split.small"))
+        view = View("fragments", "split", ("absorb",))
+    if recipe.recover:
+        stages.append(Stage("survey", survey))
+        stages.append(Stage("orphans", partial(orphans, view=view), "numbers"))
+        view = View("fragments", "split", ("absorb", "orphans"))
+    drops = recipe.flow_error is not None
+    if recipe.table or drops:
+        stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops)))
+    if drops:
+        stages.append(Stage("errors", partial(errors, view=view), "numbers"))
+        stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error)))
+    return Plan(tuple(stages), view, drops)

@@ -1,0 +1,207 @@
+"""Give voxels the label of the nearest labelled voxel, at any distance: small fragments, then orphans."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import Block, Box
+from ..kernels.extents import measure
+from ..kernels.labels import apply_lut
+from ..kernels.nearest import box_distance2, nearest_of
+from ..kernels.sinks import number_values
+from .job import Job, View, extent_columns
+from .split import seed_rows
+
+CELL = 32
+"""Edge of the cells by which voxels are searched together."""
+
+RADII = (4, 16, 64)
+"""Search radii tried in turn before the whole volume."""
+
+NONE = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A box that may hold labelled voxels, and how to read them."""
+
+    box: Box
+    read: Callable[[Box], NDArray[np.int32]]
+
+
+def nearest_labels(points: NDArray[np.int64], candidates: list[Candidate]) -> NDArray[np.int32]:
+    """Label of the nearest labelled voxel of each point, ties to the lower label; 0 when there is none.
+
+    A result is final once its distance is within the radius that has been searched, so the labels do not depend on
+    the boxes.
+
+    Parameters
+    ----------
+    points : ndarray of int64, shape (N, 3)
+        Voxels in volume coordinates.
+    candidates : list of Candidate
+        All boxes with labelled voxels.
+    """
+    best = np.full(len(points), NONE)
+    labels = np.zeros(len(points), np.int32)
+    left = np.arange(len(points))
+    for radius in RADII:
+        for group in _by_cell(points, left):
+            _search(points, group, candidates, radius, best, labels)
+        left = left[best[left] > radius * radius]
+    if len(left):
+        _search(points, left, candidates, None, best, labels)
+    return labels
+
+
+def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    if len(rows) == 0:
+        return
+    cells = points[rows] // CELL
+    cells -= cells.min(axis=0)
+    _, height, width = (int(n) + 1 for n in cells.max(axis=0))
+    keys = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
+    order = np.argsort(keys, kind="stable")
+    yield from np.split(rows[order], np.flatnonzero(np.diff(keys[order])) + 1)
+
+
+def _search(
+    points: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    candidates: list[Candidate],
+    radius: int | None,
+    best: NDArray[np.int64],
+    labels: NDArray[np.int32],
+) -> None:
+    start, stop = points[rows].min(axis=0), points[rows].max(axis=0) + 1
+    around = [(box_distance2(start, stop, c.box.start, c.box.stop), i) for i, c in enumerate(candidates)]
+    for distance2, i in sorted(around):
+        worst = int(best[rows].max())
+        limit = worst if radius is None else min(worst, radius * radius)
+        if distance2 > limit:
+            break
+        window = candidates[i].box
+        if limit != NONE:
+            reach = isqrt(limit)
+            lower = tuple(int(v) - reach for v in start)
+            upper = tuple(int(v) + reach for v in stop)
+            window = window.intersect(Box(lower, upper))  # type: ignore[arg-type]
+        if window.size == 0:
+            continue
+        d2, found = nearest_of(candidates[i].read(window), window.start, points[rows])
+        closer = (d2 < best[rows]) | ((d2 == best[rows]) & (found < labels[rows]))
+        best[rows[closer]], labels[rows[closer]] = d2[closer], found[closer]
+
+
+def file_patch(
+    job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]
+) -> None:
+    """File new labels of some voxels of a block, with the extents of what each label gains."""
+    ids, voxel_numbers = number_values(labels.astype(np.int64))
+    numbers = np.zeros(where.shape, np.uint32)
+    numbers[where] = voxel_numbers
+    extents = measure(numbers, len(ids), block.write.start, job.grid.shape)
+    job.scratch.put(
+        kind,
+        block.key,
+        voxels=np.flatnonzero(where).astype(np.uint32),
+        labels=labels,
+        ids=ids.astype(np.int32),
+        **extent_columns(extents),
+    )
+
+
+def absorb(job: Job, key: str) -> None:
+    """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance."""
+    block = job.grid.named(key)
+    small = job.scratch.get("split.small", key)
+    ids = job.scratch.get("fragments.ids", key)["ids"]
+    lut = job.scratch.get("split", key)["lut"]
+    numbers = job.scratch.get("fragments", key)["numbers"]
+    instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
+    where = instances > 0
+    of_voxel = instances[where]
+    points = np.argwhere(where) + np.array(block.write.start)
+    labels = np.zeros(len(points), np.int32)
+    for instance, begin, end in zip(small["ids"], small["begins"], small["ends"], strict=True):
+        rows = np.flatnonzero(of_voxel == instance)
+        candidates = _seeds_of(job, int(instance), int(begin), int(end))
+        labels[rows] = nearest_labels(points[rows], candidates)
+    file_patch(job, "absorb", block, where, labels)
+
+
+def _seeds_of(job: Job, instance: int, begin: int, end: int) -> list[Candidate]:
+    _, blocks, lower, upper = seed_rows(job.scratch, begin, end)
+    distinct, which = np.unique(blocks, axis=0, return_inverse=True)
+    candidates = []
+    for i, block_id in enumerate(distinct):
+        mine = which.reshape(-1) == i
+        block = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
+        start, stop = lower[mine].min(axis=0), upper[mine].max(axis=0)
+        candidates.append(Candidate(_box(start, stop), _InstanceReader(job, block, instance)))
+    return candidates
+
+
+def _box(start: NDArray[np.int64], stop: NDArray[np.int64]) -> Box:
+    return Box((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
+
+
+@dataclass(frozen=True)
+class _InstanceReader:
+    # Labels of the large fragments of one instance.
+    job: Job
+    block: Block
+    instance: int
+
+    def __call__(self, window: Box) -> NDArray[np.int32]:
+        scratch, key = self.job.scratch, self.block.key
+        ids = scratch.get("fragments.ids", key)["ids"]
+        lut = scratch.get("split", key)["lut"]
+        numbers = scratch.get("fragments", key)["numbers"][window.within(self.block.write)]
+        return apply_lut(np.ascontiguousarray(numbers), np.where(ids == self.instance, lut, 0))
+
+
+@dataclass(frozen=True)
+class _ViewReader:
+    job: Job
+    block: Block
+    view: View
+
+    def __call__(self, window: Box) -> NDArray[np.int32]:
+        return self.view.read(self.job, self.block)[window.within(self.block.write)]
+
+
+def survey(job: Job) -> None:
+    """File which blocks hold labelled voxels, and in which box: where orphans look for labels."""
+    blocks, lower, upper = [], [], []
+    for block in job.occupied("fragments"):
+        extents = job.scratch.get("fragments.extents", block.key)
+        if len(extents["counts"]):
+            blocks.append(block.block_id)
+            lower.append(extents["lower"].min(axis=0))
+            upper.append(extents["upper"].max(axis=0))
+    shape = (len(blocks), 3)
+    job.scratch.put(
+        "survey",
+        "all",
+        blocks=np.array(blocks, np.int64).reshape(shape),
+        lower=np.array(lower, np.int64).reshape(shape),
+        upper=np.array(upper, np.int64).reshape(shape),
+    )
+
+
+def orphans(job: Job, key: str, view: View) -> None:
+    """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel."""
+    block = job.grid.named(key)
+    where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
+    points = np.argwhere(where) + np.array(block.write.start)
+    seeds = job.scratch.get("survey", "all")
+    candidates = []
+    for block_id, start, stop in zip(seeds["blocks"], seeds["lower"], seeds["upper"], strict=True):
+        other = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
+        candidates.append(Candidate(_box(start, stop), _ViewReader(job, other, view)))
+    labels = nearest_labels(points, candidates)
+    file_patch(job, "orphans", block, where, labels)

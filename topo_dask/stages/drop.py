@@ -1,0 +1,68 @@
+"""Instance statistics from combined sums, the flow errors they allow, and the drop of what fits badly."""
+
+import numpy as np
+
+from ..kernels.extents import Extents
+from ..kernels.fixed_point import SCALE, check_exact
+from ..kernels.flow_error import flow_errors
+from ..kernels.labels import number_kept
+from ..kernels.sinks import number_values
+from .job import Job, View, concatenate_extents, extent_columns, extents_of
+from .link import gather_rows
+
+ALL = "all"
+
+
+def tabulate(job: Job, view: View, centres: bool) -> None:
+    """Combine the extents of all pieces by label: one row an instance, whatever its blocks.
+
+    With `centres`, each block is filed the centres of mass of the instances in it.
+    """
+    labels, extents = [np.empty(0, np.int32)], [Extents.empty(0)]
+    for block in job.occupied():
+        ids, pieces = view.pieces(job, block)
+        labels.append(ids[ids > 0])
+        extents.append(pieces.take(ids > 0))
+    ids = np.concatenate(labels)
+    table = Extents.empty(int(ids.max(initial=0)))
+    table.add(ids.astype(np.int64) - 1, concatenate_extents(extents))
+    if centres:
+        found = table.centres()
+        for block in job.occupied():
+            mine = np.unique(view.pieces(job, block)[0])
+            mine = mine[mine > 0]
+            job.scratch.put("centres", block.key, ids=mine, centres=found[mine - 1])
+    job.scratch.put("tabulate", ALL, **extent_columns(table))
+
+
+def errors(job: Job, key: str, view: View) -> None:
+    """File the sums of squared differences between the flow of a block and the unit vectors to the centres."""
+    block = job.grid.named(key)
+    labels = view.read(job, block)
+    where = labels > 0
+    found, voxel_numbers = number_values(labels[where].astype(np.int64))
+    numbers = np.zeros(labels.shape, np.uint32)
+    numbers[where] = voxel_numbers
+    known = job.scratch.get("centres", key)
+    centres = np.zeros((len(found) + 1, 3))
+    centres[1:] = known["centres"][np.searchsorted(known["ids"], found)]
+    flow = job.need_flow().read(block.write)
+    sums = flow_errors(numbers, flow, block.write.start, centres, len(found))
+    job.scratch.put("errors", key, ids=found, sums=sums[1:])
+
+
+def drop(job: Job, threshold: float) -> None:
+    """Combine the flow errors, drop instances above the threshold and file a look-up table a block."""
+    table = extents_of(job.scratch.get("tabulate", ALL))
+    sums = np.zeros(len(table.counts), np.int64)
+    rows, columns = gather_rows(job, "errors", ("ids", "sums"))
+    if rows:
+        np.add.at(sums, columns[0] - 1, columns[1])
+    check_exact(sums, "flow error")
+    flow_error = (sums / SCALE) / (3 * table.counts)
+    lut = number_kept(flow_error <= threshold)
+    for block, part in rows:
+        ids = columns[0][part]
+        order = np.argsort(ids)
+        job.scratch.put("drop.luts", block.key, ids=ids[order], lut=lut[ids[order] - 1])
+    job.scratch.put("drop", ALL, lut=lut, flow_error=flow_error)

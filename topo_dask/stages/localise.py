@@ -1,0 +1,32 @@
+"""Number the labels of a block, for the jobs that start from labels."""
+
+import numpy as np
+
+from ..kernels.sinks import number_values
+from .job import Job
+from .track import file_numbers
+
+
+def localise(job: Job, key: str) -> None:
+    """Number the distinct labels of a block and file the numbers, the labels and their extents.
+
+    Raises
+    ------
+    ValueError
+        When a label is negative.
+    """
+    block = job.grid.named(key)
+    assert job.labels is not None
+    labels = job.labels.read(block.write)
+    mask = labels != 0
+    if not mask.any():
+        job.scratch.put("localise", key)
+        return
+    if labels.dtype.kind == "i" and labels.min() < 0:
+        raise ValueError(f"{job.labels.name} must not be negative, got {labels.min()} in block {key}")
+    # uint64 goes through int64 and back: numbering asks only whether two labels are the same.
+    ids, voxel_numbers = number_values(labels[mask].astype(np.uint64).view(np.int64))
+    numbers = np.zeros(labels.shape, np.uint32)
+    numbers[mask] = voxel_numbers
+    file_numbers(job, block, numbers, len(ids))
+    job.scratch.put("localise", key, ids=ids.view(np.uint64))

@@ -1,0 +1,83 @@
+"""Unite instances that touch, by what the flow says on both sides of their contacts."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import Block
+from ..kernels.agglomeration import agglomerate_contacts, combine_contacts
+from ..kernels.contacts import contacts as count_contacts
+from ..kernels.contacts import unite_contacts
+from ..kernels.labels import number_roots
+from .job import Job, View
+from .link import file_luts, gather_rows
+
+
+def contacts(job: Job, key: str, view: View, mode: str) -> None:
+    """File the contact table of a block: each voxel face once, those on its upper faces included.
+
+    Parameters
+    ----------
+    view : View
+        Labels to look at.
+    mode : {"adjacent", "agglomerate"}
+        Score of a face.
+    """
+    block = job.grid.named(key)
+    labels, beyond = _labels_with_margin(job, block, view)
+    box = block.write.grow((0, 0, 0), beyond, job.grid.shape)
+    flow = job.need_flow().read(box)
+    pairs, sums, faces = count_contacts(labels, flow, block.write.shape, mode, origin=block.write.start)
+    job.scratch.put("contacts", key, pairs=pairs, sums=sums, faces=faces)
+
+
+def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.int32], tuple[int, int, int]]:
+    # The block's labels and, where a block follows, the first plane of that one. Edges and corners of the margin
+    # belong to no face of this block.
+    above = [job.grid.above(block, axis) for axis in range(3)]
+    z, y, x = (int(neighbour is not None) for neighbour in above)
+    depth, height, width = block.write.shape
+    labels = np.zeros((depth + z, height + y, width + x), np.int32)
+    labels[:depth, :height, :width] = view.read(job, block)
+    occupied = job.scratch.keys(view.numbers)
+    for axis, neighbour in enumerate(above):
+        if neighbour is not None and neighbour.key in occupied:
+            plane = job.scratch.get(f"{view.numbers}.faces", neighbour.key)[f"lower{axis}"]
+            lut = np.concatenate(([0], job.scratch.get(view.lut, neighbour.key)["lut"]))
+            index: list[int | slice] = [slice(0, depth), slice(0, height), slice(0, width)]
+            index[axis] = -1
+            labels[tuple(index)] = lut[plane]
+    return labels, (z, y, x)
+
+
+def unite(job: Job, view: View, mode: str, threshold: float, min_size: int) -> None:
+    """Combine the contact tables, unite instances and file a look-up table a block.
+
+    Parameters
+    ----------
+    view : View
+        Labels that the contacts were counted on.
+    mode : {"adjacent", "agglomerate"}
+        Single linkage of pairs above the threshold, or average linkage.
+    threshold : float
+        Mean score above which instances are united.
+    min_size : int
+        United instances of fewer voxels are dropped.
+    """
+    rows, columns = gather_rows(job, view.lut, ("lut",))
+    if not rows:
+        return
+    lut = columns[0]
+    bundles = [job.scratch.get("contacts", block.key) for block, _ in rows]
+    pairs, sums, faces = combine_contacts([(b["pairs"], b["sums"], b["faces"]) for b in bundles])
+    n = int(lut.max(initial=0))
+    solve = unite_contacts if mode == "adjacent" else agglomerate_contacts
+    roots = solve(pairs - 1, sums, faces, n, threshold)
+    keep = np.ones(n, np.bool_)
+    if min_size > 1:
+        counts = gather_rows(job, f"{view.numbers}.extents", ("counts",))[1][0]
+        voxels = np.zeros(n, np.int64)
+        labelled = lut > 0
+        np.add.at(voxels, roots[lut[labelled] - 1], counts[labelled])
+        keep = voxels >= min_size
+    united = np.concatenate((np.zeros(1, np.int32), number_roots(roots, keep)))
+    file_luts(job, "unite", rows, united[lut])

@@ -1,0 +1,190 @@
+"""Scratch: what the stages hand to each other, as named bundles of arrays.
+
+A bundle is filed under a *kind* (the product of a stage) and a *key* (a block, or one piece of a global table). It is
+written once, whole, and under its final name only when it is complete: that it exists is the record that it is done.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_MAGIC = b"topodask"
+
+
+class Scratch(Protocol):
+    """Files bundles of arrays by kind and key."""
+
+    def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
+        """File a bundle, replacing one of the same name."""
+
+    def get(self, kind: str, key: str) -> Arrays:
+        """A bundle; KeyError when there is none."""
+
+    def keys(self, kind: str) -> set[str]:
+        """Keys of all bundles of a kind, from one listing."""
+
+    def discard(self, kind: str) -> None:
+        """Remove all bundles of a kind."""
+
+    def within(self, name: str) -> "Scratch":
+        """A compartment of its own."""
+
+
+@dataclass
+class MemoryScratch:
+    """Scratch of an in-memory run: nothing is copied, nothing is written."""
+
+    bundles: dict[str, dict[str, Arrays]] = field(default_factory=dict)
+    prefix: str = ""
+
+    def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
+        """File a bundle, replacing one of the same name."""
+        self.bundles.setdefault(self.prefix + kind, {})[key] = arrays
+
+    def get(self, kind: str, key: str) -> Arrays:
+        """A bundle; KeyError when there is none."""
+        return self.bundles[self.prefix + kind][key]
+
+    def keys(self, kind: str) -> set[str]:
+        """Keys of all bundles of a kind."""
+        return set(self.bundles.get(self.prefix + kind, ()))
+
+    def discard(self, kind: str) -> None:
+        """Remove all bundles of a kind."""
+        self.bundles.pop(self.prefix + kind, None)
+
+    def within(self, name: str) -> "MemoryScratch":
+        """A compartment of its own."""
+        return MemoryScratch(self.bundles, f"{self.prefix}{name}/")
+
+
+def pack(arrays: Arrays) -> bytes:
+    """Bundle as bytes: a header, then the arrays, each compressed; a checksum guards the whole.
+
+    Examples
+    --------
+    >>> unpack(pack({"a": np.arange(3)}), "example")["a"]
+    array([0, 1, 2])
+    """
+    from numcodecs import Blosc
+
+    codec = Blosc("lz4", clevel=1, shuffle=Blosc.SHUFFLE)
+    entries, parts = [], []
+    for name, array in arrays.items():
+        # Blosc takes 2 GiB at most and nothing that is empty.
+        raw = np.ascontiguousarray(array)
+        data = codec.encode(raw) if 0 < raw.nbytes < 2**31 - 64 else raw.tobytes()
+        entries.append((name, array.dtype.str, array.shape, len(data)))
+        parts.append(bytes(data))
+    header = json.dumps(entries).encode()
+    body = struct.pack("<Q", len(header)) + header + b"".join(parts)
+    return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+
+
+def unpack(data: bytes, name: str) -> Arrays:
+    """Arrays of a bundle written by `pack`; OSError naming the bundle when it is damaged."""
+    from numcodecs import Blosc
+
+    if data[:8] != _MAGIC or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:]):
+        raise OSError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
+    codec = Blosc()
+    (length,) = struct.unpack_from("<Q", data, 12)
+    at = 20 + length
+    arrays = {}
+    for entry, dtype, shape, size in json.loads(data[20:at]):
+        part = data[at : at + size]
+        nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+        raw = codec.decode(part) if 0 < nbytes < 2**31 - 64 else part
+        arrays[entry] = np.frombuffer(raw, dtype).reshape(shape)
+        at += size
+    return arrays
+
+
+@dataclass(frozen=True)
+class FileScratch:
+    """Scratch in a directory or under a store URL that every worker can reach.
+
+    Parameters
+    ----------
+    url : str
+        Path or fsspec URL.
+    storage_options : dict, optional
+        Options of the file system.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def _open(self) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        fs, root = url_to_fs(self.url, **self.storage_options)
+        return fs, root
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in self.url
+
+    def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
+        """File a bundle, replacing one of the same name."""
+        data = pack(arrays)
+        if not self._is_local:
+            fs, root = self._open()
+            fs.pipe_file(f"{root}/{kind}/{key}", data)
+            return
+        folder = os.path.join(self.url, kind)
+        os.makedirs(folder, exist_ok=True)
+        # A reader never sees half a bundle: it gets its name only when it is whole.
+        partial = os.path.join(folder, f".{key}.{uuid4().hex}.partial")
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+            os.replace(partial, os.path.join(folder, key))
+        except OSError:
+            if os.path.exists(partial):
+                os.remove(partial)
+            raise
+
+    def get(self, kind: str, key: str) -> Arrays:
+        """A bundle; KeyError when there is none."""
+        name = f"{self.url}/{kind}/{key}"
+        try:
+            if self._is_local:
+                with open(os.path.join(self.url, kind, key), "rb") as file:
+                    data = file.read()
+            else:
+                fs, root = self._open()
+                data = fs.cat_file(f"{root}/{kind}/{key}")
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        return unpack(data, name)
+
+    def keys(self, kind: str) -> set[str]:
+        """Keys of all bundles of a kind, from one listing."""
+        fs, root = self._open()
+        try:
+            names = fs.ls(f"{root}/{kind}", detail=False, refresh=True)
+        except FileNotFoundError:
+            return set()
+        found = (str(name).rsplit("/", 1)[-1] for name in names)
+        return {name for name in found if not name.startswith(".")}
+
+    def discard(self, kind: str) -> None:
+        """Remove all bundles of a kind."""
+        fs, root = self._open()
+        if fs.exists(f"{root}/{kind}"):
+            fs.rm(f"{root}/{kind}", recursive=True)
+
+    def within(self, name: str) -> "FileScratch":
+        """A compartment of its own."""
+        return FileScratch(f"{self.url}/{name}", self.storage_options)

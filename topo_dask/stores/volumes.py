@@ -1,0 +1,198 @@
+"""Volumes that stages read from and write to: NumPy or zarr arrays behind the same few words.
+
+Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import Box, Triple, triple
+from ..kernels.tracking import Region, displacements
+
+MAX_VOXELS = 2**62
+MAX_CHUNK_BYTES = 2**33
+
+
+def check_array(array: Any, name: str, ndim: int) -> None:
+    """Refuse what can not be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
+
+    Raises
+    ------
+    TypeError
+        When the data type is not boolean, integer or real.
+    ValueError
+        When the number of axes, the shape or the chunk shape can not be used.
+    """
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise TypeError(
+            f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}"
+        )
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
+    shape = tuple(int(size) for size in array.shape)
+    voxels = 1
+    for size in shape:
+        voxels *= max(size, 1)
+    if voxels > MAX_VOXELS or max(shape, default=0) > 2**31 - 1:
+        raise ValueError(f"{name} has shape {shape}; an axis may have up to 2**31 - 1 voxels")
+    chunks = getattr(array, "chunks", None)
+    if chunks is not None and all(isinstance(size, int) for size in chunks):
+        nbytes = dtype.itemsize
+        for size in chunks:
+            nbytes *= size
+        if min(chunks, default=1) < 1 or nbytes > MAX_CHUNK_BYTES:
+            raise ValueError(
+                f"{name} has chunks of shape {tuple(chunks)} ({nbytes} bytes); a chunk may have up to "
+                f"{MAX_CHUNK_BYTES} bytes: rechunk the array first"
+            )
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def flow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type in which a flow is used: its own for float32 and float64, else float32."""
+    native = np.dtype(dtype).newbyteorder("=")
+    return native if native in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f4")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Three-dimensional view of some channels of an array.
+
+    Parameters
+    ----------
+    array : numpy.ndarray or zarr.Array
+        Axes (z, y, x), or (channel, z, y, x).
+    name : str
+        Name of the argument, for messages.
+    channels : slice, optional
+        Channels to read of an array with four axes.
+    """
+
+    array: Any
+    name: str
+    channels: slice | None = None
+
+    @property
+    def shape(self) -> Triple:
+        """Shape of the volume."""
+        return triple(tuple(self.array.shape[-3:]), self.name, at_least=0)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the array."""
+        return np.dtype(self.array.dtype)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Voxels of a box, with a leading channel axis if there are channels."""
+        index = box.slices if self.channels is None else (self.channels, *box.slices)
+        return _native(np.asarray(self.array[index]))
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Foreground voxels: a mask, or one channel of probabilities and a threshold."""
+
+    source: Source
+    threshold: float | None = None
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Whether each voxel of a box is foreground.
+
+        Raises
+        ------
+        ValueError
+            When a probability is not a number.
+        """
+        values = self.source.read(box)
+        if values.ndim == 4:
+            values = values[0]
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            at = np.unravel_index(np.argmax(np.isnan(values)), values.shape)
+            voxel = tuple(int(a + b) for a, b in zip(at, box.start, strict=True))
+            raise ValueError(f"{self.source.name} is NaN at voxel {voxel} (z, y, x)")
+        if self.threshold is None:
+            return values != 0
+        mask: NDArray[np.bool_] = values > self.threshold
+        return mask
+
+
+class Flow(Protocol):
+    """Flow field of one class."""
+
+    def read(self, box: Box) -> NDArray[np.floating]:
+        """Vectors of a box, shape (3, d, h, w)."""
+
+    def region(self, box: Box) -> Region:
+        """Displacements of a region that contains the box, ready for tracking."""
+
+
+@dataclass(frozen=True)
+class StoredFlow:
+    """Flow that is read from its store, box by box."""
+
+    source: Source
+    step_size: float = 1.0
+
+    def read(self, box: Box) -> NDArray[np.floating]:
+        """Vectors of a box, shape (3, d, h, w), float32 or float64."""
+        return self.source.read(box).astype(flow_dtype(self.source.dtype), copy=False)
+
+    def region(self, box: Box) -> Region:
+        """Displacements of the box."""
+        disp, longest = displacements(self.read(box), self.step_size)
+        return disp, box.start, longest
+
+
+class HeldFlow:
+    """Flow in memory, laid out for tracking once, by the threads that will use it.
+
+    Parameters
+    ----------
+    flow : ndarray of float, shape (3, D, H, W)
+        Vectors in voxels.
+    step_size : float
+        Length of a step.
+    """
+
+    def __init__(self, flow: NDArray[Any], step_size: float) -> None:
+        native = flow.astype(flow_dtype(flow.dtype), copy=False)
+        self._flow: NDArray[np.floating] = np.ascontiguousarray(native)
+        self._step_size = step_size
+        self._disp: NDArray[np.floating] | None = np.empty((*native.shape[1:], 3), native.dtype)
+        self._longest: list[float] = [0.0]
+
+    def lay_out(self, box: Box) -> None:
+        """Lay out the planes z of a box."""
+        planes = (box.start[0], box.stop[0])
+        self._longest.append(displacements(self._flow, self._step_size, self._disp, planes)[1])
+
+    def release(self) -> None:
+        """Free the layout; `region` can not be called any more."""
+        self._disp = None
+
+    def read(self, box: Box) -> NDArray[np.floating]:
+        """Vectors of a box, shape (3, d, h, w); a view."""
+        return self._flow[(slice(None), *box.slices)]
+
+    def region(self, box: Box) -> Region:
+        """Displacements of the whole volume, whatever the box."""
+        assert self._disp is not None
+        return self._disp, (0, 0, 0), max(self._longest)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Array that takes the labels, one block at a time."""
+
+    array: Any
+
+    def write(self, box: Box, labels: NDArray[np.int32]) -> None:
+        """Write the labels of a box of whole chunks."""
+        self.array[box.slices] = labels
