@@ -1,0 +1,76 @@
+"""The contract, by bits: block-wise = in memory = naive, over irregular blocks and halos."""
+
+import naive
+import numpy as np
+import strategies as some
+from blockwise import run_blocks
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import topo_dask
+from topo_dask.config import ClassConfig
+from topo_dask.plan import Recipe
+
+contract = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@contract
+@given(st.data())
+def test_tracking_in_memory_equals_naive(data: st.DataObject) -> None:
+    mask, flow = data.draw(some.volumes())
+    n_steps, step_size = data.draw(st.integers(0, 60)), data.draw(st.sampled_from([0.25, 1.0, 1.7, 1e9]))
+    found = topo_dask.track_flows(mask, flow, n_steps, step_size)
+    expected = naive.track_flows(mask, flow, n_steps, step_size)
+    same(found[0], expected[0])
+    same(found[1], expected[1])
+
+
+@contract
+@given(st.data())
+def test_clustering_in_memory_equals_naive(data: st.DataObject) -> None:
+    mask, flow = data.draw(some.volumes())
+    radius = data.draw(st.sampled_from([0.5, 1.0, 1.5, 2.7, 4.0, 7.3, 40.0]))
+    coords, ends = naive.track_flows(mask, flow, data.draw(st.integers(0, 20)), 1.0)
+    args = (coords, ends, mask.shape, radius, data.draw(st.integers(0, 9)))
+    same(topo_dask.cluster_convergence(*args), naive.cluster_convergence(*args))
+
+
+@contract
+@given(st.data())
+def test_postprocessing_equals_naive(data: st.DataObject) -> None:
+    mask, flow = data.draw(some.volumes())
+    parameters = data.draw(some.parameters())
+    expected = naive.postprocess_single(mask, flow, **parameters)
+    same(topo_dask.postprocess_single(mask, flow, **parameters), expected)
+    config = ClassConfig(**parameters)
+    block_shape, halo = data.draw(some.block_shapes(mask.shape)), data.draw(some.halos(mask.shape))
+    same(run_blocks(Recipe.of(config), block_shape, halo, config=config, mask=mask, flow=flow), expected)
+
+
+@contract
+@given(st.data())
+def test_label_functions_equal_naive(data: st.DataObject) -> None:
+    labels, flow = data.draw(some.labelled_volumes())
+    block_shape = data.draw(some.block_shapes(labels.shape))
+    number = data.draw(st.sampled_from([-0.5, 0.0, 0.1, 0.3, 1.0]))
+    size, ratio = data.draw(st.integers(0, 12)), data.draw(st.sampled_from([0.0, 0.1, 0.3, 0.6, 2.0]))
+    cases = {
+        "compact_relabel": ((), Recipe()),
+        "filter_small": ((size,), Recipe(min_size=size)),
+        "split_disconnected": ((ratio,), Recipe(split=True, min_fragment_ratio=ratio)),
+        "merge_adjacent": ((flow, number), Recipe(merge="adjacent", merge_threshold=number)),
+        "agglomerate": ((flow, number), Recipe(merge="agglomerate", merge_threshold=number)),
+        "remove_bad_flow_masks": ((flow, abs(number)), Recipe(flow_error=abs(number))),
+    }
+    name = data.draw(st.sampled_from(sorted(cases)))
+    arguments, recipe = cases[name]
+    before = labels.copy()
+    expected = getattr(naive, name)(labels, *arguments)
+    same(getattr(topo_dask, name)(labels, *arguments), expected)
+    same(run_blocks(recipe, block_shape, labels=labels, flow=flow), expected)
+    same(labels, before)

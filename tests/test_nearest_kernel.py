@@ -1,0 +1,166 @@
+"""The nearest-seed kernel against brute force, ties included."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from topo_dask.kernels.nearest import LINES, NO_SEED, box_distance2, nearest, nearest_of
+
+
+def brute_force(seeds, seeds_start, target_start, target_shape):
+    """Compare every voxel of the target with every seed: lowest (squared distance, label)."""
+    found = [(tuple(p), int(seeds[tuple(p)])) for p in np.argwhere(seeds)]
+    d2 = np.full(target_shape, NO_SEED, np.int64)
+    label = np.zeros(target_shape, np.int64)
+    for voxel in np.ndindex(*target_shape):
+        candidates = [
+            (
+                sum(
+                    (t + v - s - p) ** 2
+                    for t, v, s, p in zip(target_start, voxel, seeds_start, at, strict=True)
+                ),
+                of,
+            )
+            for at, of in found
+        ]
+        if candidates:
+            d2[voxel], label[voxel] = min(candidates)
+    return d2, label
+
+
+def assert_same(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == np.int64
+        np.testing.assert_array_equal(a, e)
+
+
+shapes = st.tuples(*[st.integers(1, 5)] * 3)
+starts = st.tuples(*[st.integers(-9, 9)] * 3)
+
+
+@st.composite
+def seeded_boxes(draw):
+    """Few labels on many voxels, so that most distances are tied."""
+    shape = draw(shapes)
+    dtype = draw(st.sampled_from([np.uint8, np.int32, np.int64]))
+    names = draw(st.lists(st.integers(1, np.iinfo(dtype).max), min_size=1, max_size=4, unique=True))
+    n = int(np.prod(shape))
+    values = draw(st.lists(st.sampled_from([0, 0, *names]), min_size=n, max_size=n))
+    return np.array(values, dtype).reshape(shape), draw(starts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seeded_boxes(), starts, shapes)
+def test_equals_brute_force(box, target_start, target_shape):
+    args = (*box, target_start, target_shape)
+    assert_same(nearest(*args), brute_force(*args))
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeded_boxes(), st.lists(starts, max_size=12))
+def test_points_equal_brute_force(box, points):
+    points = np.array(points, np.int64).reshape(-1, 3)
+    expected = [brute_force(*box, tuple(p.tolist()), (1, 1, 1)) for p in points]
+    d2, label = nearest_of(*box, points)
+    assert d2.tolist() == [int(e[0].item()) for e in expected]
+    assert label.tolist() == [int(e[1].item()) for e in expected]
+
+
+@pytest.mark.parametrize("target_start", [(0, 0, 0), (-3, 5, -70), (40, 0, 2)])
+def test_more_lines_than_a_batch(target_start):
+    rng = np.random.default_rng(3)
+    shape = (3, 4, LINES + 7)
+    seeds = np.where(rng.random(shape) < 0.02, rng.integers(1, 4, shape), 0)
+    args = (seeds, (0, 0, 0), target_start, shape)
+    assert_same(nearest(*args), brute_force(*args))
+
+
+def test_every_tie_goes_to_the_lower_label():
+    target = (2, 2, 2)
+    corners = list(itertools.product((0, 4), repeat=3))
+    for shift in range(8):
+        seeds = np.zeros((5, 5, 5), np.int64)
+        for i, corner in enumerate(corners):
+            seeds[corner] = 100 + (i + shift) % 8
+        d2, label = nearest(seeds, (0, 0, 0), target, (1, 1, 1))
+        assert (d2.item(), label.item()) == (12, 100)
+
+
+def test_strided_and_read_only_seeds():
+    seeds = np.zeros((6, 8, 10), np.int32)
+    seeds[2, 4, 6], seeds[4, 0, 0] = 5, 9
+    view = seeds[::2, ::-2, ::2].transpose(2, 0, 1)
+    view.flags.writeable = False
+    args = (view, (1, 2, 3), (0, 0, 0), (4, 4, 4))
+    assert_same(nearest(*args), brute_force(*args))
+
+
+def test_seeds_are_not_modified():
+    seeds = np.arange(27).reshape(3, 3, 3)
+    nearest(seeds, (0, 0, 0), (5, 5, 5), (2, 2, 2))
+    np.testing.assert_array_equal(seeds, np.arange(27).reshape(3, 3, 3))
+
+
+def test_far_apart_within_the_key():
+    seeds = np.array([[[1 << 62, 3]]])
+    far = 10**8
+    d2, label = nearest(seeds, (0, 0, 0), (0, 0, -far), (1, 1, 1))
+    assert (d2.item(), label.item()) == (far**2, 1 << 62)
+
+
+@pytest.mark.parametrize(
+    ("seeds_shape", "target_shape"), [((0, 3, 3), (2, 1, 3)), ((2, 2, 2), (2, 0, 3)), ((0, 0, 0), (0, 0, 0))]
+)
+def test_empty_boxes(seeds_shape, target_shape):
+    d2, label = nearest(np.ones(seeds_shape, np.uint8), (0, 0, 0), (1, 1, 1), target_shape)
+    assert d2.shape == label.shape == target_shape
+    assert (d2 == NO_SEED).all()
+    assert not label.any()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "target_start", "error", "message"),
+    [
+        (np.ones((2, 2), int), (0, 0, 0), ValueError, "expected 3"),
+        (np.ones((2, 2, 2)), (0, 0, 0), TypeError, "float64"),
+        (np.full((1, 1, 1), -4), (0, 0, 0), ValueError, "label -4"),
+        (np.full((1, 1, 1), 2**63, np.uint64), (0, 0, 0), TypeError, "uint64"),
+        (np.ones((1, 1, 1), int), (0, 2**31, 0), OverflowError, "62 bits"),
+        (np.ones((1, 1, 1), int), (0, 2**40, 0), OverflowError, "62 bits"),
+    ],
+)
+def test_refuses(seeds, target_start, error, message):
+    with pytest.raises(error, match=message):
+        nearest(seeds, (0, 0, 0), target_start, (1, 1, 1))
+
+
+def test_the_limit_of_the_key_is_sharp():
+    seeds = np.arange(1, 3).reshape(1, 1, 2)  # 2 labels: ranks of 2 bits, squared distances below 2**60
+    d2, label = nearest(seeds, (0, 0, 0), (0, 0, 2**30 - 1), (1, 1, 1))
+    assert (d2.item(), label.item()) == ((2**30 - 2) ** 2, 2)
+    with pytest.raises(OverflowError, match="2 labels"):
+        nearest(seeds, (0, 0, 0), (0, 0, 2**30), (1, 1, 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(starts, shapes, starts, shapes)
+def test_box_distance(start_a, shape_a, start_b, shape_b):
+    expected = min(
+        sum((p + i - q - j) ** 2 for p, i, q, j in zip(start_a, a, start_b, b, strict=True))
+        for a in np.ndindex(*shape_a)
+        for b in np.ndindex(*shape_b)
+    )
+    stop_a, stop_b = (
+        tuple(p + n for p, n in zip(start, shape, strict=True))
+        for start, shape in ((start_a, shape_a), (start_b, shape_b))
+    )
+    assert box_distance2(start_a, stop_a, start_b, stop_b) == expected
+    assert box_distance2(start_b, stop_b, start_a, stop_a) == expected
+
+
+def test_box_distance_needs_voxels():
+    with pytest.raises(ValueError, match="empty"):
+        box_distance2((0, 0, 0), (1, 0, 1), (0, 0, 0), (1, 1, 1))

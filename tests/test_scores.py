@@ -1,0 +1,239 @@
+import warnings
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from skimage import metrics
+
+from topo_dask import scores
+from topo_dask.scores import (
+    ContingencyTable,
+    SplitsAndMerges,
+    adapted_rand_error,
+    contingency,
+    matching_scores,
+    splits_and_merges,
+    variation_of_information,
+)
+
+
+def naive_table(truth, labels):
+    pairs = np.stack([truth.ravel().astype(np.int64), labels.ravel().astype(np.int64)])
+    (a, b), counts = np.unique(pairs, axis=1, return_counts=True)
+    return a.tolist(), b.tolist(), counts.tolist()
+
+
+def as_lists(table):
+    return table.truth.tolist(), table.labels.tolist(), table.counts.tolist()
+
+
+def stored(array, chunks, shards=None):
+    out = zarr.create_array({}, shape=array.shape, chunks=chunks, shards=shards, dtype=array.dtype)
+    out[:] = array
+    return out
+
+
+@st.composite
+def volume_pairs(draw):
+    shape = draw(st.tuples(*[st.integers(1, 8)] * 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pair = []
+    for _ in range(2):
+        n = draw(st.integers(1, 6))
+        dtype = draw(st.sampled_from(["int32", "uint8", "int64", "uint64", "bool"]))
+        ids = rng.integers(0, 2**62 if dtype[-2:] == "64" else 200, n)
+        ids[0] = 0
+        pair.append(rng.choice(ids, shape).astype(dtype).repeat(2, axis=2))
+    return pair
+
+
+KINDS = {
+    "numpy": lambda a: a,
+    "fortran": np.asfortranarray,
+    "zarr": lambda a: stored(a, (3, 2, 5)),
+    "sharded": lambda a: stored(a, (1, 2, 2), (2, 4, 4)),
+    "dask": lambda a: da.from_array(a, chunks=(2, 3, 4)),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    volume_pairs(),
+    st.sampled_from(sorted(KINDS)),
+    st.sampled_from(sorted(KINDS)),
+    st.sampled_from([1, 64, 1 << 24]),
+)
+def test_every_mix_of_arrays_and_blocks_counts_the_same(pair, first, second, block_bytes):
+    truth, labels = pair
+    before = scores._BLOCK_BYTES
+    scores._BLOCK_BYTES = block_bytes
+    try:
+        with dask.config.set(scheduler="synchronous"):
+            table = contingency(KINDS[first](truth), KINDS[second](labels), threads=2)
+    finally:
+        scores._BLOCK_BYTES = before
+    assert as_lists(table) == naive_table(truth, labels)
+    assert table.counts.dtype == np.int64
+
+
+def test_table_outgrows_its_first_size():
+    rng = np.random.default_rng(0)
+    truth, labels = rng.integers(0, 300, (2, 40, 40, 40))
+    assert as_lists(contingency(truth, labels)) == naive_table(truth, labels)
+
+
+def test_boxes_cover_the_volume_once_in_whole_chunks():
+    volume = stored(np.zeros((7, 9, 11), np.int32), (2, 4, 5))
+    seen = np.zeros(volume.shape, int)
+    for box in scores._boxes(volume, np.zeros(volume.shape, np.int32)):
+        seen[box] += 1
+        assert all(s.start % c == 0 for s, c in zip(box, volume.chunks, strict=True))
+    assert (seen == 1).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(volume_pairs(), st.sampled_from([(0,), (), (0, 3)]))
+def test_rand_and_information_agree_with_skimage(pair, ignore):
+    truth, labels = (np.unique(a, return_inverse=True)[1].reshape(a.shape) for a in pair)
+    assume(not np.isin(truth, ignore).all())  # skimage divides by zero
+    ours = variation_of_information(truth, labels, ignore=ignore)
+    theirs = metrics.variation_of_information(truth, labels, ignore_labels=ignore)
+    np.testing.assert_allclose((ours.split, ours.merge), theirs, atol=1e-9)
+    rand = adapted_rand_error(truth, labels, ignore=ignore)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # and by the number of pairs
+        error, *shares = metrics.adapted_rand_error(truth, labels, ignore_labels=ignore)
+    if np.isfinite([error, *shares]).all():
+        assert rand.error == error
+        assert sorted([rand.precision, rand.recall]) == sorted(shares)  # 0.26 has them in the other order
+
+
+def test_rand_precision_falls_with_merges_and_recall_with_splits():
+    whole, halves = np.ones(8, int), np.repeat([1, 2], 4)
+    split, merge = adapted_rand_error(whole, halves), adapted_rand_error(halves, whole)
+    assert (split.precision, split.recall) == (1.0, 24 / 56)
+    assert (merge.precision, merge.recall) == (24 / 56, 1.0)
+    assert (
+        variation_of_information(whole, halves).total == variation_of_information(halves, whole).merge == 1.0
+    )
+
+
+def test_rand_of_counts_whose_squares_overflow_int64():
+    n = 2**40
+    table = ContingencyTable(np.array([1, 2]), np.array([1, 1]), np.array([n, n]))
+    rand = adapted_rand_error(table)
+    assert rand.recall == 1.0
+    assert rand.precision == pytest.approx(0.5)
+
+
+def brute_force_match(iou, threshold):
+    """Best (number, sum of IoU) over all assignments, by trying every one."""
+
+    def best(row, taken):
+        if row == iou.shape[0]:
+            return 0, 0.0
+        options = [best(row + 1, taken)]
+        for col in range(iou.shape[1]):
+            if col not in taken and iou[row, col] >= threshold:
+                n, total = best(row + 1, taken | {col})
+                options.append((n + 1, total + iou[row, col]))
+        return max(options)
+
+    return best(0, frozenset())
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.75, 1.0]))
+def test_matching_is_the_best_of_all_assignments(seed, threshold):
+    rng = np.random.default_rng(seed)
+    truth, labels = rng.integers(0, rng.integers(2, 6, (2, 1)), (2, rng.integers(2, 16)))
+    a, b = (np.setdiff1d(ids, [0]) for ids in (truth, labels))
+    iou = np.array(
+        [[((truth == i) & (labels == j)).sum() / ((truth == i) | (labels == j)).sum() for j in b] for i in a]
+    )
+    n, total = brute_force_match(iou.reshape(len(a), len(b)), threshold)
+    (row,) = matching_scores(truth, labels, thresholds=(threshold,))
+    assert (row.tp, row.fp, row.fn) == (n, len(b) - n, len(a) - n)
+    assert row.mean_iou == pytest.approx(total / n if n else 0.0)
+
+
+def test_matching_rows_by_hand():
+    truth = np.repeat([1, 2, 3, 0], [10, 10, 10, 10])
+    labels = np.repeat([7, 0, 8, 9, 5], [9, 1, 8, 12, 10])  # IoU 0.9, 8 / 10, 10 / 12; 5 is spurious
+    half, most, nine = matching_scores(truth, labels)
+    assert [row.threshold for row in (half, most, nine)] == [0.5, 0.75, 0.9]
+    assert (half.tp, half.fp, half.fn, half.precision, half.recall) == (3, 1, 0, 0.75, 1.0)
+    assert half.f1 == 6 / 7
+    assert half.mean_iou == pytest.approx((0.9 + 0.8 + 10 / 12) / 3)
+    assert half.panoptic_quality == half.f1 * half.mean_iou
+    assert (most.tp, nine.tp, nine.mean_iou) == (3, 1, 0.9)
+
+
+def test_splits_and_merges_by_hand():
+    truth = np.repeat([1, 2, 3, 4], [100, 100, 100, 100])
+    labels = np.repeat(
+        [1, 2, 3, 4, 0], [50, 45, 5 + 100, 100, 100]
+    )  # 3 holds 5 % of object 1: a ragged border
+    assert splits_and_merges(truth, labels) == SplitsAndMerges(splits=1, merges=0, missed=1, spurious=0)
+    assert splits_and_merges(labels, truth) == SplitsAndMerges(splits=0, merges=1, missed=0, spurious=1)
+    assert splits_and_merges(truth, labels, least_share=0.04).splits == 2
+
+
+def test_all_scores_share_one_table_and_lazy_arrays_are_read_once():
+    reads = []
+    rng = np.random.default_rng(0)
+    truth, labels = rng.integers(0, 5, (2, 6, 6, 6))
+
+    def count(block):
+        reads.append(block.shape)
+        return block
+
+    lazy = da.map_blocks(count, da.from_array(truth, chunks=3), dtype=truth.dtype, meta=truth[:0])
+    table = contingency(lazy, labels)
+    assert len(reads) == 8
+    for score in (adapted_rand_error, variation_of_information, matching_scores, splits_and_merges):
+        assert score(table) == score(truth, labels)
+
+
+def test_perfect_and_empty_volumes():
+    empty = np.zeros((3, 3), int)
+    for truth in (empty, np.zeros((0, 3), int), np.arange(9).reshape(3, 3)):
+        assert adapted_rand_error(truth, truth).error == 0.0
+        assert variation_of_information(truth, truth).total == 0.0
+        row = matching_scores(truth, truth)[0]
+        assert (row.fp, row.fn, row.f1) == (0, 0, 1.0)
+        assert splits_and_merges(truth, truth) == SplitsAndMerges(0, 0, 0, 0)
+
+
+def never(block):
+    raise AssertionError("read before the check")
+
+
+A = np.zeros((2, 3), int)
+LAZY = da.map_blocks(never, da.zeros((2, 4), dtype=int), dtype=int, meta=np.empty((0, 0), int))
+REFUSED = [
+    (
+        lambda: contingency(A, LAZY),
+        ValueError,
+        r"labels has shape \(2, 4\); expected that of truth, \(2, 3\)",
+    ),
+    (lambda: contingency(A, [[1]]), TypeError, "labels is a list"),
+    (lambda: contingency(A.astype(float), A), TypeError, "truth has dtype float64"),
+    (lambda: contingency(A, np.full((2, 3), 2**63, np.uint64)), OverflowError, "9223372036854775808"),
+    (lambda: adapted_rand_error(A), TypeError, "labels is missing"),
+    (lambda: adapted_rand_error(contingency(A, A), A), TypeError, "no labels beside"),
+    (lambda: matching_scores(A, A, [0.5, 0.0]), ValueError, "holds 0.0"),
+    (lambda: matching_scores(A, A, [1.1]), ValueError, "holds 1.1"),
+    (lambda: splits_and_merges(A, A, least_share=0), ValueError, "least_share is 0"),
+    (lambda: ContingencyTable(A[0], A[0], A[0, :2]), ValueError, "expected three equal ones"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import zarr
+from skimage.measure import label as connected
+
+from topo_dask.synthetic import Tiling, blobs, noisy, touching_plates, tubes
+from topo_dask.targets import direct_flow
+
+MAKERS = [
+    (lambda seed: blobs((64, 60, 56), 10, seed, margin=1), 10, 1),
+    (lambda seed: tubes((64, 60, 56), 10, seed, radius=2.0, length=60, margin=2), 10, 2),
+    (lambda seed: touching_plates((96, 90, 100), 5, seed, margin=1), 25, 1),
+]
+
+
+@pytest.mark.parametrize(("make", "n", "margin"), MAKERS)
+def test_objects_are_whole_numbered_apart_from_the_faces_and_repeatable(make, n, margin):
+    labels = make(3)
+    assert labels.dtype == np.int32
+    assert np.unique(labels).tolist() == list(range(n + 1))
+    for i in range(1, n + 1):
+        assert connected(labels == i, connectivity=1).max() == 1
+    inner = np.pad(labels[(slice(margin, -margin),) * 3], margin)
+    np.testing.assert_array_equal(labels, inner)
+    np.testing.assert_array_equal(labels, make(3))
+    assert (labels != make(4)).any()
+
+
+def test_default_blobs_fill_about_17_percent():
+    labels = blobs((128, 128, 128), 75, seed=0)
+    assert 0.14 < (labels > 0).mean() < 0.2
+
+
+def test_plates_touch_their_neighbours_in_the_stack_over_their_whole_face():
+    labels = touching_plates((60, 60, 60), 1, seed=1, thickness=4, plates=3)
+    sizes = np.bincount(labels.ravel())[1:]
+    for axis in range(3):
+        a = np.moveaxis(labels, axis, 0)
+        faces = ((a[:-1] == 1) & (a[1:] == 2)).sum()
+        if faces * 4 == sizes[0] == sizes[1] == sizes[2]:
+            break
+    else:
+        pytest.fail("no axis along which each plate is 4 thick and covered by the next")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: blobs((32, 32, 32), 500), "found no free place in 1000 tries"),
+        (lambda: blobs((8, 64, 64), 1), "expected room"),
+        (lambda: tubes((32, 32, 32), 1, radius=0.5), "radius is 0.5"),
+        (lambda: touching_plates((32, 32, 32), 1), "expected room"),
+        (lambda: noisy(np.zeros((3, 2, 2, 2)), -1.0), "sigma is -1.0"),
+        (lambda: noisy(np.zeros((3, 2, 2, 2)), 1.0, labels=np.zeros((2, 2))), r"shape \(2, 2\)"),
+        (lambda: Tiling(np.zeros((2, 2, 2)), np.zeros((3, 2, 2, 3)), (4, 4, 4)), r"\(3, 2, 2, 3\)"),
+        (lambda: Tiling(np.zeros((2, 2, 2)), np.zeros((3, 2, 2, 2)), (4, 0, 4)), r"\(4, 0, 4\)"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_noise_has_the_deviation_asked_for_and_leaves_unit_vectors():
+    labels = blobs((64, 64, 64), 10, seed=0)
+    flow = direct_flow(labels)
+    out = noisy(flow, 0.2, seed=1)
+    moving = flow.any(axis=0)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(out, axis=0), moving, atol=1e-6)
+    # The angle between the vectors: two components of noise across the vector, each of deviation 0.2.
+    across = np.sqrt(1 - (out * flow).sum(axis=0)[moving].clip(-1, 1) ** 2)
+    assert 0.2 < np.sqrt((across**2).mean()) < 0.32
+    np.testing.assert_array_equal(out, noisy(flow, 0.2, seed=1))
+    assert (out != noisy(flow, 0.2, seed=2)).any()
+    np.testing.assert_allclose(noisy(flow, 0.0), flow, atol=1e-6)
+    at_rest = (labels > 0) & ~moving
+    assert (noisy(flow, 0.2, labels=labels).any(axis=0) == (labels > 0)).all()
+    assert np.linalg.norm(noisy(flow, 0.2, labels=labels)[:, at_rest], axis=0).max() < 1
+
+
+@pytest.fixture(scope="module")
+def tiling():
+    labels = blobs((20, 24, 28), 3, seed=2, radius=(4.0, 6.0), margin=1)
+    return Tiling(labels, direct_flow(labels), (50, 24, 60))
+
+
+def test_tiling_reads_what_tile_repeats(tiling):
+    labels = np.tile(tiling.labels, (3, 1, 3))[:50, :24, :60]
+    flow = np.tile(tiling.flow, (1, 3, 1, 3))[:, :50, :24, :60]
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        box = tuple(slice(*sorted(int(i) for i in rng.integers(0, size + 1, 2))) for size in tiling.shape)
+        mask, vectors = tiling.read(box)
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, labels[box] > 0)
+        np.testing.assert_array_equal(vectors, flow[(slice(None), *box)])
+
+
+def test_tiling_labels_are_distinct_and_the_same_in_every_box(tiling):
+    whole = tiling.read_labels((slice(None),) * 3)
+    assert whole.dtype == np.int64
+    assert len(np.unique(whole[:40, :, :56])) == 1 + 4 * 3
+    for i in np.unique(whole[whole > 0]):
+        assert connected(whole == i).max() == 1
+    box = (slice(15, 45), slice(3, 9), slice(20, 60))
+    np.testing.assert_array_equal(tiling.read_labels(box), whole[box])
+    with pytest.raises(ValueError, match="step 2 along axis 1"):
+        tiling.read((slice(0, 4), slice(0, 4, 2), slice(0, 4)))
+
+
+def test_written_volume_is_the_one_read(tiling, tmp_path):
+    mask, flow = tiling.write_zarr(tmp_path / "mask", tmp_path / "flow", chunks=(16, 24, 20), threads=3)
+    assert (mask.shape, mask.chunks, mask.dtype) == ((1, 50, 24, 60), (1, 16, 24, 20), np.uint8)
+    assert (flow.shape, flow.chunks, flow.dtype) == ((3, 50, 24, 60), (3, 16, 24, 20), np.float16)
+    inside, vectors = tiling.read((slice(None),) * 3)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "mask", mode="r")[0], inside)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "flow", mode="r")[:], vectors.astype(np.float16))
+    with pytest.raises(zarr.errors.ContainsArrayError):
+        tiling.write_zarr(tmp_path / "mask", tmp_path / "flow")

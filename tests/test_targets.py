@@ -1,0 +1,215 @@
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from topo_dask.synthetic import blobs, tubes
+from topo_dask.targets import diffusion_flow, direct_flow
+
+
+def naive_direct(labels):
+    flow = np.zeros((3, *labels.shape), np.float32)
+    for label in np.unique(labels[labels != 0]):
+        voxels = np.argwhere(labels == label)
+        centre = voxels.sum(axis=0) / len(voxels)
+        for v in voxels:
+            d = centre - v
+            length = np.sqrt((d[0] ** 2 + d[1] ** 2) + d[2] ** 2)
+            if length > 0 and (np.rint(centre) != v).any():
+                flow[(slice(None), *v)] = d / length
+    return flow
+
+
+def naive_diffusion(labels, n_iter):
+    flow = np.zeros((3, *labels.shape))
+    for label in np.unique(labels[labels != 0]):
+        voxels = np.argwhere(labels == label)
+        low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        inside = np.pad(labels[box] == label, 1)
+        for d in range(3):
+            u = np.where(inside, np.indices(inside.shape)[d], 0.0)
+            for _ in range(min(6 * int((high - low).max()), n_iter)):
+                laplacian = sum(np.roll(u, s, axis) for s in (-1, 1) for axis in range(3)) - 6 * u
+                u = np.where(inside, u + laplacian / 6, 0.0)
+            flow[(d, *box)] += np.where(inside, np.gradient(u, axis=d), 0.0)[1:-1, 1:-1, 1:-1]
+    length = np.linalg.norm(flow, axis=0)
+    return flow / np.where(length > 0, length, 1)
+
+
+def follow(mask, flow, steps):
+    points = np.argwhere(mask).astype(float)
+    for _ in range(steps):
+        index = tuple(points.astype(int).T)
+        points = np.clip(points + 0.5 * flow[(slice(None), *index)].T, 0, np.array(mask.shape) - 1)
+    return points
+
+
+@st.composite
+def label_volumes(draw):
+    shape = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from(["int32", "uint8", "int64", "uint64", ">u2", "int16"]))
+    ids = draw(st.sampled_from([[0, 1, 2, 3], [0, 0, 7, 100], [5]]))
+    if np.dtype(dtype).itemsize == 8:
+        ids = [i * 10 ** (17 if dtype == "uint64" else 16) for i in ids]  # 10**19 needs 64 unsigned bits
+    return rng.choice(np.array(ids, dtype), shape)
+
+
+@st.composite
+def chunked(draw, labels):
+    def cut(size):
+        edges = sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=3))})
+        return tuple(int(n) for n in np.diff(edges))
+
+    return da.from_array(labels, chunks=tuple(cut(size) for size in labels.shape))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_direct_flow_is_naive_and_does_not_depend_on_chunks(data):
+    labels = data.draw(label_volumes())
+    expected = naive_direct(labels)
+    flow = direct_flow(labels)
+    assert flow.dtype == np.float32
+    np.testing.assert_array_equal(flow, expected)
+    lazy = direct_flow(data.draw(chunked(labels)))
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
+
+
+def test_direct_flow_is_zero_at_the_voxel_nearest_to_the_centre_only_if_it_is_of_the_object():
+    labels = np.zeros((1, 3, 4), np.int32)
+    labels[0, 0] = 1  # centre at x = 1.5: rint goes to the even 2
+    labels[0, 2, [0, 2]] = 2  # centre at x = 1, which is background
+    flow = direct_flow(labels)
+    assert flow[2, 0, 0].tolist() == [1, 1, 0, -1]
+    assert flow[2, 0, 2].tolist() == [1, 0, -1, 0]
+
+
+def test_many_objects_outgrow_the_first_table():
+    labels = np.arange(1, 12 * 12 * 12 + 1).reshape(12, 12, 12) * 3
+    labels = labels.repeat(2, axis=2)
+    flow = direct_flow(labels)
+    np.testing.assert_array_equal(flow[2, :, :, ::2] + flow[2, :, :, 1::2] != 0, True)
+    np.testing.assert_array_equal(flow, direct_flow(da.from_array(labels, chunks=5)).compute())
+
+
+@settings(deadline=None, max_examples=40)
+@given(label_volumes(), st.integers(1, 60))
+def test_diffusion_flow_is_naive(labels, n_iter):
+    expected = naive_diffusion(labels, n_iter)
+    flow = diffusion_flow(labels, n_iter, threads=1)
+    assert flow.dtype == np.float32
+    # Differences that cancel exactly in one order of summation leave rounding in another: compare the rest.
+    sure = np.abs(np.linalg.norm(expected, axis=0) - np.linalg.norm(flow, axis=0)) < 0.5
+    assert sure.mean() > 0.8
+    close = np.isclose(flow, expected, atol=1e-4).all(axis=0)
+    assert close[sure].mean() > 0.9
+
+
+def test_diffusion_flow_is_naive_on_solid_objects():
+    labels = blobs((24, 26, 28), 4, seed=3, radius=(4.0, 7.0))
+    np.testing.assert_allclose(diffusion_flow(labels, 50), naive_diffusion(labels, 50), atol=1e-5)
+
+
+def test_diffusion_flow_neither_depends_on_place_nor_on_neighbours_nor_on_threads():
+    labels = tubes((40, 40, 40), 6, seed=2, radius=2.0, length=50)
+    flow = diffusion_flow(labels, threads=1)
+    np.testing.assert_array_equal(flow, diffusion_flow(labels, threads=3))
+    alone = np.where(labels == 4, np.uint64(2**63 + 1), np.uint64(0))
+    moved = np.pad(alone, ((3, 1), (0, 5), (7, 0)))
+    expected = np.where(labels == 4, flow, 0)
+    np.testing.assert_array_equal(diffusion_flow(moved)[:, 3:-1, :-5, 7:], expected)
+
+
+@pytest.mark.parametrize("shape", ["ball", "plate", "tube"])
+def test_following_the_diffusion_flow_gathers_voxels_deep_inside(shape):
+    if shape == "ball":
+        labels = blobs((27, 27, 27), 1, radius=(10.0, 10.0))
+    elif shape == "plate":
+        labels = np.pad(np.ones((5, 30, 30), np.int32), 2)
+    else:
+        labels = tubes((60, 60, 60), 1, seed=5, radius=3.5, length=70)
+    mask = labels > 0
+    ends = follow(mask, diffusion_flow(labels), 200)
+    at = tuple(np.rint(ends).astype(int).T)
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    assert mask[at].all()
+    assert depth[at].mean() > 0.7 * depth.max()
+    sinks = len(np.unique(np.rint(ends / 0.75), axis=0))
+    assert sinks < mask.sum() / 50
+
+
+def test_long_thin_object_does_not_underflow():
+    labels = np.zeros((1, 1, 902), np.int32)
+    labels[0, 0, 1:-1] = 1  # decays like 3**-5400
+    assert (np.abs(diffusion_flow(labels, 10_000)[2, 0, 0, 1:-1]) == 1).mean() > 0.99
+
+
+def test_lazy_diffusion_equals_in_memory_when_depth_suffices():
+    labels = blobs((40, 40, 40), 6, seed=1, radius=(4.0, 6.0)) * 11
+    lazy = diffusion_flow(da.from_array(labels, chunks=(20, 13, 40)), depth=13)
+    assert lazy.chunks == ((3,), (20, 20), (13, 13, 13, 1), (40,))  # the 1 is narrower than the depth
+    np.testing.assert_array_equal(lazy.compute(), diffusion_flow(labels))
+
+
+def test_lazy_diffusion_refuses_cut_objects():
+    labels = np.zeros((4, 4, 40), np.int32)
+    labels[1, 1, 2:38] = 9
+    lazy = diffusion_flow(da.from_array(labels, chunks=(4, 4, 20)), depth=5)
+    with pytest.raises(ValueError, match=r"object 9 spans \[1, 1, 2\] to \[1, 1, 37\]"):
+        lazy.compute()
+    labels[1, 1, 20:] = 0  # now it fits into the first block
+    lazy = diffusion_flow(da.from_array(labels, chunks=(4, 4, 20)), depth=0)
+    np.testing.assert_array_equal(lazy.compute(), diffusion_flow(labels))
+
+
+def test_building_computes_nothing_and_keeps_the_chunks():
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed while building")
+
+    labels = da.map_blocks(
+        refuse,
+        da.zeros((6, 7, 8), chunks=(3, 7, 4), dtype=np.int32),
+        dtype=np.int32,
+        meta=np.empty((0, 0, 0), np.int32),
+    )
+    with dask.config.set(scheduler=refuse):
+        for flow in (direct_flow(labels), diffusion_flow(labels, depth=2)):
+            assert flow.chunks == ((3,), *labels.chunks)
+            assert flow.dtype == np.float32
+
+
+ONES = np.ones((2, 2, 2), np.int32)
+LAZY = da.from_array(ONES)
+REFUSED = [
+    (lambda: direct_flow([[[1]]]), TypeError, "labels is a list"),
+    (lambda: direct_flow(ONES.astype(float)), TypeError, "float64"),
+    (lambda: direct_flow(ONES.astype(bool)), TypeError, "bool"),
+    (lambda: direct_flow(ONES[0]), ValueError, r"\(2, 2\)"),
+    (lambda: direct_flow(LAZY[0]), ValueError, r"\(2, 2\)"),
+    (lambda: diffusion_flow(ONES, 0), ValueError, "n_iter is 0"),
+    (lambda: diffusion_flow(ONES, 1.5), TypeError, "float"),
+    (lambda: diffusion_flow(ONES, threads=0), ValueError, "threads is 0"),
+    (lambda: diffusion_flow(ONES, depth=3), TypeError, "depth=3"),
+    (lambda: diffusion_flow(LAZY), TypeError, "depends on its whole object"),
+    (lambda: diffusion_flow(LAZY, depth=-1), ValueError, "depth is -1"),
+    (lambda: direct_flow(LAZY[LAZY[:, 0, 0] > 0]), ValueError, "unknown size"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (3, 3, 0), (3, 3, 3)])
+def test_no_object(shape):
+    labels = np.zeros(shape, np.uint16)
+    for flow in (direct_flow(labels), diffusion_flow(labels), direct_flow(da.from_array(labels)).compute()):
+        assert flow.shape == (3, *shape)
+        assert not flow.any()
