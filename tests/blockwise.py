@@ -38,6 +38,6 @@ def run_blocks(
         scratch=scratch or MemoryScratch(),
         output=Output(out),
     )
-    plan = plan_stages(job, recipe)
+    plan = plan_stages(recipe, "labels" if mask is None else "flow")
     run(job, (*plan.stages, plan.final), executor)
     return out

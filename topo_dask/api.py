@@ -40,9 +40,7 @@ def _flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> 
     return array
 
 
-def _run(
-    recipe: Recipe, deferred: lazy.Options, *, config: ClassConfig | None = None, **arrays: Array
-) -> Array:
+def _run(recipe: Recipe, deferred: lazy.Options, *, config: ClassConfig | None = None, **arrays: Array) -> Array:
     if any(lazy.is_lazy(array) for array in arrays.values()):
         return lazy.segment_lazily(recipe, deferred, config=config, **arrays)
     return held.segment_held(recipe, config=config, **arrays)
@@ -170,9 +168,7 @@ def cluster_convergence(
         options = lazy.Options(block_shape, None, scratch)
         return lazy.cluster_lazily(config, options, fg_coords, final_positions, shape)
     if len(fg_coords) != len(final_positions):
-        raise ValueError(
-            f"fg_coords has {len(fg_coords)} rows but final_positions has {len(final_positions)}"
-        )
+        raise ValueError(f"fg_coords has {len(fg_coords)} rows but final_positions has {len(final_positions)}")
     if len(fg_coords) and (fg_coords.min() < 0 or (fg_coords >= np.array(shape)).any()):
         raise ValueError(f"fg_coords must lie in a volume of shape {shape}")
     return held.cluster_held(fg_coords, final_positions, shape, config.convergence_radius, config.min_size)
@@ -280,9 +276,7 @@ def split_disconnected(
     return _run(recipe, lazy.Options(block_shape, None, scratch), labels=_labels(instances))
 
 
-def _unite(
-    instances: Array, flow: Array, merge: Merge, threshold: tuple[str, float], options: lazy.Options
-) -> Array:
+def _unite(instances: Array, flow: Array, merge: Merge, threshold: tuple[str, float], options: lazy.Options) -> Array:
     labels = _labels(instances)
     name, value = threshold
     if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value) or np.isnan(value):
@@ -555,9 +549,7 @@ def run_instance_segmentation(
     check_prediction(semantic, flow)
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be finite, got {threshold!r}")
-    classes = resolve_classes(
-        class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold
-    )
+    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
         return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)

@@ -5,9 +5,12 @@ debugger.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import parent_process
 from typing import Any, Protocol
 
 from .plan import Stage
@@ -116,15 +119,28 @@ def on_cluster(client: Any) -> Executor:
     return execute
 
 
-def ambient() -> Executor:
-    """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler."""
-    import sys
+@contextmanager
+def ambient() -> Iterator[Executor]:
+    """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler.
 
+    Inside a task of a cluster that is the same cluster; the task gives up its thread while it waits. Inside a process
+    of a local scheduler it is this process's threads.
+    """
     if "distributed" in sys.modules:
-        from distributed import get_client
+        from distributed import get_client, get_worker, worker_client
 
         try:
-            return on_cluster(get_client())
+            get_worker()
         except ValueError:
-            pass
-    return dask_scheduler
+            try:
+                client = get_client()
+            except ValueError:
+                pass
+            else:
+                yield on_cluster(client)
+                return
+        else:
+            with worker_client() as client:
+                yield on_cluster(client)
+            return
+    yield dask_scheduler if parent_process() is None else threads

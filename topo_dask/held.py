@@ -51,7 +51,7 @@ def segment_held(
         labels=source if mask is None else None,
         output=Output(out),
     )
-    plan = plan_stages(job, recipe, held=True)
+    plan = plan_stages(recipe, "labels" if mask is None else "held")
     run(job, (*plan.stages, plan.final), threads)
     return out
 

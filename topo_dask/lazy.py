@@ -1,15 +1,300 @@
-"""x."""
+"""Lazy arrays: dask or zarr in, dask out, over the same plans.
 
-from typing import Any
+A lazy result has three kinds of tasks: *spill* writes a dask input to scratch, once; *prepare* runs all stages but the
+last, once, wherever it finds itself (threads, processes or a cluster); and one task a block looks up the labels of
+that block. What is done is on record in scratch, so that computing another block later repeats nothing.
+"""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks.geometry import BlockGrid, Triple, triple
+from .config import ClassConfig
+from .execute import ambient, run
+from .plan import EVERY, Plan, Recipe, Stage, plan_stages
+from .stages.job import Job, find
+from .stages.relabel import final_labels
+from .stages.settle import sort_rows
+from .stages.trace import layer_of, trace
+from .stores.scratch import FileScratch
+from .stores.volumes import Foreground, Source, StoredFlow
+
+Array = Any
+
+LEAST_BLOCK = 64**3
+"""Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many."""
+
+SPILL_CHUNK = 64
+"""Edge of the chunks of a spilled input."""
 
 
 @dataclass(frozen=True)
 class Options:
-    block_shape: Any = None
-    halo: Any = None
-    scratch: Any = None
+    """Keyword-only arguments of the public functions for lazy arrays."""
+
+    block_shape: Sequence[int] | None = None
+    halo: int | Sequence[int] | None = None
+    scratch: str | None = None
 
 
-def is_lazy(a):
-    return False
+def _is_dask(array: object) -> bool:
+    return "dask.array" in sys.modules and isinstance(array, sys.modules["dask.array"].Array)
+
+
+def is_lazy(array: object) -> bool:
+    """Whether an array is a dask or a zarr array."""
+    return _is_dask(array) or ("zarr" in sys.modules and isinstance(array, sys.modules["zarr"].Array))
+
+
+class _Opaque:
+    # Carries a dask array through a graph as a value.
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+
+def _open_scratch(options: Options) -> FileScratch:
+    # A folder of our own, whoever chose the place: it goes with this process, and nothing else does.
+    root = options.scratch or tempfile.gettempdir()
+    scratch = FileScratch(f"{root.rstrip('/')}/topo_dask-{uuid4().hex}")
+    atexit.register(_remove, scratch, os.getpid())
+    return scratch
+
+
+def _remove(scratch: FileScratch, owner: int) -> None:
+    if os.getpid() != owner:
+        return
+    if "://" in scratch.url:
+        scratch.discard(".")
+    else:
+        shutil.rmtree(scratch.url, ignore_errors=True)
+
+
+def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> BlockGrid:
+    """Blocks of the result: those asked for, else from the chunks of the first lazy array.
+
+    Those chunks are doubled along their shortest axis until a block is worth a task.
+    """
+    halo = triple(16 if options.halo is None else options.halo, "halo", at_least=0)
+    if options.block_shape is not None:
+        return BlockGrid(shape, triple(options.block_shape, "block_shape"), halo)
+    chunks = next(getattr(array, "chunksize", None) or array.chunks for array in arrays if is_lazy(array))[-3:]
+    block = [max(1, min(int(c), s)) for c, s in zip(chunks, shape, strict=True)]
+    while np.prod(block) < LEAST_BLOCK and any(b < s for b, s in zip(block, shape, strict=True)):
+        axis = min((b, k) for k, (b, s) in enumerate(zip(block, shape, strict=True)) if b < s)[1]
+        block[axis] *= 2
+    return BlockGrid(shape, (block[0], block[1], block[2]), halo)
+
+
+def spill(carrier: _Opaque, scratch: FileScratch, name: str) -> Any:
+    """Write a dask array to scratch unless that is done, and return it as a zarr array."""
+    import zarr
+
+    path = f"{scratch.url}/inputs/{name}"
+    if name in scratch.keys("spilled"):
+        return zarr.open_array(path, mode="r")
+    array = carrier.array
+    leading = (min(3, n) for n in array.shape[:-3])
+    chunks = (*leading, *(max(1, min(SPILL_CHUNK, n)) for n in array.shape[-3:]))
+    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=1)
+    target = zarr.create_array(
+        path, shape=array.shape, chunks=chunks, dtype=array.dtype.newbyteorder("="), compressors=codec, overwrite=True
+    )
+    written = array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
+    _compute(written)
+    scratch.put("spilled", name)
+    return target
+
+
+def _write_chunk(chunk: NDArray[Any], target: Any, block_info: Any = None) -> NDArray[np.bool_]:
+    where = tuple(slice(a, b) for a, b in block_info[0]["array-location"])
+    target[where] = chunk
+    return np.ones((1,) * chunk.ndim, np.bool_)
+
+
+def _compute(*collections: Any) -> None:
+    import dask
+
+    with ambient():  # inside a task of a cluster, the same cluster computes this too
+        dask.compute(*collections)
+
+
+def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
+    """The array as a zarr array, or a delayed one that a task will have spilled."""
+    import dask
+    import dask.array as da
+
+    if is_lazy(array) and not _is_dask(array):
+        return array
+    deferred = array if _is_dask(array) else da.from_array(array)
+    if any(np.isnan(size) for size in deferred.shape):
+        raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
+    return dask.delayed(spill, pure=True)(_Opaque(deferred), scratch, name, dask_key_name=f"spill-{name}-{uuid4().hex}")
+
+
+def prepare(job: Job, stages: Sequence[Stage]) -> Job:
+    """Run stages; those on record are not run again."""
+    with ambient() as executor:
+        run(job, stages, executor)
+    return job
+
+
+def _make_job(
+    grid: BlockGrid, scratch: FileScratch, config: ClassConfig, name: str, channel: int, stored: Mapping[str, Any]
+) -> Job:
+    mask, flow, labels, threshold = (stored.get(key) for key in ("mask", "flow", "labels", "threshold"))
+    channels = slice(3 * channel, 3 * channel + 3)
+    return Job(
+        name=name,
+        grid=grid,
+        config=config,
+        foreground=mask if mask is None else Foreground(_channel_of(mask, channel), threshold),
+        flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), config.step_size),
+        labels=None if labels is None else Source(labels, "instances"),
+        scratch=scratch.within(name),
+    )
+
+
+def _channel_of(mask: Any, channel: int) -> Source:
+    channels = slice(channel, channel + 1) if mask.ndim == 4 else None
+    return Source(mask, "sem_mask" if channels is None else "semantic_pred", channels)
+
+
+def _prepared(spec: Sequence[Any], stages: Sequence[Stage], stored: Mapping[str, Any]) -> Job:
+    return prepare(_make_job(*spec, stored), stages)
+
+
+def _block(job: Job, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
+    block = job.grid.block(block_id)
+    if find(job.scratch, "numbers.faces", block.key) is None:
+        return np.zeros(block.write.shape, np.int32)
+    return final_labels(job, block.key, plan.view, plan.drops)
+
+
+def _deferred_labels(spec: Sequence[Any], plan: Plan, stored: Mapping[str, Any]) -> Any:
+    import dask
+
+    key = f"prepare-{spec[3]}-{uuid4().hex}"
+    job = dask.delayed(_prepared, pure=True)(spec, plan.stages, dict(stored), dask_key_name=key)
+    return _over_grid(job, plan, spec[0])
+
+
+def _over_grid(job: Any, plan: Plan, grid: BlockGrid) -> Any:
+    import dask.array as da
+
+    chunks = tuple(
+        tuple(min(b, s - i) for i in range(0, s, b)) or (0,) for s, b in zip(grid.shape, grid.block_shape, strict=True)
+    )
+    if 0 in grid.shape:
+        return da.zeros(grid.shape, dtype=np.int32, chunks=chunks)
+    meta = np.empty((0, 0, 0), np.int32)
+    return da.map_blocks(_map_block, job, plan, chunks=chunks, dtype=np.int32, meta=meta, name=f"labels-{uuid4().hex}")
+
+
+def _map_block(job: Job, plan: Plan, block_id: Triple | None = None) -> NDArray[np.int32]:
+    assert block_id is not None
+    return _block(job, plan, block_id)
+
+
+def _as_asked(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
+    # Without a word on blocks the result has the chunks of its first dask input.
+    given = next((array for array in arrays if _is_dask(array)), None)
+    return labels if options.block_shape is not None or given is None else labels.rechunk(given.chunks[-3:])
+
+
+def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | None = None, **arrays: Array) -> Any:
+    """Lazy labels of a recipe from `mask` and `flow`, or from `labels`."""
+    config = config or ClassConfig()
+    scratch = _open_scratch(options)
+    volume = arrays.get("mask", arrays.get("labels"))
+    assert volume is not None
+    grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
+    stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
+    plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow")
+    labels = _deferred_labels((grid, scratch, config, "labels", 0), plan, stored)
+    return _as_asked(labels, options, list(arrays.values()))
+
+
+def segment_classes_lazily(
+    classes: Mapping[str, tuple[int, ClassConfig]], options: Options, semantic: Array, flow: Array, threshold: float
+) -> dict[str, Any]:
+    """Lazy labels of several classes; spilled inputs are shared."""
+    scratch = _open_scratch(options)
+    grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
+    stored = {
+        "mask": _stored(semantic, scratch, "semantic_pred"),
+        "flow": _stored(flow, scratch, "flow_pred"),
+        "threshold": threshold,
+    }
+    return {
+        name: _as_asked(
+            _deferred_labels((grid, scratch, config, name, channel), plan_stages(Recipe.of(config)), stored),
+            options,
+            [semantic, flow],
+        )
+        for name, (channel, config) in classes.items()
+    }
+
+
+def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:
+    """Lazy voxels and end points, one chunk for each layer of blocks along z."""
+    import dask
+    import dask.array as da
+
+    scratch = _open_scratch(options)
+    grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
+    stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
+    spec = (grid, scratch, config, "positions", 0)
+    key = f"prepare-positions-{uuid4().hex}"
+    job = dask.delayed(_prepared, pure=True)(spec, (Stage("trace", trace, EVERY),), stored, dask_key_name=key)
+    layers = [dask.delayed(layer_of, nout=2)(job, layer) for layer in range(grid.numblocks[0])]
+    shape = (np.nan, 3)
+    coords = [da.from_delayed(layer[0], shape, np.int64) for layer in layers]
+    ends = [da.from_delayed(layer[1], shape, np.float64) for layer in layers]
+    if not layers:
+        return da.zeros((0, 3), dtype=np.int64), da.zeros((0, 3), dtype=np.float64)
+    return da.concatenate(coords, allow_unknown_chunksizes=True), da.concatenate(ends, allow_unknown_chunksizes=True)
+
+
+def _settled(spec: Sequence[Any], stages: Sequence[Stage], coords: _Opaque, positions: _Opaque) -> Job:
+    import dask
+
+    job = _make_job(*spec, {})
+    if "rows" not in job.scratch.keys("spilled"):
+        pairs = zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True)
+        sort = dask.delayed(sort_rows, pure=False)
+        _compute(*(sort(c, p, i, job.grid, job.scratch) for i, (c, p) in enumerate(pairs)))
+        job.scratch.put("spilled", "rows")
+    return prepare(job, stages)
+
+
+def cluster_lazily(
+    config: ClassConfig, options: Options, fg_coords: Array, final_positions: Array, shape: Triple
+) -> Any:
+    """Lazy labels from rows of voxels and end points whose chunks match."""
+    import dask
+    import dask.array as da
+
+    scratch = _open_scratch(options)
+    rows = [a.rechunk({1: 3}) if _is_dask(a) else da.from_array(a) for a in (fg_coords, final_positions)]
+    if rows[0].numblocks[0] != rows[1].numblocks[0]:
+        raise ValueError(
+            f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
+            f"{rows[1].numblocks[0]} of them along the first axis"
+        )
+    block = options.block_shape or tuple(max(1, min(n, 128)) for n in shape)
+    grid = BlockGrid(shape, triple(block, "block_shape"))
+    plan = plan_stages(Recipe.of(config), "rows")
+    spec = (grid, scratch, config, "labels", 0)
+    key = f"prepare-labels-{uuid4().hex}"
+    job = dask.delayed(_settled, pure=True)(spec, plan.stages, _Opaque(rows[0]), _Opaque(rows[1]), dask_key_name=key)
+    return _over_grid(job, plan, grid)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb, orphans, survey
@@ -12,6 +12,7 @@ from .stages.job import Job, View
 from .stages.link import collect, link
 from .stages.localise import localise
 from .stages.relabel import relabel
+from .stages.settle import index_rows, settle
 from .stages.split import fragments, join, split
 from .stages.track import lay_out, track
 from .stages.unite import contacts, unite
@@ -121,30 +122,34 @@ class Plan:
         return Stage("relabel", function, "numbers")
 
 
-def plan_stages(job: Job, recipe: Recipe, *, held: bool = False) -> Plan:
+Start = Literal["flow", "held", "rows", "labels"]
+"""What a job starts from: a stored flow, one held in memory, rows of end points, or labels."""
+
+
+def _first_stages(start: Start, min_size: int) -> list[Stage]:
+    track_blocks = Stage("track", track, EVERY)
+    first = {
+        "flow": [track_blocks],
+        "held": [Stage("lay_out", lay_out, EVERY), track_blocks],
+        "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
+        "labels": [Stage("localise", localise, EVERY)],
+    }[start]
+    return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size))]
+
+
+def plan_stages(recipe: Recipe, start: Start = "flow") -> Plan:
     """Order the stages of a job.
 
     Parameters
     ----------
-    job : Job
-        Starts from its foreground and flow, or from its labels.
     recipe : Recipe
         What is to be done.
-    held : bool
-        Whether the flow is held in memory and must be laid out first.
+    start : {"flow", "held", "rows", "labels"}
+        What the job starts from.
     """
     # The published merge comes after the size filter, agglomeration before it.
     late = recipe.min_size if recipe.merge == "agglomerate" else 0
-    early = 0 if recipe.merge == "agglomerate" else recipe.min_size
-    stages: list[Stage] = []
-    if job.labels is None:
-        if held:
-            stages.append(Stage("lay_out", lay_out, EVERY))
-        stages.append(Stage("track", track, EVERY))
-        stages.append(Stage("link", partial(link, min_size=early)))
-    else:
-        stages.append(Stage("localise", localise, EVERY))
-        stages.append(Stage("collect", partial(collect, min_size=early)))
+    stages = _first_stages(start, recipe.min_size - late)
     view = View("numbers", "link")
     if recipe.merge is not None:
         look: dict[str, Any] = {"view": view, "mode": recipe.merge}

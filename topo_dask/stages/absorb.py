@@ -96,9 +96,7 @@ def _search(
         best[rows[closer]], labels[rows[closer]] = d2[closer], found[closer]
 
 
-def file_patch(
-    job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]
-) -> None:
+def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]) -> None:
     """File new labels of some voxels of a block, with the extents of what each label gains."""
     ids, voxel_numbers = number_values(labels.astype(np.int64))
     numbers = np.zeros(where.shape, np.uint32)

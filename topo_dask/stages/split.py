@@ -61,9 +61,7 @@ def split(job: Job, min_fragment_ratio: float) -> None:
     if not rows:
         return
     ids = columns[0]
-    counts, firsts, lower, upper = gather_rows(
-        job, "fragments.extents", ("counts", "firsts", "lower", "upper")
-    )[1]
+    counts, firsts, lower, upper = gather_rows(job, "fragments.extents", ("counts", "firsts", "lower", "upper"))[1]
     roots = connected(_face_links(job, rows), len(ids))
     voxels = np.zeros(len(ids), np.int64)
     np.add.at(voxels, roots, counts)

@@ -33,14 +33,18 @@ def track(job: Job, key: str) -> None:
     starts += np.array(block.write.start)
     ends = follow(job.need_flow(), block, job.grid.shape, starts, job.config.n_steps, job.grid.block_shape)
     del starts
+    file_sinks(job, block, mask, ends)
+
+
+def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], ends: NDArray[np.float64]) -> None:
+    """File the sinks of a block, given the end points of its foreground voxels in raster order."""
     grid = CellGrid.for_radius(job.grid.shape, job.config.convergence_radius)
     cells, voxel_numbers = number_values(cells_of(ends, grid))
     counts, sums = sum_ends(ends, voxel_numbers, cells, grid)
-    del ends
     numbers = np.zeros(mask.shape, np.uint32)
     numbers[mask] = voxel_numbers
     file_numbers(job, block, numbers, len(cells))
-    job.scratch.put("track", key, ids=cells, counts=counts, sums=sums)
+    job.scratch.put("track", block.key, ids=cells, counts=counts, sums=sums)
 
 
 def follow(

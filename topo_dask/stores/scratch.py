@@ -104,8 +104,13 @@ def unpack(data: bytes, name: str) -> Arrays:
     for entry, dtype, shape, size in json.loads(data[20:at]):
         part = data[at : at + size]
         nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
-        raw = codec.decode(part) if 0 < nbytes < 2**31 - 64 else part
-        arrays[entry] = np.frombuffer(raw, dtype).reshape(shape)
+        # Writable, like any other array: kernels are compiled once for both.
+        raw = np.empty(nbytes, np.uint8)
+        if 0 < nbytes < 2**31 - 64:
+            codec.decode(part, out=raw)
+        else:
+            raw[:] = np.frombuffer(part, np.uint8)
+        arrays[entry] = raw.view(dtype).reshape(shape)
         at += size
     return arrays
 

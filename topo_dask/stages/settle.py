@@ -1,0 +1,58 @@
+"""Start from end points that are given as rows: sort them into blocks, then file their sinks."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import BlockGrid
+from ..stores.scratch import Scratch
+from .job import Job
+from .track import file_sinks
+
+
+def sort_rows(
+    coords: NDArray[np.int64], positions: NDArray[np.float64], part: int, grid: BlockGrid, scratch: Scratch
+) -> None:
+    """File the rows of one part of the input by the blocks that their voxels are in.
+
+    Raises
+    ------
+    ValueError
+        When the two arrays differ in length, or a voxel lies outside the volume.
+    """
+    if len(coords) != len(positions):
+        raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)} in chunk {part}")
+    if len(coords) == 0:
+        return
+    if coords.min() < 0 or (coords >= np.array(grid.shape)).any():
+        raise ValueError(f"fg_coords must lie in a volume of shape {grid.shape}")
+    blocks = coords // np.array(grid.block_shape)
+    distinct, which = np.unique(blocks, axis=0, return_inverse=True)
+    for i, block_id in enumerate(distinct):
+        mine = which.reshape(-1) == i
+        key = ".".join(str(int(v)) for v in block_id)
+        scratch.put("rows", f"{key}@{part}", coords=coords[mine], positions=positions[mine])
+
+
+def index_rows(job: Job) -> None:
+    """File for each block which parts have rows in it."""
+    parts: dict[str, list[int]] = {}
+    for name in job.scratch.keys("rows"):
+        key, part = name.split("@")
+        parts.setdefault(key, []).append(int(part))
+    for key, found in parts.items():
+        job.scratch.put("rows.index", key, parts=np.array(sorted(found)))
+
+
+def settle(job: Job, key: str) -> None:
+    """File the sinks of a block whose end points are given."""
+    block = job.grid.named(key)
+    bundles = [job.scratch.get("rows", f"{key}@{part}") for part in job.scratch.get("rows.index", key)["parts"]]
+    coords = np.concatenate([bundle["coords"] for bundle in bundles]) - np.array(block.write.start)
+    ends = np.concatenate([bundle["positions"] for bundle in bundles])
+    flat = np.ravel_multi_index(tuple(coords.T), block.write.shape)
+    order = np.argsort(flat)
+    mask = np.zeros(block.write.shape, np.bool_)
+    mask.reshape(-1)[flat] = True
+    if np.count_nonzero(mask) != len(flat):
+        raise ValueError(f"fg_coords must name each voxel once; some of block {key} occur twice")
+    file_sinks(job, block, mask, ends[order])

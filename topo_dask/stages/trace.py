@@ -1,0 +1,32 @@
+"""Track the foreground voxels of a block and file their end points themselves."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .job import Job, find
+from .track import follow
+
+
+def trace(job: Job, key: str) -> None:
+    """File the foreground voxels of a block (raster indices in the volume) and where they end."""
+    block = job.grid.named(key)
+    assert job.foreground is not None
+    starts = np.argwhere(job.foreground.read(block.write)) + np.array(block.write.start)
+    if len(starts):
+        ends = follow(job.need_flow(), block, job.grid.shape, starts, job.config.n_steps, job.grid.block_shape)
+        voxels = np.ravel_multi_index(tuple(starts.T), job.grid.shape)
+        job.scratch.put("ends", key, voxels=voxels, positions=ends)
+    job.scratch.put("trace", key)
+
+
+def layer_of(job: Job, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Voxels (z, y, x) and end points of one layer of blocks along z, in raster order."""
+    voxels, positions = [np.empty(0, np.int64)], [np.empty((0, 3))]
+    for block in job.grid:
+        if block.block_id[0] == layer and (bundle := find(job.scratch, "ends", block.key)) is not None:
+            voxels.append(bundle["voxels"])
+            positions.append(bundle["positions"])
+    flat = np.concatenate(voxels)
+    order = np.argsort(flat)
+    coords = np.stack(np.unravel_index(flat[order], job.grid.shape), axis=-1)
+    return coords, np.concatenate(positions)[order]
