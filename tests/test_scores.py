@@ -117,9 +117,7 @@ def test_rand_precision_falls_with_merges_and_recall_with_splits():
     split, merge = adapted_rand_error(whole, halves), adapted_rand_error(halves, whole)
     assert (split.precision, split.recall) == (1.0, 24 / 56)
     assert (merge.precision, merge.recall) == (24 / 56, 1.0)
-    assert (
-        variation_of_information(whole, halves).total == variation_of_information(halves, whole).merge == 1.0
-    )
+    assert variation_of_information(whole, halves).total == variation_of_information(halves, whole).merge == 1.0
 
 
 def test_rand_of_counts_whose_squares_overflow_int64():
@@ -175,9 +173,7 @@ def test_matching_rows_by_hand():
 
 def test_splits_and_merges_by_hand():
     truth = np.repeat([1, 2, 3, 4], [100, 100, 100, 100])
-    labels = np.repeat(
-        [1, 2, 3, 4, 0], [50, 45, 5 + 100, 100, 100]
-    )  # 3 holds 5 % of object 1: a ragged border
+    labels = np.repeat([1, 2, 3, 4, 0], [50, 45, 5 + 100, 100, 100])  # 3 holds 5 % of object 1: a ragged border
     assert splits_and_merges(truth, labels) == SplitsAndMerges(splits=1, merges=0, missed=1, spurious=0)
     assert splits_and_merges(labels, truth) == SplitsAndMerges(splits=0, merges=1, missed=0, spurious=1)
     assert splits_and_merges(truth, labels, least_share=0.04).splits == 2

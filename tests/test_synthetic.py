@@ -26,6 +26,14 @@ def test_objects_are_whole_numbered_apart_from_the_faces_and_repeatable(make, n,
     assert (labels != make(4)).any()
 
 
+def test_crowded_tubes_are_cut_short_but_not_to_stumps():
+    labels = tubes((40, 40, 40), 25, seed=0, radius=2.0, length=60)
+    sizes = np.bincount(labels.ravel())[1:]
+    assert len(sizes) == 25
+    assert sizes.min() > 100  # a quarter of the walk, 15 voxels, of a tube 13 voxels across, bends allowed for
+    assert sizes.min() < sizes.max() / 2
+
+
 def test_default_blobs_fill_about_17_percent():
     labels = blobs((128, 128, 128), 75, seed=0)
     assert 0.14 < (labels > 0).mean() < 0.2

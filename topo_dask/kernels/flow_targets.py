@@ -75,9 +75,7 @@ def object_rows(labels: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(nogil=True)
-def write_direct(
-    labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray
-) -> None:
+def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray) -> None:
     """Write the unit vectors from every voxel of a block to its object's centre.
 
     Parameters

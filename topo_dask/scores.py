@@ -1,0 +1,492 @@
+"""Scores between a true and a computed label volume, all from one pass that counts which ids meet.
+
+The pass runs block by block: a block emits its pairs of ids with their counts (chunk), counts of the same
+pair are added (combine), the scores are computed from the table (finalize). Counts are integers, so neither
+the blocks nor their order matter. Memory follows the number of distinct pairs, not the volume.
+
+Every score takes the two volumes, or a `ContingencyTable` of them in place of the first, so that several
+share a pass.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from topo_dask.kernels.contingency import count_pairs
+
+_BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
+_FAN_IN = 16  # tables combined by one task
+
+
+@dataclass(frozen=True, eq=False)
+class ContingencyTable:
+    """How many voxels have which true id and which computed id.
+
+    Parameters
+    ----------
+    truth, labels : ndarray of int64, shape (P,)
+        The two ids of each pair that occurs, in ascending order of (truth, labels); 0 is background.
+    counts : ndarray of int64, shape (P,)
+        Voxels of each pair.
+    """
+
+    truth: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not self.truth.shape == self.labels.shape == self.counts.shape == (self.counts.size,):
+            raise ValueError(
+                f"truth, labels and counts have shapes {self.truth.shape}, {self.labels.shape} and "
+                f"{self.counts.shape}; expected three equal ones of one axis"
+            )
+
+    def without_truth(self, ignore: Iterable[int]) -> "ContingencyTable":
+        """Return the table of the voxels whose true id is none of `ignore`."""
+        keep = ~np.isin(self.truth, list(ignore))
+        return ContingencyTable(self.truth[keep], self.labels[keep], self.counts[keep])
+
+
+@dataclass(frozen=True)
+class AdaptedRand:
+    """Adapted Rand error and its parts, each 0 to 1."""
+
+    error: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class VariationOfInformation:
+    """Conditional entropies in bits: `split` = H(labels | truth), `merge` = H(truth | labels)."""
+
+    split: float
+    merge: float
+
+    @property
+    def total(self) -> float:
+        """The variation of information, split + merge."""
+        return self.split + self.merge
+
+
+@dataclass(frozen=True)
+class MatchingScore:
+    """Objects matched at one threshold of intersection over union (IoU).
+
+    `tp` matched pairs, `fp` labels and `fn` true objects without a match; `mean_iou` is that of the matched
+    pairs, 0 when there are none.
+    """
+
+    threshold: float
+    tp: int
+    fp: int
+    fn: int
+    precision: float
+    recall: float
+    f1: float
+    mean_iou: float
+
+    @property
+    def panoptic_quality(self) -> float:
+        """F1 times the mean IoU of the matched pairs (Kirillov et al., CVPR 2019)."""
+        return self.f1 * self.mean_iou
+
+
+@dataclass(frozen=True)
+class SplitsAndMerges:
+    """Counts of mistakes.
+
+    `splits` cuts too many through true objects, `merges` cuts too few through labels, `missed` true objects
+    that no label covers, `spurious` labels that cover no true object.
+    """
+
+    splits: int
+    merges: int
+    missed: int
+    spurious: int
+
+
+def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> ContingencyTable:
+    """Count which ids meet at the same voxels, block by block.
+
+    Parameters
+    ----------
+    truth, labels : ndarray, zarr.Array or dask.array.Array of any integer or boolean type, equal shapes
+        Ids, any values below 2**63, in any mix of kinds of array. With a dask array among them, Dask's
+        configured scheduler does the work, else threads do.
+    threads : int, optional
+        Without dask: number of threads, default one per core. Each holds at most 16 MiB of each volume, or
+        one chunk (shard) of a zarr array where that is more.
+
+    Returns
+    -------
+    ContingencyTable
+        Memory: 24 bytes per distinct pair, some 100 per pair while combining.
+
+    Raises
+    ------
+    TypeError
+        An argument is none of these arrays, or not of integers.
+    ValueError
+        The shapes differ. Nothing has been read then.
+    OverflowError
+        An unsigned id of 2**63 or more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import contingency
+    >>> contingency(np.array([0, 1, 1, 2]), np.array([0, 5, 5, 5]))
+    ContingencyTable(truth=array([0, 1, 2]), labels=array([0, 5, 5]), counts=array([1, 2, 1]))
+    """
+    for name, array in (("truth", truth), ("labels", labels)):
+        _check_volume(name, array)
+    if truth.shape != labels.shape:
+        raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
+    if _is_dask(truth) or _is_dask(labels):
+        rows = _count_with_dask(truth, labels)
+    else:
+        rows = _count_with_threads(truth, labels, threads or os.cpu_count() or 1)
+    return ContingencyTable(*np.ascontiguousarray(rows.T))
+
+
+def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] = (0,)) -> AdaptedRand:
+    """Adapted Rand error: one minus the F-score over the pairs of voxels that share an id.
+
+    Parameters
+    ----------
+    truth, labels
+        As for `contingency`; or a ContingencyTable as the only one.
+    ignore : sequence of int, default (0,)
+        Voxels with one of these true ids do not count. Label 0 is an id like any other.
+
+    Returns
+    -------
+    AdaptedRand
+        `precision`: of the pairs of voxels the labels put together, how many are together in the truth (falls
+        with merges). `recall`: of those together in the truth, how many the labels put together (falls with
+        splits). `error` is 0 for a perfect result. Where a share has nothing to be a share of it is 1.
+
+    Notes
+    -----
+    Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142. `error` equals that of
+    ``skimage.metrics.adapted_rand_error``; scikit-image 0.26 returns precision and recall in the opposite
+    places to its documentation and to those here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import adapted_rand_error
+    >>> adapted_rand_error(np.array([1, 1, 1, 1]), np.array([1, 1, 2, 2]))
+    AdaptedRand(error=0.5, precision=1.0, recall=0.3333333333333333)
+    """
+    table = _as_table(truth, labels).without_truth(ignore)
+    together = _ordered_pairs(table.counts)
+    in_truth = _ordered_pairs(_totals(table.truth, table.counts)[1])
+    in_labels = _ordered_pairs(_totals(table.labels, table.counts)[1])
+    return AdaptedRand(
+        error=1.0 - _share(2 * together, in_truth + in_labels),
+        precision=_share(together, in_labels),
+        recall=_share(together, in_truth),
+    )
+
+
+def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence[int] = (0,)) -> VariationOfInformation:
+    """Variation of information, in bits, in its two parts.
+
+    Parameters
+    ----------
+    truth, labels
+        As for `contingency`; or a ContingencyTable as the only one.
+    ignore : sequence of int, default (0,)
+        Voxels with one of these true ids do not count. Label 0 is an id like any other.
+
+    Returns
+    -------
+    VariationOfInformation
+        `split` = H(labels | truth), `merge` = H(truth | labels); both 0 for a perfect result or no voxels.
+
+    Notes
+    -----
+    Meilă 2007, doi:10.1016/j.jmva.2006.11.013. ``skimage.metrics.variation_of_information`` returns (split,
+    merge) and ignores nothing by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import variation_of_information
+    >>> variation_of_information(np.array([1, 1, 1, 1]), np.array([1, 1, 2, 2]))
+    VariationOfInformation(split=1.0, merge=0.0)
+    """
+    table = _as_table(truth, labels).without_truth(ignore)
+    total = int(table.counts.sum())
+    if total == 0:
+        return VariationOfInformation(0.0, 0.0)
+    weights = table.counts / total
+    of_truth = _totals(table.truth, table.counts, spread=True)[1]
+    of_labels = _totals(table.labels, table.counts, spread=True)[1]
+    return VariationOfInformation(
+        split=float(weights @ np.log2(of_truth / table.counts)),
+        merge=float(weights @ np.log2(of_labels / table.counts)),
+    )
+
+
+def matching_scores(
+    truth: Any, labels: Any = None, thresholds: Sequence[float] = (0.5, 0.75, 0.9)
+) -> list[MatchingScore]:
+    """Match true objects with labels by intersection over union (IoU) and count.
+
+    Parameters
+    ----------
+    truth, labels
+        As for `contingency`; or a ContingencyTable as the first (pass the thresholds by name then). 0 is no
+        object.
+    thresholds : sequence of float, default (0.5, 0.75, 0.9)
+        Least IoU of a match, above 0 and at most 1.
+
+    Returns
+    -------
+    list of MatchingScore
+        One row per threshold. Where a share has nothing to be a share of (no objects at all) it is 1.
+
+    Raises
+    ------
+    ValueError
+        A threshold is not above 0 and at most 1.
+
+    Notes
+    -----
+    Above 0.5 an object has at most one partner. At exactly 0.5 it can have two, which then have no other:
+    the one of the lower id is taken. Below, the largest number of matches is sought, and among those the
+    largest sum of IoU (an assignment problem for each connected group of candidates).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import matching_scores
+    >>> row, = matching_scores(np.array([1, 1, 2, 2]), np.array([4, 4, 4, 0]), thresholds=(0.5,))
+    >>> row.tp, row.fp, row.fn, row.recall
+    (1, 0, 1, 0.5)
+    """
+    for threshold in thresholds:
+        if not 0.0 < threshold <= 1.0:
+            raise ValueError(f"thresholds holds {threshold}; expected values above 0 and at most 1")
+    table = _as_table(truth, labels)
+    n_truth = np.setdiff1d(table.truth, [0]).size
+    n_labels = np.setdiff1d(table.labels, [0]).size
+    of_truth = _totals(table.truth, table.counts, spread=True)[1]
+    of_labels = _totals(table.labels, table.counts, spread=True)[1]
+    iou = table.counts / (of_truth + of_labels - table.counts)
+    both = (table.truth != 0) & (table.labels != 0)
+    rows = []
+    for threshold in thresholds:
+        candidates = np.flatnonzero(both & (iou >= threshold))
+        match = _first_of_each if threshold >= 0.5 else _best_assignment
+        matched = iou[candidates][match(table.truth[candidates], table.labels[candidates], iou[candidates])]
+        rows.append(_matching_row(threshold, matched, n_truth, n_labels))
+    return rows
+
+
+def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.1) -> SplitsAndMerges:
+    """Count cuts through true objects and labels that join several.
+
+    Parameters
+    ----------
+    truth, labels
+        As for `contingency`; or a ContingencyTable as the only one. 0 is no object.
+    least_share : float, default 0.1
+        Share of an object's voxels from which on an overlap counts, above 0 and at most 1; smaller ones are
+        taken for ragged borders.
+
+    Returns
+    -------
+    SplitsAndMerges
+        `splits` = sum over true objects of (labels that hold at least `least_share` of it, less one),
+        `merges` = sum over labels of (true objects that fill at least `least_share` of it, less one);
+        `missed` and `spurious` are the objects and labels with no such partner.
+
+    Raises
+    ------
+    ValueError
+        `least_share` is not above 0 and at most 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import splits_and_merges
+    >>> splits_and_merges(np.array([1, 1, 2, 3, 0]), np.array([1, 2, 3, 3, 4]))
+    SplitsAndMerges(splits=1, merges=1, missed=0, spurious=1)
+    """
+    if not 0.0 < least_share <= 1.0:
+        raise ValueError(f"least_share is {least_share}; expected above 0 and at most 1")
+    table = _as_table(truth, labels)
+    both = (table.truth != 0) & (table.labels != 0)
+    surplus, lonely = [], []
+    for ids in (table.truth, table.labels):
+        share = table.counts / _totals(ids, table.counts, spread=True)[1]
+        partners = np.unique(ids[both & (share >= least_share)], return_counts=True)[1]
+        surplus.append(int((partners - 1).sum()))
+        lonely.append(int(np.setdiff1d(ids, [0]).size - partners.size))
+    return SplitsAndMerges(surplus[0], surplus[1], lonely[0], lonely[1])
+
+
+def _is_dask(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "dask"
+
+
+def _check_volume(name: str, array: Any) -> None:
+    if not isinstance(array, np.ndarray):
+        import dask.array as da
+        import zarr
+
+        if not isinstance(array, zarr.Array | da.Array):
+            raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array, zarr.Array or dask array")
+    if np.dtype(array.dtype).kind not in "iub":
+        raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
+
+
+def _as_table(truth: Any, labels: Any) -> ContingencyTable:
+    if isinstance(truth, ContingencyTable):
+        if labels is not None:
+            raise TypeError("truth is a ContingencyTable; expected no labels beside it")
+        return truth
+    if labels is None:
+        raise TypeError("labels is missing; expected it unless truth is a ContingencyTable")
+    return contingency(truth, labels)
+
+
+def _count_block(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Chunk: rows (truth, label, count) of one block, sorted."""
+    flat = []
+    for name, block in (("truth", truth), ("labels", labels)):
+        kind = np.dtype(np.uint8) if block.dtype == bool else block.dtype.newbyteorder("=")
+        if kind == np.uint64 and block.size and int(block.max()) >= 1 << 63:
+            raise OverflowError(f"{name} holds id {block.max()}; expected ids below 2**63")
+        flat.append(np.ascontiguousarray(block, dtype=kind).reshape(-1))
+    rows: np.ndarray = count_pairs(*flat)
+    return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+
+
+def _combine(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Combine: counts of equal pairs added up, rows in ascending order of (truth, label)."""
+    rows = np.concatenate(tables)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
+    combined = rows[new]
+    if len(rows):
+        combined[:, 2] = np.add.reduceat(rows[:, 2], np.flatnonzero(new))
+    return combined
+
+
+def _count_with_dask(truth: Any, labels: Any) -> np.ndarray:
+    import dask
+    import dask.array as da
+
+    left = truth if _is_dask(truth) else da.from_array(truth, labels.chunks, name=False)
+    right = labels if _is_dask(labels) else da.from_array(labels, left.chunks, name=False)
+    right = right.rechunk(left.chunks)
+    chunk, combine = dask.delayed(_count_block), dask.delayed(_combine)
+    pairs = zip(left.to_delayed().ravel(), right.to_delayed().ravel(), strict=True)
+    tables = [chunk(a, b) for a, b in pairs]
+    while len(tables) > 1:
+        tables = [combine(tables[i : i + _FAN_IN]) for i in range(0, len(tables), _FAN_IN)]
+    rows: np.ndarray = tables[0].compute()
+    return rows
+
+
+def _count_with_threads(truth: Any, labels: Any, threads: int) -> np.ndarray:
+    def count(box: tuple[slice, ...]) -> np.ndarray:
+        return _count_block(np.asarray(truth[box]), np.asarray(labels[box]))
+
+    rows = np.empty((0, 3), np.int64)
+    boxes = _boxes(truth, labels)
+    with ThreadPoolExecutor(threads) as pool:  # in batches: no more tables at once than a batch has blocks
+        while batch := list(itertools.islice(boxes, 4 * threads)):
+            rows = _combine([rows, *pool.map(count, batch)])
+    return rows
+
+
+def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes that cover the volume: whole chunks of zarr arrays, of about `_BLOCK_BYTES`."""
+    shape = truth.shape
+    stored = [array for array in (truth, labels) if not isinstance(array, np.ndarray)]
+    block = [1] * len(shape)
+    for axis in reversed(range(len(shape))):  # grow along the last axis first: the order of memory
+        unit = max([(a.shards or a.chunks)[axis] for a in stored], default=1)
+        block[axis] = min(unit, shape[axis])
+    for axis in reversed(range(len(shape))):
+        itemsize = max(truth.dtype.itemsize, labels.dtype.itemsize)
+        fits = _BLOCK_BYTES // max(1, int(np.prod(block)) * itemsize)
+        block[axis] = min(shape[axis], block[axis] * max(1, fits))
+    ranges = (range(0, size, max(1, step)) for size, step in zip(shape, block, strict=True))
+    for corner in itertools.product(*ranges):
+        yield tuple(slice(c, c + n) for c, n in zip(corner, block, strict=True))
+
+
+def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct ids and their voxel counts; with `spread`, one entry per row instead."""
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    totals = np.zeros(distinct.size, np.int64)
+    np.add.at(totals, inverse, counts)
+    return (ids, totals[inverse]) if spread else (distinct, totals)
+
+
+def _ordered_pairs(sizes: np.ndarray) -> int:
+    """Count the ordered pairs of distinct voxels within groups (Python integers: int64 could overflow)."""
+    return sum(size * (size - 1) for size in sizes.tolist())
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 1.0
+
+
+def _first_of_each(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Indices of candidates in order of (truth, label), those left out whose true id or label is taken."""
+    first_truth = np.unique(truth, return_index=True)[1]
+    first_label = np.unique(labels, return_index=True)[1]
+    return np.intersect1d(first_truth, first_label)
+
+
+def _best_assignment(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Indices of the largest set of candidates that share no id, of the largest total IoU among such sets."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not truth.size:
+        return np.empty(0, np.int64)
+    row, col = (np.unique(ids, return_inverse=True)[1] for ids in (truth, labels))
+    n_rows = int(row.max()) + 1
+    size = n_rows + int(col.max()) + 1
+    group = connected_components(coo_array((iou, (row, col + n_rows)), shape=(size, size)), directed=False)[1][row]
+    order = np.argsort(group, kind="stable")
+    chosen = []
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        r, c = (np.unique(ids[members], return_inverse=True)[1] for ids in (row, col))
+        index = np.full((r.max() + 1, c.max() + 1), -1)
+        index[r, c] = members
+        gain = np.zeros(index.shape)
+        gain[r, c] = 1.0 + iou[members] / (2 * members.size)  # one match more outweighs any sum of IoU
+        taken = index[linear_sum_assignment(gain, maximize=True)]
+        chosen.append(taken[taken >= 0])
+    return np.sort(np.concatenate(chosen))
+
+
+def _matching_row(threshold: float, matched: np.ndarray, n_truth: int, n_labels: int) -> MatchingScore:
+    tp = int(matched.size)
+    return MatchingScore(
+        threshold=float(threshold),
+        tp=tp,
+        fp=n_labels - tp,
+        fn=n_truth - tp,
+        precision=_share(tp, n_labels),
+        recall=_share(tp, n_truth),
+        f1=_share(2 * tp, n_truth + n_labels),
+        mean_iou=float(matched.mean()) if tp else 0.0,
+    )
