@@ -155,8 +155,8 @@ def test_global_stages_run_once_and_blocks_on_their_own(monkeypatch: pytest.Monk
 def test_a_block_is_read_once_for_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     mask, flow = blobs()
     seen: list[str] = []
-    real = track_stage.follow
-    monkeypatch.setattr(track_stage, "follow", lambda f, block, *a: seen.append(block.key) or real(f, block, *a))
+    real = track_stage.end_points
+    monkeypatch.setattr(track_stage, "end_points", lambda job, block, m: seen.append(block.key) or real(job, block, m))
     with dask.config.set(scheduler="synchronous"):
         topo_dask.postprocess_single(da.from_array(mask), da.from_array(flow), block_shape=(10, 10, 10)).compute()
     assert len(seen) == len(set(seen))

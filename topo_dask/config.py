@@ -113,9 +113,7 @@ class ClassConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(
-                f"class_config[{name!r}]: unknown parameter {unknown[0]!r}; known are {sorted(known)}"
-            )
+            raise ValueError(f"class_config[{name!r}]: unknown parameter {unknown[0]!r}; known are {sorted(known)}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:

@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import BlockGrid
+from ..kernels.sinks import CellGrid
 from ..stores.scratch import Scratch
 from .job import Job
-from .track import file_sinks
+from .track import SinkTable, file_sinks
 
 
 def sort_rows(
@@ -55,4 +56,6 @@ def settle(job: Job, key: str) -> None:
     mask.reshape(-1)[flat] = True
     if np.count_nonzero(mask) != len(flat):
         raise ValueError(f"fg_coords must name each voxel once; some of block {key} occur twice")
-    file_sinks(job, block, mask, ends[order])
+    table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
+    table.add(ends[order])
+    file_sinks(job, block, mask, table)

@@ -4,18 +4,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .job import Job, find
-from .track import follow
+from .track import end_points
 
 
 def trace(job: Job, key: str) -> None:
     """File the foreground voxels of a block (raster indices in the volume) and where they end."""
     block = job.grid.named(key)
     assert job.foreground is not None
-    starts = np.argwhere(job.foreground.read(block.write)) + np.array(block.write.start)
-    if len(starts):
-        ends = follow(job.need_flow(), block, job.grid.shape, starts, job.config.n_steps, job.grid.block_shape)
+    mask = job.foreground.read(block.write)
+    if mask.any():
+        parts = list(end_points(job, block, mask))
+        starts = np.concatenate([starts for starts, _ in parts])
         voxels = np.ravel_multi_index(tuple(starts.T), job.grid.shape)
-        job.scratch.put("ends", key, voxels=voxels, positions=ends)
+        job.scratch.put("ends", key, voxels=voxels, positions=np.concatenate([ends for _, ends in parts]))
     job.scratch.put("trace", key)
 
 

@@ -1,17 +1,17 @@
 """Track the foreground voxels of a block to their end points, and number the sinks they end in."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, Box, Triple
+from ..blocks.geometry import Block, BlockGrid
+from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
 from ..kernels.sinks import CellGrid, cells_of, number_values, sum_ends
 from ..kernels.tracking import advance
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
-
-PAGE_MARGIN = 16
-"""Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""
 
 
 def lay_out(job: Job, key: str) -> None:
@@ -29,56 +29,91 @@ def track(job: Job, key: str) -> None:
     if not mask.any():
         job.scratch.put("track", key)
         return
-    starts = np.argwhere(mask)
-    starts += np.array(block.write.start)
-    ends = follow(job.need_flow(), block, job.grid.shape, starts, job.config.n_steps, job.grid.block_shape)
-    del starts
-    file_sinks(job, block, mask, ends)
+    table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
+    for _, ends in end_points(job, block, mask):
+        table.add(ends)
+    file_sinks(job, block, mask, table)
 
 
-def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], ends: NDArray[np.float64]) -> None:
-    """File the sinks of a block, given the end points of its foreground voxels in raster order."""
-    grid = CellGrid.for_radius(job.grid.shape, job.config.convergence_radius)
-    cells, voxel_numbers = number_values(cells_of(ends, grid))
-    counts, sums = sum_ends(ends, voxel_numbers, cells, grid)
-    numbers = np.zeros(mask.shape, np.uint32)
-    numbers[mask] = voxel_numbers
-    file_numbers(job, block, numbers, len(cells))
-    job.scratch.put("track", block.key, ids=cells, counts=counts, sums=sums)
+def end_points(
+    job: Job, block: Block, mask: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Foreground voxels of a block in raster order and where they end, some at a time."""
+    flow, n_steps = job.need_flow(), job.config.n_steps
+    region = flow.region(block.read) if n_steps else None
+    voxels = np.flatnonzero(mask)
+    for at in range(0, len(voxels), PARTICLES):
+        starts = np.stack(np.unravel_index(voxels[at : at + PARTICLES], mask.shape), axis=-1)
+        starts += np.array(block.write.start)
+        positions = starts.astype(np.float64)
+        if region is not None:
+            steps_left = np.full(len(positions), n_steps, np.int64)
+            advance(region, job.grid.shape, positions, steps_left)
+            follow_leavers(flow, job.grid, positions, steps_left)
+        yield starts, positions
 
 
-def follow(
-    flow: Flow, block: Block, shape: Triple, starts: NDArray[np.int64], n_steps: int, page_shape: Triple
-) -> NDArray[np.float64]:
-    """End points of particles that start in a block.
+def follow_leavers(
+    flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]
+) -> None:
+    """Track, in place, the particles that have left the region that was read for them.
 
-    They are tracked through the flow of the block's read box. Those that leave it are sorted by page, a block-shaped
-    box with a margin; the fullest page is read, its particles go on, and so forth until all have arrived.
+    They are sorted by page, a block-shaped box with a margin; the fullest page is read, its particles go on, and so
+    forth until all have arrived.
     """
-    positions = starts.astype(np.float64)
-    steps_left = np.full(len(positions), n_steps, np.int64)
-    if n_steps > 0:
-        advance(flow.region(block.read), shape, positions, steps_left)
-    margin = max(PAGE_MARGIN, *(r - w for r, w in zip(block.write.start, block.read.start, strict=True)))
     away = np.flatnonzero(steps_left)
     while len(away):
-        pages = positions[away].astype(np.int64) // np.array(page_shape)
-        distinct, which, sizes = np.unique(pages, axis=0, return_inverse=True, return_counts=True)
+        pages = np.zeros(len(away), np.int64)
+        for axis in range(3):
+            index = positions[away, axis].astype(np.int64) // grid.block_shape[axis]
+            pages = pages * grid.numblocks[axis] + index
+        distinct, which, sizes = np.unique(pages, return_inverse=True, return_counts=True)
         fullest = int(np.argmax(sizes))
-        chosen = away[which.reshape(-1) == fullest]
-        page = _page(distinct[fullest], page_shape, margin, shape)
+        chosen = away[which == fullest]
+        z, y, x = (int(i) for i in np.unravel_index(distinct[fullest], grid.numblocks))
+        margin = tuple(max(PAGE_MARGIN, h) for h in grid.halo)
+        page = grid.block((z, y, x)).write.grow(margin, margin, grid.shape)  # type: ignore[arg-type]
         moved, left = positions[chosen], steps_left[chosen]
-        advance(flow.region(page), shape, moved, left)
+        advance(flow.region(page), grid.shape, moved, left)
         positions[chosen], steps_left[chosen] = moved, left
         away = away[steps_left[away] > 0]
-    return positions
 
 
-def _page(index: NDArray[np.int64], page_shape: Triple, margin: int, shape: Triple) -> Box:
-    start = [int(i) * n for i, n in zip(index, page_shape, strict=True)]
-    stop = [min(a + n, s) for a, n, s in zip(start, page_shape, shape, strict=True)]
-    page = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    return page.grow((margin,) * 3, (margin,) * 3, shape)
+class SinkTable:
+    """Sinks of a block, from end points that come some at a time."""
+
+    def __init__(self, grid: CellGrid) -> None:
+        self._grid = grid
+        self._cells: list[NDArray[np.int64]] = []
+        self._rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def add(self, ends: NDArray[np.float64]) -> None:
+        """Add the end points of the next voxels in raster order."""
+        cells = cells_of(ends, self._grid)
+        ids, numbers = number_values(cells)
+        self._rows.append((ids, *sum_ends(ends, numbers, ids, self._grid)))
+        self._cells.append(cells)
+
+    def combine(self) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.int64]]]:
+        """Sink of each voxel, from 1, and the table's columns."""
+        ids, numbers = number_values(np.concatenate(self._cells))
+        counts = np.zeros(len(ids), np.int64)
+        sums = np.zeros((len(ids), 3), np.int64)
+        order = np.argsort(ids)
+        for some_ids, some_counts, some_sums in self._rows:
+            rows = order[np.searchsorted(ids[order], some_ids)]
+            np.add.at(counts, rows, some_counts)
+            np.add.at(sums, rows, some_sums)
+        return numbers, {"ids": ids, "counts": counts, "sums": sums}
+
+
+def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], table: SinkTable) -> None:
+    """File the sinks of a block, given those of its foreground voxels in raster order."""
+    voxel_numbers, columns = table.combine()
+    numbers = np.zeros(mask.shape, np.uint32)
+    numbers[mask] = voxel_numbers
+    file_numbers(job, block, numbers, len(columns["ids"]))
+    job.scratch.put("track", block.key, **columns)
 
 
 def file_numbers(job: Job, block: Block, numbers: NDArray[np.uint32], n: int) -> None:

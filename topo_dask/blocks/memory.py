@@ -1,0 +1,110 @@
+"""The memory law: bytes of a task, from shapes and item sizes alone.
+
+A run is refused before it starts when what is projected is more than what is allowed. The coefficients count every
+array that a task holds at its peak; tests measure that no task takes more.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from .geometry import Triple
+
+READ_FACTOR = 2.2
+"""Peak of a zarr read or write over its payload, measured for compressed chunks."""
+
+PARTICLES = 1 << 20
+"""Particles tracked together at most."""
+
+PARTICLE_BYTES = 160
+"""Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
+
+VOXEL_BYTES = 64
+"""Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels."""
+
+PAGE_MARGIN = 16
+"""Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""
+
+PROCESS_BYTES = 400 << 20
+"""Bytes of a worker process before its first task: interpreter, libraries, compiled kernels."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the memory of a task depends on.
+
+    Parameters
+    ----------
+    shape : tuple of 3 int
+        Shape of the volume.
+    halo : tuple of 3 int
+        Margin read around a block.
+    mask_item, flow_item : int
+        Bytes of a stored number of the foreground and of the flow.
+    work_item : int
+        Bytes of a number of the flow as it is used: 4 or 8.
+    """
+
+    shape: Triple
+    halo: Triple
+    mask_item: int
+    flow_item: int
+    work_item: int
+
+    def task_mem(self, block_shape: Triple) -> int:
+        """Projected bytes of the largest task on a block."""
+        block = prod(min(b, s) for b, s in zip(block_shape, self.shape, strict=True))
+        margin = [max(PAGE_MARGIN, h) for h in self.halo]
+        page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
+        # The flow as it is read, as it is used, and laid out.
+        flow = 3 * page * (READ_FACTOR * self.flow_item + 2 * self.work_item)
+        mask = block * (READ_FACTOR * self.mask_item + 1)
+        particles = min(block, PARTICLES) * PARTICLE_BYTES + 24 * block
+        return int(max(flow + particles, flow / 2 + VOXEL_BYTES * block) + mask)
+
+
+def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, largest: int = 256) -> Triple:
+    """Largest block, a multiple of the chunks and near a cube, whose task fits into `allowed_mem` bytes.
+
+    Raises
+    ------
+    ValueError
+        When not even a block of one chunk fits.
+
+    Examples
+    --------
+    >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4)
+    >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30)
+    (192, 192, 192)
+    """
+    block = list(chunks)
+    check_memory(footprint, chunks, allowed_mem, "make the chunks of the output smaller")
+    grows = [True] * 3
+    while any(grows):
+        axis = min((block[k], k) for k in range(3) if grows[k])[1]
+        longer = [b + (c if k == axis else 0) for k, (b, c) in enumerate(zip(block, chunks, strict=True))]
+        fits = footprint.task_mem((longer[0], longer[1], longer[2])) <= allowed_mem
+        useful = block[axis] < footprint.shape[axis] and longer[axis] <= max(largest, chunks[axis])
+        if fits and useful:
+            block = longer
+        else:
+            grows[axis] = False
+    return block[0], block[1], block[2]
+
+
+def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, remedy: str) -> int:
+    """Projected bytes of a task; MemoryError naming the numbers and the remedy when they are more than allowed."""
+    projected = footprint.task_mem(block_shape)
+    if projected > allowed_mem:
+        raise MemoryError(
+            f"a task on a block of {block_shape} with a halo of {footprint.halo} is projected to take "
+            f"{projected / 2**20:.0f} MiB, but {allowed_mem / 2**20:.0f} MiB are allowed for it: {remedy}, "
+            "use fewer threads per worker, or raise memory_limit"
+        )
+    return projected
+
+
+def allowed_per_task(memory_limit: int, threads: int) -> int:
+    """Bytes that one of the tasks of a worker process may take."""
+    return max(0, memory_limit - PROCESS_BYTES) // max(1, threads)
+
+
