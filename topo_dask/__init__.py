@@ -13,9 +13,12 @@ from .api import (
     track_flows,
 )
 from .config import EVALUATED_INSTANCE_CLASSES, get_postprocess_config
+from .segment import segment_volume
+from .version import __version__
 
 __all__ = [
     "EVALUATED_INSTANCE_CLASSES",
+    "__version__",
     "agglomerate",
     "cluster_convergence",
     "compact_relabel",
@@ -25,6 +28,7 @@ __all__ = [
     "postprocess_single",
     "remove_bad_flow_masks",
     "run_instance_segmentation",
+    "segment_volume",
     "split_disconnected",
     "track_flows",
 ]

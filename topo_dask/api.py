@@ -9,7 +9,7 @@ from . import held, lazy
 from .blocks.geometry import triple
 from .config import ClassConfig, Merge, resolve_classes
 from .plan import Recipe
-from .stores.volumes import check_array
+from .stores.volumes import check_array, check_prediction
 
 Array = Any
 """numpy.ndarray, dask.array.Array or zarr.Array."""
@@ -563,19 +563,3 @@ def run_instance_segmentation(
         )
         for name, (channel, config) in classes.items()
     }
-
-
-def check_prediction(semantic: Array, flow: Array) -> None:
-    """Raise ValueError or TypeError when a prediction's two arrays do not fit together."""
-    check_array(semantic, "semantic_pred", 4)
-    check_array(flow, "flow_pred", 4)
-    n = semantic.shape[0]
-    if n == 0 or flow.shape[0] != 3 * n:
-        raise ValueError(
-            f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}"
-        )
-    if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
-        raise ValueError(
-            f"flow_pred and semantic_pred must cover the same volume, got {tuple(flow.shape[1:])} and "
-            f"{tuple(semantic.shape[1:])}"
-        )

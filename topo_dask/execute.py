@@ -12,12 +12,19 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import parent_process
 from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
 
 from .plan import Stage
 from .stages.job import Job
+from .stores.scratch import FileScratch, find
 
 WINDOW = 4096
 """Tasks handed to a local scheduler at once."""
+
+PROBE = "probe"
+"""Kind of the bundle by which a worker proves that it reaches scratch."""
 
 Tick = Callable[[], None]
 
@@ -119,6 +126,61 @@ def on_cluster(client: Any) -> Executor:
     return execute
 
 
+def resources(memory_limit: int | str | None) -> tuple[int, int, int]:
+    """Workers, threads of each, and bytes that each worker process may take, where this code runs."""
+    import dask
+    import psutil
+    from dask.utils import parse_bytes
+
+    given = None if memory_limit is None else int(parse_bytes(memory_limit))
+    if given is not None and given <= 0:
+        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    client = active_client()
+    if client is None:
+        get = dask.base.get_scheduler() or dask.threaded.get
+        cores = dask.config.get("num_workers", None) or usable_cores()
+        processes = get is dask.multiprocessing.get
+        n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
+        return n, threads_each, given or psutil.virtual_memory().total // n
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:
+        raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
+    limits = [worker["memory_limit"] or psutil.virtual_memory().total for worker in workers]
+    return len(workers), max(worker["nthreads"] for worker in workers), given or min(limits)
+
+
+def active_client() -> Any:
+    """The Dask client that is active here, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def _probe(scratch: FileScratch, token: str) -> bool:
+    return find(scratch, PROBE, token) is not None
+
+
+def check_reach(scratch: FileScratch) -> None:
+    """Raise OSError when a worker of the active cluster can not read what is filed in scratch here."""
+    client = active_client()
+    if client is None:
+        return
+    token = uuid4().hex
+    scratch.put(PROBE, token, here=np.zeros(1, np.int8))
+    blind = sorted(worker for worker, sees in client.run(_probe, scratch, token).items() if not sees)
+    scratch.discard(PROBE)
+    if blind:
+        raise OSError(
+            f"scratch {scratch.url} can not be reached by {len(blind)} workers, {blind[0]} among them: pass "
+            "scratch=<a path or URL that all workers share>"
+        )
+
+
 @contextmanager
 def ambient() -> Iterator[Executor]:
     """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler.
@@ -126,21 +188,24 @@ def ambient() -> Iterator[Executor]:
     Inside a task of a cluster that is the same cluster; the task gives up its thread while it waits. Inside a process
     of a local scheduler it is this process's threads.
     """
-    if "distributed" in sys.modules:
-        from distributed import get_client, get_worker, worker_client
+    if _in_cluster_task():
+        from distributed import worker_client
 
-        try:
-            get_worker()
-        except ValueError:
-            try:
-                client = get_client()
-            except ValueError:
-                pass
-            else:
-                yield on_cluster(client)
-                return
-        else:
-            with worker_client() as client:
-                yield on_cluster(client)
-            return
-    yield dask_scheduler if parent_process() is None else threads
+        with worker_client() as client:
+            yield on_cluster(client)
+    elif (client := active_client()) is not None:
+        yield on_cluster(client)
+    else:
+        yield dask_scheduler if parent_process() is None else threads
+
+
+def _in_cluster_task() -> bool:
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True

@@ -22,11 +22,11 @@ from .blocks.geometry import BlockGrid, Triple, triple
 from .config import ClassConfig
 from .execute import ambient, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
-from .stages.job import Job, find
+from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import sort_rows
 from .stages.trace import layer_of, trace
-from .stores.scratch import FileScratch
+from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 
 Array = Any

@@ -10,7 +10,7 @@ from ..blocks.geometry import Block, BlockGrid
 from ..config import ClassConfig
 from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
-from ..stores.scratch import Arrays, MemoryScratch, Scratch
+from ..stores.scratch import Arrays, MemoryScratch, Scratch, find
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")
@@ -99,14 +99,6 @@ class View:
                 labels.append(patch["ids"])
                 extents.append(extents_of(patch))
         return np.concatenate(labels), concatenate_extents(extents)
-
-
-def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
-    """A bundle, or None when there is none."""
-    try:
-        return scratch.get(kind, key)
-    except KeyError:
-        return None
 
 
 def extents_of(bundle: Arrays) -> Extents:

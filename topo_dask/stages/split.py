@@ -7,7 +7,7 @@ from ..blocks.geometry import Block
 from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
-from ..stores.scratch import Scratch
+from ..stores.scratch import Scratch, find
 from .job import Job, View, extent_columns
 from .link import file_luts, gather_rows
 
@@ -44,11 +44,11 @@ def join(job: Job, key: str) -> None:
     pairs = {}
     for axis in range(3):
         neighbour = job.grid.above(block, axis)
-        if neighbour is None or neighbour.key not in job.scratch.keys("fragments"):
+        beyond = None if neighbour is None else find(job.scratch, "fragments.ids", neighbour.key)
+        if neighbour is None or beyond is None:
             continue
-        ids = job.scratch.get("fragments.ids", neighbour.key)["ids"]
         plane = job.scratch.get("fragments.faces", neighbour.key)[f"lower{axis}"]
-        pairs[f"axis{axis}"] = face_pairs(own[f"upper{axis}"], plane, own_ids, ids)
+        pairs[f"axis{axis}"] = face_pairs(own[f"upper{axis}"], plane, own_ids, beyond["ids"])
     job.scratch.put("join", key, **pairs)
 
 
@@ -83,7 +83,7 @@ def _face_links(job: Job, rows: list[tuple[Block, slice]]) -> NDArray[np.int64]:
         for name, pairs in job.scratch.get("join", block.key).items():
             neighbour = job.grid.above(block, int(name.removeprefix("axis")))
             assert neighbour is not None
-            links.append(pairs + (offsets[block.key] - 1, offsets[neighbour.key] - 1))
+            links.append(pairs + np.array([offsets[block.key] - 1, offsets[neighbour.key] - 1]))
     return np.concatenate(links)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .job import Job, find
+from ..stores.scratch import find
+from .job import Job
 from .track import end_points
 
 

@@ -53,9 +53,7 @@ def end_points(
         yield starts, positions
 
 
-def follow_leavers(
-    flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]
-) -> None:
+def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
     """Track, in place, the particles that have left the region that was read for them.
 
     They are sorted by page, a block-shaped box with a margin; the fullest page is read, its particles go on, and so

@@ -8,6 +8,7 @@ from ..kernels.agglomeration import agglomerate_contacts, combine_contacts
 from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots
+from ..stores.scratch import find
 from .job import Job, View
 from .link import file_luts, gather_rows
 
@@ -38,10 +39,10 @@ def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.
     depth, height, width = block.write.shape
     labels = np.zeros((depth + z, height + y, width + x), np.int32)
     labels[:depth, :height, :width] = view.read(job, block)
-    occupied = job.scratch.keys(view.numbers)
     for axis, neighbour in enumerate(above):
-        if neighbour is not None and neighbour.key in occupied:
-            plane = job.scratch.get(f"{view.numbers}.faces", neighbour.key)[f"lower{axis}"]
+        beyond = None if neighbour is None else find(job.scratch, f"{view.numbers}.faces", neighbour.key)
+        if neighbour is not None and beyond is not None:
+            plane = beyond[f"lower{axis}"]
             lut = np.concatenate(([0], job.scratch.get(view.lut, neighbour.key)["lut"]))
             index: list[int | slice] = [slice(0, depth), slice(0, height), slice(0, width)]
             index[axis] = -1

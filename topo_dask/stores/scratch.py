@@ -193,3 +193,22 @@ class FileScratch:
     def within(self, name: str) -> "FileScratch":
         """A compartment of its own."""
         return FileScratch(f"{self.url}/{name}", self.storage_options)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all under the URL."""
+        fs, root = self._open()
+        return not fs.exists(root) or not fs.ls(root, detail=False, refresh=True)
+
+    def discard_all(self) -> None:
+        """Remove everything under the URL, which `put` made."""
+        fs, root = self._open()
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+
+def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
+    """A bundle, or None when there is none."""
+    try:
+        return scratch.get(kind, key)
+    except KeyError:
+        return None

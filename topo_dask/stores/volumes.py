@@ -3,6 +3,7 @@
 Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,9 +29,7 @@ def check_array(array: Any, name: str, ndim: int) -> None:
     """
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise TypeError(
-            f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}"
-        )
+        raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
     shape = tuple(int(size) for size in array.shape)
@@ -49,6 +48,42 @@ def check_array(array: Any, name: str, ndim: int) -> None:
                 f"{name} has chunks of shape {tuple(chunks)} ({nbytes} bytes); a chunk may have up to "
                 f"{MAX_CHUNK_BYTES} bytes: rechunk the array first"
             )
+
+
+def check_prediction(semantic: Any, flow: Any) -> None:
+    """Raise ValueError or TypeError when a prediction's two arrays do not fit together."""
+    check_array(semantic, "semantic_pred", 4)
+    check_array(flow, "flow_pred", 4)
+    n = semantic.shape[0]
+    if n == 0 or flow.shape[0] != 3 * n:
+        raise ValueError(
+            f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}"
+        )
+    if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
+        raise ValueError(
+            f"flow_pred and semantic_pred must cover the same volume, got {tuple(flow.shape[1:])} and "
+            f"{tuple(semantic.shape[1:])}"
+        )
+
+
+def open_input(array: Any, name: str) -> Any:
+    """Open a zarr array for reading.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is neither a zarr array nor the place of one.
+    """
+    import zarr
+
+    if isinstance(array, zarr.Array):
+        return array
+    if not isinstance(array, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
+    try:
+        return zarr.open_array(os.fspath(array), mode="r")
+    except Exception as error:
+        raise ValueError(f"{name}: can not open {os.fspath(array)!r} as a zarr array: {error}") from error
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

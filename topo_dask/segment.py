@@ -1,0 +1,300 @@
+"""From zarr to zarr: the labels of a whole prediction, stage by stage, resumable."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from .blocks.geometry import BlockGrid, Triple, triple
+from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
+from .config import ClassConfig, resolve_classes
+from .execute import ambient, check_reach, resources, run
+from .plan import Plan, Recipe, plan_stages
+from .progress import ProgressBars
+from .stages.job import Job
+from .stages.table import write_table
+from .stores import ledger
+from .stores.outputs import OutputSpec, Target, locate_output, open_output
+from .stores.scratch import FileScratch
+from .stores.volumes import Foreground, Output, Source, StoredFlow, check_prediction, flow_dtype, open_input
+from .version import __version__
+
+DEFAULT_HALO = 16
+"""Margin read around a block. A matter of speed: particles that go further page in what they need."""
+
+MAX_CHUNK = 128
+"""Edge of an output chunk, at most, where the caller leaves it to us."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that has been checked and not begun.
+
+    Parameters
+    ----------
+    grid : BlockGrid
+        Blocks of the volume.
+    classes : dict
+        Class name to its channel and parameters.
+    plans : dict
+        Class name to its stages.
+    chunks : tuple of 3 int
+        Chunks of the output.
+    task_mem, allowed_mem : int
+        Projected and allowed bytes of a task.
+    scratch_bytes, output_bytes : int
+        Projected sizes on disk, uncompressed, if every voxel were foreground.
+    """
+
+    semantic: Any
+    flow: Any
+    grid: BlockGrid
+    classes: dict[str, tuple[int, ClassConfig]]
+    plans: dict[str, Plan]
+    threshold: float
+    chunks: Triple
+    task_mem: int
+    allowed_mem: int
+    workers: int
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the labels before compression."""
+        return 4 * int(np.prod(self.grid.shape)) * len(self.classes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the intermediates before compression, if every voxel were foreground."""
+        per_voxel = sum(8 if config.group > 1 else 4 for _, config in self.classes.values())
+        return per_voxel * int(np.prod(self.grid.shape))
+
+
+def plan_volume(
+    semantic: Any,
+    flow: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    class_config: Mapping[str, Any] | None = None,
+    resolution_nm: float | None = None,
+    threshold: float = 0.5,
+    flow_error_threshold: float = 0.0,
+    block_shape: Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
+    memory_limit: int | str | None = None,
+) -> RunPlan:
+    """Check a run and work out its blocks, stages and memory, without reading a voxel.
+
+    Parameters and errors are those of `segment_volume`.
+
+    Returns
+    -------
+    plan : RunPlan
+
+    Examples
+    --------
+    >>> import zarr
+    >>> semantic = zarr.create_array({}, shape=(1, 64, 64, 64), chunks=(1, 32, 32, 32), dtype="f4")
+    >>> flow = zarr.create_array({}, shape=(3, 64, 64, 64), chunks=(3, 32, 32, 32), dtype="f4")
+    >>> plan = plan_volume(semantic, flow, class_names=["nuc"], resolution_nm=32, block_shape=(32, 32, 32))
+    >>> plan.grid.numblocks
+    (2, 2, 2)
+    """
+    semantic, flow = open_input(semantic, "semantic"), open_input(flow, "flow")
+    check_prediction(semantic, flow)
+    if isinstance(threshold, bool) or not np.isscalar(threshold) or not np.isfinite(cast(float, threshold)):
+        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
+    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
+    for name in classes:
+        if not _SAFE_NAME.fullmatch(name):
+            raise ValueError(
+                f"class name {name!r} can not name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
+                "blanks, the first a letter or digit"
+            )
+    if not classes:
+        raise ValueError(f"no class to segment: class_config has no entry for any of {class_names!r}")
+    shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
+    margin = triple(DEFAULT_HALO if halo is None else halo, "halo", at_least=0)
+    workers, threads, memory = resources(memory_limit)
+    allowed = allowed_per_task(memory, threads)
+    items = (semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize)
+    footprint = Footprint(shape, margin, *items)
+    if block_shape is None:
+        chunks = _default_chunks(shape, semantic)
+        block = choose_block_shape(footprint, chunks, allowed)
+    else:
+        block = triple(block_shape, "block_shape")
+        chunks = _chunks_within(block)
+    task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
+    return RunPlan(
+        semantic=semantic,
+        flow=flow,
+        grid=BlockGrid(shape, block, margin),
+        classes=classes,
+        plans={name: plan_stages(Recipe.of(config, table=True)) for name, (_, config) in classes.items()},
+        threshold=float(threshold),
+        chunks=chunks,
+        task_mem=task_mem,
+        allowed_mem=allowed,
+        workers=workers,
+    )
+
+
+def _default_chunks(shape: Triple, semantic: Any) -> Triple:
+    # The input's chunks, doubled where they are small, halved where they are large.
+    chunks = []
+    for size, chunk in zip(shape, semantic.chunks[-3:], strict=True):
+        edge = max(1, min(int(chunk), size))
+        while 2 * edge <= min(64, size):
+            edge *= 2
+        chunks.append(min(edge, MAX_CHUNK))
+    return chunks[0], chunks[1], chunks[2]
+
+
+def _chunks_within(block: Triple) -> Triple:
+    # The largest chunks that divide a block: two tasks never write one chunk.
+    z, y, x = (next(b // n for n in range(1, b + 1) if b % n == 0 and b // n <= MAX_CHUNK) for b in block)
+    return z, y, x
+
+
+def segment_volume(
+    semantic: Any,
+    flow: Any,
+    output: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    class_config: Mapping[str, Any] | None = None,
+    resolution_nm: float | None = None,
+    threshold: float = 0.5,
+    flow_error_threshold: float = 0.0,
+    block_shape: Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
+    memory_limit: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Segment a stored prediction into stored labels, out of core.
+
+    It runs on the active `dask.distributed.Client` if there is one, else on Dask's configured scheduler (threads). The
+    labels equal those of the whole volume in memory, bit for bit, whatever the blocks and the halo.
+
+    Parameters
+    ----------
+    semantic : path, URL or zarr.Array, shape (N, D, H, W)
+        Foreground probability of each class; foreground where it is above `threshold`.
+    flow : path, URL or zarr.Array, shape (3N, D, H, W)
+        Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
+    output : path, URL, zarr.Group or zarr.Array
+        Group that gets one int32 array (D, H, W) a class; or, for one class, an int32 array of the right shape.
+    class_names, class_config, resolution_nm, threshold, flow_error_threshold
+        See `run_instance_segmentation`.
+    block_shape : sequence of 3 int, optional
+        Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
+        up to 256 along an axis.
+    halo : int or sequence of 3 int, optional
+        Margin read around a block, 16 by default. A matter of speed only.
+    memory_limit : int or str, optional
+        Bytes a worker process may take, such as ``"4GiB"``. Default: the workers' own limits, else this machine's
+        memory.
+    scratch : path or URL, optional
+        Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
+        It is removed when the run is complete.
+    resume : bool
+        Go on with an interrupted run: what is on record in scratch is not done again.
+    overwrite : bool
+        Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
+    progress : bool
+        Whether to show bars on the terminal.
+
+    Returns
+    -------
+    labels : dict
+        Class name to its zarr.Array of int32: 0 background, 1..n instances. The statistics of each instance are in
+        ``<output>.tables/<class>.csv``, see `instance_table`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When an argument does not fit.
+    MemoryError
+        When a task is projected to take more than is allowed.
+    FileExistsError
+        When there is an output or an unfinished run, and neither `resume` nor `overwrite` says what to do with it.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, zarr
+    >>> folder = tempfile.mkdtemp()
+    >>> semantic = zarr.create_array(f"{folder}/semantic.zarr", data=np.ones((1, 1, 8, 8), np.float32))
+    >>> flow = zarr.create_array(f"{folder}/flow.zarr", data=np.zeros((3, 1, 8, 8), np.float32))
+    >>> config = {"nuc": {"group": 1, "n_steps": 5, "convergence_radius": 3.0, "min_size": 1}}
+    >>> labels = segment_volume(semantic, flow, f"{folder}/labels.zarr", class_names=["nuc"], class_config=config,
+    ...                         block_shape=(1, 4, 4), progress=False)
+    >>> np.unique(labels["nuc"][:])
+    array([1], dtype=int32)
+    """
+    plan = plan_volume(
+        semantic,
+        flow,
+        class_names=class_names,
+        class_config=class_config,
+        resolution_nm=resolution_nm,
+        threshold=threshold,
+        flow_error_threshold=flow_error_threshold,
+        block_shape=block_shape,
+        halo=halo,
+        memory_limit=memory_limit,
+    )
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
+    target = locate_output(output, plan.classes)
+    spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks)
+    store = FileScratch(os.fspath(scratch) if scratch is not None else target.beside(".scratch"))
+    record = _describe(plan, target)
+    goes_on = ledger.admit(store, record, resume=resume, overwrite=overwrite)
+    outputs = {name: open_output(target, name, spec, resume=goes_on, overwrite=overwrite) for name in plan.classes}
+    with ambient() as executor, ProgressBars() if progress else nullcontext() as bars:
+        ledger.begin(store, record)
+        check_reach(store)
+        for name in plan.classes:
+            job = make_job(plan, name, store.within(name), outputs[name])
+            run(job, (*plan.plans[name].stages, plan.plans[name].final), executor, bars)
+            write_table(job, target.beside(".tables"))
+    store.discard_all()
+    return outputs
+
+
+def make_job(plan: RunPlan, name: str, scratch: FileScratch, output: Any) -> Job:
+    """The job of one class of a run."""
+    channel, config = plan.classes[name]
+    channels = slice(3 * channel, 3 * channel + 3)
+    return Job(
+        name=name,
+        grid=plan.grid,
+        config=config,
+        foreground=Foreground(Source(plan.semantic, "semantic", slice(channel, channel + 1)), plan.threshold),
+        flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size),
+        scratch=scratch,
+        output=Output(output),
+    )
+
+
+def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "semantic": ledger.describe_array(plan.semantic),
+        "flow": ledger.describe_array(plan.flow),
+        "output": target.url,
+        "threshold": plan.threshold,
+        "block_shape": list(plan.grid.block_shape),
+        "halo": list(plan.grid.halo),
+        "chunks": list(plan.chunks),
+        "classes": {name: [channel, config.to_dict()] for name, (channel, config) in plan.classes.items()},
+    }

@@ -1,0 +1,45 @@
+"""The table of instances: what the combined sums say about each, without a look at the voxels."""
+
+import csv
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..stores.scratch import find
+from .drop import ALL
+from .job import Job, extents_of
+
+COLUMNS = (
+    "label",
+    "voxels",
+    *(f"bbox_{side}_{axis}" for side in ("start", "stop") for axis in "zyx"),
+    *(f"centroid_{axis}" for axis in "zyx"),
+    "flow_error",
+)
+
+
+def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
+    """Columns of the table of a job that has combined its statistics, one row an instance, in label order."""
+    table = extents_of(job.scratch.get("tabulate", ALL))
+    error = np.full(len(table.counts), np.nan)
+    kept = np.ones(len(table.counts), np.bool_)
+    if (dropped := find(job.scratch, "drop", ALL)) is not None:
+        error, kept = dropped["flow_error"], dropped["lut"] > 0
+    table = table.take(kept)
+    values = [np.arange(1, len(table.counts) + 1), table.counts, *table.lower.T, *table.upper.T]
+    return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))
+
+
+def write_table(job: Job, folder: str) -> None:
+    """Write the table of a job's instances to ``<folder>/<class>.csv``."""
+    import fsspec
+
+    columns = instance_columns(job)
+    if "://" not in folder:
+        os.makedirs(folder, exist_ok=True)
+    with fsspec.open(f"{folder}/{job.name}.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
