@@ -7,7 +7,7 @@ import numpy as np
 
 from . import held, lazy
 from .blocks.geometry import triple
-from .config import ClassConfig, Merge, resolve_classes
+from .config import ClassConfig, Merge, finite_number, resolve_classes
 from .plan import Recipe
 from .stores.volumes import check_array, check_prediction
 
@@ -279,9 +279,7 @@ def split_disconnected(
 def _unite(instances: Array, flow: Array, merge: Merge, threshold: tuple[str, float], options: lazy.Options) -> Array:
     labels = _labels(instances)
     name, value = threshold
-    if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value) or np.isnan(value):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    recipe = Recipe(merge=merge, merge_threshold=float(value))
+    recipe = Recipe(merge=merge, merge_threshold=finite_number(value, name))
     return _run(recipe, options, labels=labels, flow=_flow(flow, labels, "instances"))
 
 
@@ -547,8 +545,7 @@ def run_instance_segmentation(
     semantic = semantic_pred if lazy.is_lazy(semantic_pred) else np.asarray(semantic_pred)
     flow = flow_pred if lazy.is_lazy(flow_pred) else np.asarray(flow_pred)
     check_prediction(semantic, flow)
-    if not np.isfinite(threshold):
-        raise ValueError(f"threshold must be finite, got {threshold!r}")
+    threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -23,7 +23,8 @@ EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
 """Instance classes of the published package, in the order of its channels."""
 
 
-def _number(value: object, name: str) -> float:
+def finite_number(value: object, name: str) -> float:
+    """A finite number; TypeError or ValueError naming the argument and its value if it is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
@@ -87,7 +88,7 @@ class ClassConfig:
         set_(self, "n_steps", _integer(self.n_steps, "n_steps", 0))
         set_(self, "min_size", _integer(self.min_size, "min_size", 0))
         for name in ("step_size", "convergence_radius", "flow_error_threshold", "min_fragment_ratio"):
-            set_(self, name, _number(getattr(self, name), name))
+            set_(self, name, finite_number(getattr(self, name), name))
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -171,7 +172,7 @@ def get_postprocess_config(resolution_nm: float) -> dict[str, dict[str, Any]]:
     >>> get_postprocess_config(16)["ves"]["convergence_radius"]
     1.5
     """
-    resolution = _number(resolution_nm, "resolution_nm")
+    resolution = finite_number(resolution_nm, "resolution_nm")
     if resolution <= 0:
         raise ValueError(f"resolution_nm must be above 0, got {resolution_nm!r}")
     column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - resolution))
@@ -204,10 +205,12 @@ def resolve_classes(
     TypeError, ValueError
         When names, number of channels or parameters do not fit together.
     """
-    names = EVALUATED_INSTANCE_CLASSES if class_names is None else class_names
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):  # type: ignore[attr-defined]
+    given: Any = EVALUATED_INSTANCE_CLASSES if class_names is None else class_names
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
-    names = tuple(names)  # type: ignore[arg-type]
+    names = tuple(given)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
     if len(names) != n_channels:
         raise ValueError(
             f"class_names has {len(names)} names {names!r} but the semantic array has {n_channels} channels"

@@ -64,7 +64,7 @@ def track_held(
     positions = coords.astype(np.float64)
     if len(coords) == 0 or n_steps == 0:
         return coords, positions
-    shape = Box.whole(mask.shape).stop  # type: ignore[arg-type]
+    shape = Box.whole(mask.shape).stop
     held = HeldFlow(flow, step_size)
     steps_left = np.full(len(coords), n_steps, np.int64)
     parts = [slice(i, i + SLAB_VOXELS) for i in range(0, len(coords), SLAB_VOXELS)]

@@ -98,6 +98,7 @@ def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> B
 def spill(carrier: _Opaque, scratch: FileScratch, name: str) -> Any:
     """Write a dask array to scratch unless that is done, and return it as a zarr array."""
     import zarr
+    from zarr.codecs import BloscCodec
 
     path = f"{scratch.url}/inputs/{name}"
     if name in scratch.keys("spilled"):
@@ -105,7 +106,7 @@ def spill(carrier: _Opaque, scratch: FileScratch, name: str) -> Any:
     array = carrier.array
     leading = (min(3, n) for n in array.shape[:-3])
     chunks = (*leading, *(max(1, min(SPILL_CHUNK, n)) for n in array.shape[-3:]))
-    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=1)
+    codec = BloscCodec(cname="lz4", clevel=1)
     target = zarr.create_array(
         path, shape=array.shape, chunks=chunks, dtype=array.dtype.newbyteorder("="), compressors=codec, overwrite=True
     )
@@ -148,19 +149,27 @@ def prepare(job: Job, stages: Sequence[Stage]) -> Job:
     return job
 
 
-def _make_job(
-    grid: BlockGrid, scratch: FileScratch, config: ClassConfig, name: str, channel: int, stored: Mapping[str, Any]
-) -> Job:
+@dataclass(frozen=True)
+class _Spec:
+    # What a job is made of, but for its inputs.
+    grid: BlockGrid
+    scratch: FileScratch
+    config: ClassConfig
+    name: str
+    channel: int = 0
+
+
+def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
     mask, flow, labels, threshold = (stored.get(key) for key in ("mask", "flow", "labels", "threshold"))
-    channels = slice(3 * channel, 3 * channel + 3)
+    channels = slice(3 * spec.channel, 3 * spec.channel + 3)
     return Job(
-        name=name,
-        grid=grid,
-        config=config,
-        foreground=mask if mask is None else Foreground(_channel_of(mask, channel), threshold),
-        flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), config.step_size),
+        name=spec.name,
+        grid=spec.grid,
+        config=spec.config,
+        foreground=mask if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
+        flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), spec.config.step_size),
         labels=None if labels is None else Source(labels, "instances"),
-        scratch=scratch.within(name),
+        scratch=spec.scratch.within(spec.name),
     )
 
 
@@ -169,8 +178,8 @@ def _channel_of(mask: Any, channel: int) -> Source:
     return Source(mask, "sem_mask" if channels is None else "semantic_pred", channels)
 
 
-def _prepared(spec: Sequence[Any], stages: Sequence[Stage], stored: Mapping[str, Any]) -> Job:
-    return prepare(_make_job(*spec, stored), stages)
+def _prepared(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any]) -> Job:
+    return prepare(_make_job(spec, stored), stages)
 
 
 def _block(job: Job, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
@@ -180,12 +189,12 @@ def _block(job: Job, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
     return final_labels(job, block.key, plan.view, plan.drops)
 
 
-def _deferred_labels(spec: Sequence[Any], plan: Plan, stored: Mapping[str, Any]) -> Any:
+def _deferred_labels(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> Any:
     import dask
 
-    key = f"prepare-{spec[3]}-{uuid4().hex}"
+    key = f"prepare-{spec.name}-{uuid4().hex}"
     job = dask.delayed(_prepared, pure=True)(spec, plan.stages, dict(stored), dask_key_name=key)
-    return _over_grid(job, plan, spec[0])
+    return _over_grid(job, plan, spec.grid)
 
 
 def _over_grid(job: Any, plan: Plan, grid: BlockGrid) -> Any:
@@ -220,7 +229,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
     stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow")
-    labels = _deferred_labels((grid, scratch, config, "labels", 0), plan, stored)
+    labels = _deferred_labels(_Spec(grid, scratch, config, "labels"), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
 
 
@@ -237,7 +246,7 @@ def segment_classes_lazily(
     }
     return {
         name: _as_asked(
-            _deferred_labels((grid, scratch, config, name, channel), plan_stages(Recipe.of(config)), stored),
+            _deferred_labels(_Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config)), stored),
             options,
             [semantic, flow],
         )
@@ -253,7 +262,7 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     scratch = _open_scratch(options)
     grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
-    spec = (grid, scratch, config, "positions", 0)
+    spec = _Spec(grid, scratch, config, "positions")
     key = f"prepare-positions-{uuid4().hex}"
     job = dask.delayed(_prepared, pure=True)(spec, (Stage("trace", trace, EVERY),), stored, dask_key_name=key)
     layers = [dask.delayed(layer_of, nout=2)(job, layer) for layer in range(grid.numblocks[0])]
@@ -265,10 +274,10 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     return da.concatenate(coords, allow_unknown_chunksizes=True), da.concatenate(ends, allow_unknown_chunksizes=True)
 
 
-def _settled(spec: Sequence[Any], stages: Sequence[Stage], coords: _Opaque, positions: _Opaque) -> Job:
+def _settled(spec: _Spec, stages: Sequence[Stage], coords: _Opaque, positions: _Opaque) -> Job:
     import dask
 
-    job = _make_job(*spec, {})
+    job = _make_job(spec, {})
     if "rows" not in job.scratch.keys("spilled"):
         pairs = zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True)
         sort = dask.delayed(sort_rows, pure=False)
@@ -294,7 +303,7 @@ def cluster_lazily(
     block = options.block_shape or tuple(max(1, min(n, 128)) for n in shape)
     grid = BlockGrid(shape, triple(block, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")
-    spec = (grid, scratch, config, "labels", 0)
+    spec = _Spec(grid, scratch, config, "labels")
     key = f"prepare-labels-{uuid4().hex}"
     job = dask.delayed(_settled, pure=True)(spec, plan.stages, _Opaque(rows[0]), _Opaque(rows[1]), dask_key_name=key)
     return _over_grid(job, plan, grid)

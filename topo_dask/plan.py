@@ -170,7 +170,7 @@ def plan_stages(recipe: Recipe, start: Start = "flow") -> Plan:
     drops = recipe.flow_error is not None
     if recipe.table or drops:
         stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops)))
-    if drops:
+    if recipe.flow_error is not None:
         stages.append(Stage("errors", partial(errors, view=view), "numbers"))
         stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error)))
     return Plan(tuple(stages), view, drops)

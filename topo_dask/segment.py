@@ -5,13 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, resolve_classes
+from .config import ClassConfig, finite_number, resolve_classes
 from .execute import ambient, check_reach, resources, run
 from .plan import Plan, Recipe, plan_stages
 from .progress import ProgressBars
@@ -107,8 +107,7 @@ def plan_volume(
     """
     semantic, flow = open_input(semantic, "semantic"), open_input(flow, "flow")
     check_prediction(semantic, flow)
-    if isinstance(threshold, bool) or not np.isscalar(threshold) or not np.isfinite(cast(float, threshold)):
-        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
+    threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
     for name in classes:
         if not _SAFE_NAME.fullmatch(name):
@@ -137,7 +136,7 @@ def plan_volume(
         grid=BlockGrid(shape, block, margin),
         classes=classes,
         plans={name: plan_stages(Recipe.of(config, table=True)) for name, (_, config) in classes.items()},
-        threshold=float(threshold),
+        threshold=threshold,
         chunks=chunks,
         task_mem=task_mem,
         allowed_mem=allowed,

@@ -9,11 +9,11 @@
 A task owns the voxels of `write` and reads those of `read`: `write` grown by the halo, clipped to the volume.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Triple: TypeAlias = tuple[int, int, int]
 
@@ -33,11 +33,8 @@ def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
     >>> triple(8, "halo")
     (8, 8, 8)
     """
-    given = [values] * 3 if isinstance(values, int) else values
-    try:
-        found = tuple(given)  # type: ignore[call-overload]
-    except TypeError:
-        found = ()
+    given = (values,) * 3 if isinstance(values, int) else values
+    found: tuple[Any, ...] = tuple(given) if isinstance(given, Iterable) else ()
     if len(found) != 3 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in found):
         raise TypeError(f"{what} must be three integers (z, y, x), got {values!r}")
     z, y, x = (v.__index__() for v in found)
@@ -166,8 +163,7 @@ class BlockGrid:
         if box.size == 0:
             return
         ranges = (
-            range(a // n, (b - 1) // n + 1)
-            for a, b, n in zip(box.start, box.stop, self.block_shape, strict=True)
+            range(a // n, (b - 1) // n + 1) for a, b, n in zip(box.start, box.stop, self.block_shape, strict=True)
         )
         for z, y, x in product(*ranges):
             yield self.block((z, y, x))

@@ -106,5 +106,3 @@ def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, re
 def allowed_per_task(memory_limit: int, threads: int) -> int:
     """Bytes that one of the tasks of a worker process may take."""
     return max(0, memory_limit - PROCESS_BYTES) // max(1, threads)
-
-

@@ -53,9 +53,7 @@ class Extents:
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Extents":
         """The rows chosen."""
-        return Extents(
-            self.counts[rows], self.sums[rows], self.lower[rows], self.upper[rows], self.firsts[rows]
-        )
+        return Extents(self.counts[rows], self.sums[rows], self.lower[rows], self.upper[rows], self.firsts[rows])
 
     def centres(self) -> NDArray[np.float64]:
         """Centre of mass of each piece in voxels, shape (S, 3)."""
@@ -95,9 +93,7 @@ def _measure(numbers, start, volume_shape, counts, sums, lower, upper, firsts): 
                 upper[row, 2] = max(upper[row, 2], last)
 
 
-def measure(
-    numbers: NDArray[np.integer], n_numbers: int, start: Sequence[int], volume_shape: Sequence[int]
-) -> Extents:
+def measure(numbers: NDArray[np.integer], n_numbers: int, start: Sequence[int], volume_shape: Sequence[int]) -> Extents:
     """Extents of the pieces numbered 1..n in one block.
 
     Parameters

@@ -84,9 +84,7 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
 
 
 @njit(nogil=True, fastmath=False)
-def _add_errors(
-    numbers: Ints, flow: Floats, start: Start, centres: Float64s, sums: Int64s
-) -> tuple[int, int, int]:
+def _add_errors(numbers: Ints, flow: Floats, start: Start, centres: Float64s, sums: Int64s) -> tuple[int, int, int]:
     """Add the errors of a block to ``sums``; return the first voxel that can not be added, or -1s."""
     depth, height, width = numbers.shape
     found = np.empty(width, np.int64)
@@ -125,9 +123,7 @@ def _check_block(numbers: Ints, flow: Floats, centres: Float64s, n_numbers: int)
     if numbers.ndim != 3 or flow.shape != (3, *numbers.shape):
         raise ValueError(f"flow: shape {flow.shape}, expected (3, d, h, w) like numbers, {numbers.shape}")
     if centres.shape != (n_numbers + 1, 3):
-        raise ValueError(
-            f"centres: shape {centres.shape}, expected (n_numbers + 1, 3) = {(n_numbers + 1, 3)}"
-        )
+        raise ValueError(f"centres: shape {centres.shape}, expected (n_numbers + 1, 3) = {(n_numbers + 1, 3)}")
     finite = np.isfinite(centres[1:]).all(axis=1)
     if not finite.all():
         number = int(finite.argmin()) + 1

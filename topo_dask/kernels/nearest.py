@@ -77,9 +77,7 @@ def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64
 
 
 @njit(nogil=True, fastmath=False)
-def _read_envelope(
-    line: Int64s, bits: int, first: int, sites: Int64s, begins: Int64s, n: int, out: Int64s
-) -> None:
+def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: Int64s, n: int, out: Int64s) -> None:
     """Write the lower envelope at ``x = first, first + 1, ...`` to ``out``."""
     if n == 0:
         out[:] = NO_SEED
@@ -326,8 +324,6 @@ def box_distance2(
     distance2 = 0
     for a0, a1, b0, b1 in zip(start_a, stop_a, start_b, stop_b, strict=True):
         if a0 >= a1 or b0 >= b1:
-            raise ValueError(
-                f"box from {start_a} to {stop_a} or {start_b} to {stop_b} is empty; expected voxels"
-            )
+            raise ValueError(f"box from {start_a} to {stop_a} or {start_b} to {stop_b} is empty; expected voxels")
         distance2 += max(0, int(b0) - int(a1) + 1, int(a0) - int(b1) + 1) ** 2
     return distance2

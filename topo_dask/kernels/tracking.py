@@ -174,8 +174,8 @@ def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count):  # type: ignor
 @njit(nogil=True, error_model="numpy")
 def _advance(flat, lower, upper, volume_shape, longest, positions, steps_left):  # type: ignore[no-untyped-def]
     size = upper - lower
-    strides = (float(size[1] * size[2]), float(size[2]))
-    strides = (*strides, lower[0] * strides[0] + lower[1] * strides[1] + lower[2])
+    plane, row = float(size[1] * size[2]), float(size[2])
+    strides = (plane, row, lower[0] * plane + lower[1] * row + lower[2])
     last = (volume_shape[0] - 1.0, volume_shape[1] - 1.0, volume_shape[2] - 1.0)
     region = _bounds(lower, upper, volume_shape, 0.0)
     core = _bounds(lower, upper, volume_shape, STRIDE * longest + 1.0)
@@ -220,9 +220,7 @@ def _advance(flat, lower, upper, volume_shape, longest, positions, steps_left): 
     return -1
 
 
-def advance(
-    region: Region, volume_shape: Shape, positions: NDArray[np.float64], steps_left: NDArray[np.int64]
-) -> None:
+def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
     """Move particles, in place, until their steps are used up or they leave the region.
 
     Parameters
@@ -254,9 +252,7 @@ def advance(
     disp, origin, longest = region
     lower = np.array(origin, np.int64)
     upper = lower + disp.shape[:3]
-    bad = _advance(
-        disp.reshape(-1), lower, upper, np.array(volume_shape, np.int64), longest, positions, steps_left
-    )
+    bad = _advance(disp.reshape(-1), lower, upper, np.array(volume_shape, np.int64), longest, positions, steps_left)
     if bad >= 0:
         voxel = tuple(int(v) for v in lower + np.unravel_index(bad, disp.shape[:3]))
         raise ValueError(f"flow is not finite at voxel {voxel} (z, y, x), where a particle reads it")

@@ -1,5 +1,7 @@
 """The global step that turns the pieces numbered in each block into provisional instances."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,10 @@ from .job import Job
 Rows = list[tuple[Block, slice]]
 
 
-def gather_rows(job: Job, kind: str, columns: tuple[str, ...]) -> tuple[Rows, list[NDArray[np.int64]]]:
+def gather_rows(job: Job, kind: str, columns: tuple[str, ...]) -> tuple[Rows, list[NDArray[Any]]]:
     """Columns of the tables of all occupied blocks, one after the other, and each block's rows in them."""
     rows: Rows = []
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in columns]
+    parts: list[list[NDArray[Any]]] = [[] for _ in columns]
     at = 0
     for block in job.occupied():
         bundle = job.scratch.get(kind, block.key)

@@ -72,7 +72,8 @@ def split(job: Job, min_fragment_ratio: float) -> None:
     new[is_root] = divide_instances(ids[is_root], voxels[is_root], first[is_root], min_fragment_ratio)
     new = new[roots]
     file_luts(job, "split", rows, new)
-    blocks = np.repeat([b.block_id for b, _ in rows], [part.stop - part.start for _, part in rows], axis=0)
+    block_ids = np.array([block.block_id for block, _ in rows], np.int64)
+    blocks = np.repeat(block_ids, [part.stop - part.start for _, part in rows], axis=0)
     _file_seeds(job, rows, ids, new, blocks, lower, upper)
 
 

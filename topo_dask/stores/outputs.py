@@ -78,6 +78,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, *, resume: bool, ov
         When an array that was given, or that an earlier run made, does not fit the run.
     """
     import zarr
+    from zarr.codecs import ZstdCodec
 
     if isinstance(target.node, zarr.Array):
         check_output(target.node, spec)
@@ -101,7 +102,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, *, resume: bool, ov
         chunks=spec.chunks,
         dtype=np.int32,
         fill_value=0,
-        compressors=zarr.codecs.ZstdCodec(level=1, checksum=True),
+        compressors=ZstdCodec(level=1, checksum=True),
         attributes={MARK: {"kind": "labels", "class": name}},
         dimension_names=("z", "y", "x"),
     )

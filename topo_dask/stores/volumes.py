@@ -92,7 +92,7 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 
 def flow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Type in which a flow is used: its own for float32 and float64, else float32."""
-    native = np.dtype(dtype).newbyteorder("=")
+    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
     return native if native in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f4")
 
 
@@ -122,7 +122,8 @@ class Source:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the array."""
-        return np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
 
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of a box, with a leading channel axis if there are channels."""
@@ -153,7 +154,7 @@ class Foreground:
             voxel = tuple(int(a + b) for a, b in zip(at, box.start, strict=True))
             raise ValueError(f"{self.source.name} is NaN at voxel {voxel} (z, y, x)")
         if self.threshold is None:
-            return values != 0
+            return values.astype(np.bool_)
         mask: NDArray[np.bool_] = values > self.threshold
         return mask
 
