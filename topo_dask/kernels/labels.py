@@ -67,6 +67,40 @@ def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None
 
 
 @njit(nogil=True)
+def _scatter(mask, values, out):  # type: ignore[no-untyped-def]
+    n = 0
+    for i in range(len(mask)):
+        if mask[i]:
+            out[i] = values[n]
+            n += 1
+        else:
+            out[i] = 0
+
+
+def scatter(mask: NDArray[np.bool_], values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Values of the voxels of a mask, given in raster order, put in their places; 0 elsewhere.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (d, h, w)
+    values : ndarray of uint32, shape (N,)
+        One value for each voxel of the mask.
+
+    Returns
+    -------
+    out : ndarray of uint32, shape (d, h, w)
+
+    Examples
+    --------
+    >>> scatter(np.array([[[False, True, True]]]), np.array([7, 8], np.uint32))
+    array([[[0, 7, 8]]], dtype=uint32)
+    """
+    out = np.empty(mask.shape, np.uint32)
+    _scatter(np.ascontiguousarray(mask).reshape(-1), values, out.reshape(-1))
+    return out
+
+
+@njit(nogil=True)
 def _apply(numbers, lut, out):  # type: ignore[no-untyped-def]
     for i in range(len(numbers)):
         out[i] = lut[numbers[i]]

@@ -91,45 +91,43 @@ def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64
 
 
 @njit(nogil=True)
-def _grow(keys, slots):  # type: ignore[no-untyped-def]
-    slots = np.zeros(2 * len(slots), np.int64)
-    for i in range(len(keys)):
-        slot = _slot(keys, slots, keys[i])
-        slots[slot] = i + 1
-    return slots
-
-
-@njit(nogil=True)
-def _slot(keys, slots, key):  # type: ignore[no-untyped-def]
+def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
     # Multiplicative hashing (Knuth, TAOCP 6.4) with linear probing; a slot holds a number, 0 when free.
-    mask = len(slots) - 1
-    slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+    slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(shift))
     while slots[slot] != 0 and keys[slots[slot] - 1] != key:
-        slot = (slot + 1) & mask
+        slot = (slot + 1) & (len(slots) - 1)
     return slot
 
 
 @njit(nogil=True)
-def _number(values, numbers):  # type: ignore[no-untyped-def]
-    keys = np.empty(64, np.int64)
-    slots = np.zeros(256, np.int64)
-    found = 0
-    previous, number = np.int64(-1), np.int64(0)
-    for i in range(len(values)):
-        if i == 0 or values[i] != previous:
-            previous = values[i]
-            slot = _slot(keys, slots, previous)
+def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ignore[no-untyped-def]
+    # Goes on until the table is half full. Returns how far it came and how many keys there are.
+    number = np.uint32(0)
+    for i in range(begin, len(values)):
+        if i == begin or values[i] != values[i - 1]:
+            slot = _slot(keys, slots, shift, values[i])
             if slots[slot] == 0:
                 if found == len(keys):
-                    keys = np.concatenate((keys, np.empty(found, np.int64)))
-                keys[found] = previous
+                    return i, found
+                keys[found] = values[i]
                 found += 1
                 slots[slot] = found
-                if 2 * found > len(slots):
-                    slots = _grow(keys[:found], slots)
-                    slot = _slot(keys, slots, previous)
-            number = slots[slot]
+            number = np.uint32(slots[slot])
         numbers[i] = number
+    return len(values), found
+
+
+@njit(nogil=True)
+def _number(values, numbers):  # type: ignore[no-untyped-def]
+    bits = 9
+    keys, slots = np.empty(1 << (bits - 1), np.int64), np.zeros(1 << bits, np.int64)
+    at, found = _number_some(values, numbers, 0, keys, slots, 64 - bits, 0)
+    while at < len(values):
+        bits += 1
+        keys, slots = np.concatenate((keys, keys)), np.zeros(1 << bits, np.int64)
+        for i in range(found):
+            slots[_slot(keys, slots, 64 - bits, keys[i])] = i + 1
+        at, found = _number_some(values, numbers, at, keys, slots, 64 - bits, found)
     return keys[:found].copy()
 
 

@@ -83,6 +83,41 @@ def displacements(
     return out, float(_interleave(np.ascontiguousarray(flow), flow.dtype.type(step_size), begin, end, out))
 
 
+@njit(nogil=True)
+def _start(mask, origin, out):  # type: ignore[no-untyped-def]
+    n = 0
+    depth, height, width = mask.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                if mask[z, y, x]:
+                    out[n, 0], out[n, 1], out[n, 2] = z + origin[0], y + origin[1], x + origin[2]
+                    n += 1
+
+
+def start_positions(mask: NDArray[np.bool_], origin: Shape) -> NDArray[np.float64]:
+    """Where the particles of a block start: its foreground voxels in raster order, in volume coordinates.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (d, h, w)
+    origin : sequence of 3 int
+        The block's first voxel in the volume.
+
+    Returns
+    -------
+    positions : ndarray of float64, shape (N, 3)
+
+    Examples
+    --------
+    >>> start_positions(np.array([[[False, True]]]), (5, 0, 2))
+    array([[5., 0., 3.]])
+    """
+    out = np.empty((int(np.count_nonzero(mask)), 3))
+    _start(mask, (int(origin[0]), int(origin[1]), int(origin[2])), out)
+    return out
+
+
 @njit(nogil=True, error_model="numpy")
 def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
     # One loop for the voxel under every particle, then one an axis: the form that becomes SIMD gathers.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, Box
 from ..kernels.extents import measure
-from ..kernels.labels import apply_lut
+from ..kernels.labels import apply_lut, scatter
 from ..kernels.nearest import box_distance2, nearest_of
 from ..kernels.sinks import number_values
 from .job import Job, View, extent_columns
@@ -17,6 +18,9 @@ from .split import seed_rows
 
 CELL = 32
 """Edge of the cells by which voxels are searched together."""
+
+RECENT = 4
+"""Blocks whose voxels a task keeps at hand while it searches."""
 
 RADII = (4, 16, 64)
 """Search radii tried in turn before the whole volume."""
@@ -99,14 +103,12 @@ def _search(
 def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]) -> None:
     """File new labels of some voxels of a block, with the extents of what each label gains."""
     ids, voxel_numbers = number_values(labels.astype(np.int64))
-    numbers = np.zeros(where.shape, np.uint32)
-    numbers[where] = voxel_numbers
-    extents = measure(numbers, len(ids), block.write.start, job.grid.shape)
+    extents = measure(scatter(where, voxel_numbers), len(ids), block.write.start, job.grid.shape)
     job.scratch.put(
         kind,
         block.key,
-        voxels=np.flatnonzero(where).astype(np.uint32),
-        labels=labels,
+        voxels=np.flatnonzero(where),
+        numbers=voxel_numbers,
         ids=ids.astype(np.int32),
         **extent_columns(extents),
     )
@@ -124,14 +126,22 @@ def absorb(job: Job, key: str) -> None:
     of_voxel = instances[where]
     points = np.argwhere(where) + np.array(block.write.start)
     labels = np.zeros(len(points), np.int32)
+    numbers_of = lru_cache(RECENT)(lambda other: job.scratch.get("fragments", other.key)["numbers"])
     for instance, begin, end in zip(small["ids"], small["begins"], small["ends"], strict=True):
         rows = np.flatnonzero(of_voxel == instance)
-        candidates = _seeds_of(job, int(instance), int(begin), int(end))
+        candidates = _seeds_of(job, numbers_of, int(instance), int(begin), int(end))
         labels[rows] = nearest_labels(points[rows], candidates)
     file_patch(job, "absorb", block, where, labels)
 
 
-def _seeds_of(job: Job, instance: int, begin: int, end: int) -> list[Candidate]:
+def _seeds_of(
+    job: Job, numbers_of: Callable[[Block], NDArray[np.uint32]], instance: int, begin: int, end: int
+) -> list[Candidate]:
+    def pieces(block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+        ids = job.scratch.get("fragments.ids", block.key)["ids"]
+        lut = job.scratch.get("split", block.key)["lut"]
+        return numbers_of(block), np.where(ids == instance, lut, 0)
+
     _, blocks, lower, upper = seed_rows(job.scratch, begin, end)
     distinct, which = np.unique(blocks, axis=0, return_inverse=True)
     candidates = []
@@ -139,7 +149,7 @@ def _seeds_of(job: Job, instance: int, begin: int, end: int) -> list[Candidate]:
         mine = which.reshape(-1) == i
         block = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
         start, stop = lower[mine].min(axis=0), upper[mine].max(axis=0)
-        candidates.append(Candidate(_box(start, stop), _InstanceReader(job, block, instance)))
+        candidates.append(Candidate(_box(start, stop), _reader(pieces, block)))
     return candidates
 
 
@@ -147,29 +157,15 @@ def _box(start: NDArray[np.int64], stop: NDArray[np.int64]) -> Box:
     return Box((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
 
 
-@dataclass(frozen=True)
-class _InstanceReader:
-    # Labels of the large fragments of one instance.
-    job: Job
-    block: Block
-    instance: int
-
-    def __call__(self, window: Box) -> NDArray[np.int32]:
-        scratch, key = self.job.scratch, self.block.key
-        ids = scratch.get("fragments.ids", key)["ids"]
-        lut = scratch.get("split", key)["lut"]
-        numbers = scratch.get("fragments", key)["numbers"][window.within(self.block.write)]
-        return apply_lut(np.ascontiguousarray(numbers), np.where(ids == self.instance, lut, 0))
+Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
 
 
-@dataclass(frozen=True)
-class _ViewReader:
-    job: Job
-    block: Block
-    view: View
+def _reader(pieces: Pieces, block: Block) -> Callable[[Box], NDArray[np.int32]]:
+    def read(window: Box) -> NDArray[np.int32]:
+        numbers, labels = pieces(block)
+        return apply_lut(np.ascontiguousarray(numbers[window.within(block.write)]), labels)
 
-    def __call__(self, window: Box) -> NDArray[np.int32]:
-        return self.view.read(self.job, self.block)[window.within(self.block.write)]
+    return read
 
 
 def survey(job: Job) -> None:
@@ -197,9 +193,13 @@ def orphans(job: Job, key: str, view: View) -> None:
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
     points = np.argwhere(where) + np.array(block.write.start)
     seeds = job.scratch.get("survey", "all")
+    if len(points) == 0:
+        job.scratch.put("orphans", key)
+        return
+    pieces = lru_cache(RECENT)(lambda other: view.pieces(job, other))
     candidates = []
     for block_id, start, stop in zip(seeds["blocks"], seeds["lower"], seeds["upper"], strict=True):
         other = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
-        candidates.append(Candidate(_box(start, stop), _ViewReader(job, other, view)))
+        candidates.append(Candidate(_box(start, stop), _reader(pieces, other)))
     labels = nearest_labels(points, candidates)
     file_patch(job, "orphans", block, where, labels)

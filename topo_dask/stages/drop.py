@@ -5,8 +5,7 @@ import numpy as np
 from ..kernels.extents import Extents
 from ..kernels.fixed_point import SCALE, check_exact
 from ..kernels.flow_error import flow_errors
-from ..kernels.labels import number_kept
-from ..kernels.sinks import number_values
+from ..kernels.labels import apply_lut, number_kept
 from .job import Job, View, concatenate_extents, extent_columns, extents_of
 from .link import gather_rows
 
@@ -20,7 +19,7 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
     """
     labels, extents = [np.empty(0, np.int32)], [Extents.empty(0)]
     for block in job.occupied():
-        ids, pieces = view.pieces(job, block)
+        ids, pieces = view.extents(job, block)
         labels.append(ids[ids > 0])
         extents.append(pieces.take(ids > 0))
     ids = np.concatenate(labels)
@@ -29,7 +28,7 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
     if centres:
         found = table.centres()
         for block in job.occupied():
-            mine = np.unique(view.pieces(job, block)[0])
+            mine = np.unique(view.extents(job, block)[0])
             mine = mine[mine > 0]
             job.scratch.put("centres", block.key, ids=mine, centres=found[mine - 1])
     job.scratch.put("tabulate", ALL, **extent_columns(table))
@@ -38,17 +37,15 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
 def errors(job: Job, key: str, view: View) -> None:
     """File the sums of squared differences between the flow of a block and the unit vectors to the centres."""
     block = job.grid.named(key)
-    labels = view.read(job, block)
-    where = labels > 0
-    found, voxel_numbers = number_values(labels[where].astype(np.int64))
-    numbers = np.zeros(labels.shape, np.uint32)
-    numbers[where] = voxel_numbers
+    numbers, labels = view.pieces(job, block)
     known = job.scratch.get("centres", key)
-    centres = np.zeros((len(found) + 1, 3))
-    centres[1:] = known["centres"][np.searchsorted(known["ids"], found)]
+    ids = known["ids"]
+    # Instances of the block numbered from 1; 0 sorts before every id, so that it stays 0.
+    lut = np.searchsorted(np.concatenate(([0], ids)), labels).astype(np.int32)
+    centres = np.concatenate((np.zeros((1, 3)), known["centres"]))
     flow = job.need_flow().read(block.write)
-    sums = flow_errors(numbers, flow, block.write.start, centres, len(found))
-    job.scratch.put("errors", key, ids=found, sums=sums[1:])
+    sums = flow_errors(apply_lut(numbers, lut), flow, block.write.start, centres, len(ids))
+    job.scratch.put("errors", key, ids=ids, sums=sums[1:])
 
 
 def drop(job: Job, threshold: float) -> None:
@@ -63,6 +60,5 @@ def drop(job: Job, threshold: float) -> None:
     lut = number_kept(flow_error <= threshold)
     for block, part in rows:
         ids = columns[0][part]
-        order = np.argsort(ids)
-        job.scratch.put("drop.luts", block.key, ids=ids[order], lut=lut[ids[order] - 1])
+        job.scratch.put("drop.luts", block.key, ids=ids, lut=lut[ids - 1])
     job.scratch.put("drop", ALL, lut=lut, flow_error=flow_error)

@@ -79,26 +79,33 @@ class View:
     lut: str
     patches: tuple[str, ...] = ()
 
-    def read(self, job: Job, block: Block) -> NDArray[np.int32]:
-        """Labels of a block's own voxels."""
+    def pieces(self, job: Job, block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+        """Piece of each of a block's own voxels, from 1, and the label of each piece, 0 for one that has none."""
         numbers = job.scratch.get(self.numbers, block.key)["numbers"]
-        labels = apply_lut(numbers, job.scratch.get(self.lut, block.key)["lut"])
-        for kind in self.patches:
-            patch = find(job.scratch, kind, block.key)
-            if patch is not None:
-                labels.reshape(-1)[patch["voxels"]] = patch["labels"]
-        return labels
+        labels = [job.scratch.get(self.lut, block.key)["lut"]]
+        for patch in self._patches(job, block):
+            if len(labels) == 1:
+                numbers = numbers.copy()
+            numbers.reshape(-1)[patch["voxels"]] = patch["numbers"] + np.uint32(sum(map(len, labels)))
+            labels.append(patch["ids"])
+        return numbers, np.concatenate(labels)
 
-    def pieces(self, job: Job, block: Block) -> tuple[NDArray[np.int32], Extents]:
-        """Labels and extents of a block's pieces, those of the patches included; 0 for pieces that are none."""
+    def extents(self, job: Job, block: Block) -> tuple[NDArray[np.int32], Extents]:
+        """Label and extents of each piece of a block."""
         labels = [job.scratch.get(self.lut, block.key)["lut"]]
         extents = [extents_of(job.scratch.get(f"{self.numbers}.extents", block.key))]
-        for kind in self.patches:
-            patch = find(job.scratch, kind, block.key)
-            if patch is not None:
-                labels.append(patch["ids"])
-                extents.append(extents_of(patch))
+        for patch in self._patches(job, block):
+            labels.append(patch["ids"])
+            extents.append(extents_of(patch))
         return np.concatenate(labels), concatenate_extents(extents)
+
+    def read(self, job: Job, block: Block) -> NDArray[np.int32]:
+        """Labels of a block's own voxels."""
+        return apply_lut(*self.pieces(job, block))
+
+    def _patches(self, job: Job, block: Block) -> list[Arrays]:
+        found = (find(job.scratch, kind, block.key) for kind in self.patches)
+        return [patch for patch in found if patch]
 
 
 def extents_of(bundle: Arrays) -> Extents:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..kernels.labels import scatter
 from ..kernels.sinks import number_values
 from .job import Job
 from .track import file_numbers
@@ -26,7 +27,5 @@ def localise(job: Job, key: str) -> None:
         raise ValueError(f"{job.labels.name} must not be negative, got {labels.min()} in block {key}")
     # uint64 goes through int64 and back: numbering asks only whether two labels are the same.
     ids, voxel_numbers = number_values(labels[mask].astype(np.uint64).view(np.int64))
-    numbers = np.zeros(labels.shape, np.uint32)
-    numbers[mask] = voxel_numbers
-    file_numbers(job, block, numbers, len(ids))
+    file_numbers(job, block, scatter(mask, voxel_numbers), len(ids))
     job.scratch.put("localise", key, ids=ids.view(np.uint64))

@@ -3,19 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.labels import apply_lut
 from .job import Job, View
 
 
 def final_labels(job: Job, key: str, view: View, drops: bool) -> NDArray[np.int32]:
     """Labels of a block as they stand after all stages; `drops` says whether instances were dropped at the end."""
-    block = job.grid.named(key)
-    labels = view.read(job, block)
+    numbers, labels = view.pieces(job, job.grid.named(key))
     if drops:
         kept = job.scratch.get("drop.luts", key)
         table = np.concatenate((np.zeros(1, np.int32), kept["lut"]))
         # 0 sorts before every id, so that it meets the 0 in front of the table.
         labels = table[np.searchsorted(np.concatenate(([0], kept["ids"])), labels)]
-    return labels
+    return apply_lut(numbers, labels)
 
 
 def relabel(job: Job, key: str, view: View, drops: bool) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.tracking import start_positions
 from ..stores.scratch import find
 from .job import Job
 from .track import end_points
@@ -14,10 +15,10 @@ def trace(job: Job, key: str) -> None:
     assert job.foreground is not None
     mask = job.foreground.read(block.write)
     if mask.any():
-        parts = list(end_points(job, block, mask))
-        starts = np.concatenate([starts for starts, _ in parts])
-        voxels = np.ravel_multi_index(tuple(starts.T), job.grid.shape)
-        job.scratch.put("ends", key, voxels=voxels, positions=np.concatenate([ends for _, ends in parts]))
+        voxels = start_positions(mask, block.write.start).astype(np.int64)
+        positions = np.concatenate(list(end_points(job, block, mask)))
+        flat = np.ravel_multi_index(tuple(voxels.T), job.grid.shape)
+        job.scratch.put("ends", key, voxels=flat, positions=positions)
     job.scratch.put("trace", key)
 
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid
 from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
+from ..kernels.labels import scatter
 from ..kernels.sinks import CellGrid, cells_of, number_values, sum_ends
-from ..kernels.tracking import advance
+from ..kernels.tracking import advance, start_positions
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
 
@@ -30,27 +31,24 @@ def track(job: Job, key: str) -> None:
         job.scratch.put("track", key)
         return
     table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
-    for _, ends in end_points(job, block, mask):
+    for ends in end_points(job, block, mask):
         table.add(ends)
     file_sinks(job, block, mask, table)
 
 
-def end_points(
-    job: Job, block: Block, mask: NDArray[np.bool_]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Foreground voxels of a block in raster order and where they end, some at a time."""
+def end_points(job: Job, block: Block, mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    """Where the foreground voxels of a block end, in raster order, some planes at a time."""
     flow, n_steps = job.need_flow(), job.config.n_steps
     region = flow.region(block.read) if n_steps else None
-    voxels = np.flatnonzero(mask)
-    for at in range(0, len(voxels), PARTICLES):
-        starts = np.stack(np.unravel_index(voxels[at : at + PARTICLES], mask.shape), axis=-1)
-        starts += np.array(block.write.start)
-        positions = starts.astype(np.float64)
-        if region is not None:
+    thick = max(1, PARTICLES // (mask.shape[1] * mask.shape[2]))
+    z, y, x = block.write.start
+    for at in range(0, len(mask), thick):
+        positions = start_positions(mask[at : at + thick], (z + at, y, x))
+        if region is not None and len(positions):
             steps_left = np.full(len(positions), n_steps, np.int64)
             advance(region, job.grid.shape, positions, steps_left)
             follow_leavers(flow, job.grid, positions, steps_left)
-        yield starts, positions
+        yield positions
 
 
 def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
@@ -108,8 +106,7 @@ class SinkTable:
 def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], table: SinkTable) -> None:
     """File the sinks of a block, given those of its foreground voxels in raster order."""
     voxel_numbers, columns = table.combine()
-    numbers = np.zeros(mask.shape, np.uint32)
-    numbers[mask] = voxel_numbers
+    numbers = scatter(mask, voxel_numbers)
     file_numbers(job, block, numbers, len(columns["ids"]))
     job.scratch.put("track", block.key, **columns)
 

@@ -1,0 +1,145 @@
+"""Pyramid: which axes are halved from level to level, and how the labels of a level follow from the finer one."""
+
+from typing import TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Factors: TypeAlias = tuple[int, int, int]
+
+
+def pyramid_factors(
+    shape: tuple[int, int, int],
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    levels: int | None = None,
+    longest: int = 128,
+) -> list[Factors]:
+    """Downsampling factors from each level of a pyramid to the next.
+
+    An axis is halved unless its voxels are already at least twice as long as the shortest ones, or it is one voxel
+    long (such an axis is not counted among the shortest either).
+
+    Parameters
+    ----------
+    shape : tuple of 3 int
+        Voxels of the finest level along z, y, x.
+    voxel_size : tuple of 3 float
+        Edges of a voxel of the finest level, in any unit.
+    levels : int, optional
+        Number of levels, the finest included; fewer when nothing is left to halve. Default: until no axis of the
+        coarsest level is longer than `longest`.
+    longest : int
+        Voxels along the longest axis of the coarsest level; 1 or more.
+
+    Returns
+    -------
+    factors : list of tuple of 3 int
+        One entry for each level but the finest, each factor 1 or 2. A level has ``ceil(size / factor)`` voxels.
+
+    Raises
+    ------
+    ValueError
+        When `levels` or `longest` is below 1.
+
+    Examples
+    --------
+    >>> pyramid_factors((100, 400, 400), (16.0, 4.0, 4.0))
+    [(1, 2, 2), (1, 2, 2)]
+    >>> pyramid_factors((4, 4, 1), levels=9)
+    [(2, 2, 1), (2, 2, 1)]
+    """
+    for name, value in (("levels", levels), ("longest", longest)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    sizes, edges = list(shape), list(voxel_size)
+    found: list[Factors] = []
+    while max(sizes) > (longest if levels is None else 1) and (levels is None or len(found) + 1 < levels):
+        shortest = min(edge for edge, size in zip(edges, sizes, strict=True) if size > 1)
+        z, y, x = (2 if size > 1 and edge < 2 * shortest else 1 for edge, size in zip(edges, sizes, strict=True))
+        found.append((z, y, x))
+        sizes = [-(-size // factor) for size, factor in zip(sizes, (z, y, x), strict=True)]
+        edges = [edge * factor for edge, factor in zip(edges, (z, y, x), strict=True)]
+    return found
+
+
+@njit(nogil=True)
+def _mode(values, n):  # type: ignore[no-untyped-def]
+    # Sorts the first n values, then takes the longest run; 0 gives way to another value of the same count.
+    for i in range(1, n):
+        value = values[i]
+        j = i
+        while j > 0 and values[j - 1] > value:
+            values[j] = values[j - 1]
+            j -= 1
+        values[j] = value
+    best, most, start = values[0], 0, 0
+    for i in range(1, n + 1):
+        if i == n or values[i] != values[start]:
+            if i - start > most or (i - start == most and best == 0):
+                best, most = values[start], i - start
+            start = i
+    return best
+
+
+@njit(nogil=True)
+def _downsample(labels, fz, fy, fx, values, out):  # type: ignore[no-untyped-def]
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                cell = labels[z * fz : (z + 1) * fz, y * fy : (y + 1) * fy, x * fx : (x + 1) * fx]
+                n = 0
+                uniform = True
+                for k in range(cell.shape[0]):
+                    for j in range(cell.shape[1]):
+                        for i in range(cell.shape[2]):
+                            values[n] = cell[k, j, i]
+                            uniform = uniform and values[n] == values[0]
+                            n += 1
+                # most cells are uniform: there is nothing to sort
+                out[z, y, x] = values[0] if uniform else _mode(values, n)
+
+
+def downsample_labels(labels: NDArray[np.integer], factors: Factors) -> NDArray[np.integer]:
+    """Most frequent label of every cell of ``factors`` voxels.
+
+    The background counts like a label, but gives way to a label of the same count; among labels of the same count the
+    lowest wins. Every value of the result is a value of its cell. Cells at the upper border are cut off there, and the
+    voxels that are left decide. Cells start at voxel 0: blocks whose start is a multiple of the factors give the same
+    as the whole volume.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (d, h, w)
+        Labels, 0 for background.
+    factors : tuple of 3 int
+        Voxels of a cell along z, y, x, each 1 or more.
+
+    Returns
+    -------
+    coarse : ndarray of the same type, shape (ceil(d / fz), ceil(h / fy), ceil(w / fx))
+
+    Raises
+    ------
+    TypeError
+        When `labels` does not hold integers.
+    ValueError
+        When `labels` does not have three axes, or a factor is below 1.
+
+    Examples
+    --------
+    >>> downsample_labels(np.array([[[0, 7, 9, 7, 0, 0, 5]]], np.int32), (1, 1, 2))
+    array([[[7, 7, 0, 5]]], dtype=int32)
+    """
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must hold integers, got dtype {labels.dtype}")
+    if labels.ndim != 3:
+        raise ValueError(f"labels must have 3 axes (z, y, x), got shape {labels.shape}")
+    if len(factors) != 3 or min(factors) < 1:
+        raise ValueError(f"factors must be three integers of at least 1, got {factors!r}")
+    fz, fy, fx = (min(factor, max(size, 1)) for factor, size in zip(factors, labels.shape, strict=True))
+    native = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("="))
+    shape = tuple(-(-size // factor) for size, factor in zip(labels.shape, (fz, fy, fx), strict=True))
+    out = np.empty(shape, native.dtype)
+    _downsample(native, fz, fy, fx, np.empty(fz * fy * fx, native.dtype), out)
+    return out
