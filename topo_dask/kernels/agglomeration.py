@@ -23,11 +23,11 @@ left, then the next group does.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from topo_dask.kernels.fixed_point import EXACT, SCALE, check_exact
+from .compiled import kernel
+from .fixed_point import EXACT, SCALE, check_exact
 
 Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """`pairs` [C, 2], `sums` [C] and `faces` [C] of a contact table."""
@@ -319,7 +319,7 @@ def _make_graph(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArra
     return graph
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _first_bad_row(pairs: NDArray[np.int64], n_nodes: int) -> int:
     last_low, last_high = -1, -1
     for row in range(len(pairs)):
@@ -331,7 +331,7 @@ def _first_bad_row(pairs: NDArray[np.int64], n_nodes: int) -> int:
     return -1
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _fill_graph(graph: _Graph, pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64]) -> None:
     for edge in range(len(pairs)):
         a, b = pairs[edge, 0], pairs[edge, 1]
@@ -347,13 +347,13 @@ def _fill_graph(graph: _Graph, pairs: NDArray[np.int64], sums: NDArray[np.int64]
         graph.slots[_locate(graph, tag, a, b)] = tag << 32 | edge
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _score(graph: _Graph, edge: int) -> float:
     record = graph.edges[edge]
     return np.float64(record.total) * _UNIT / np.float64(record.faces)
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _tag(a: int, b: int) -> int:
     """Hash of an unordered pair, 31 bits (two multiply-and-shift rounds)."""
     mixed = np.uint64(min(a, b)) << np.uint64(32) | np.uint64(max(a, b))
@@ -362,7 +362,7 @@ def _tag(a: int, b: int) -> int:
     return int(np.int64(mixed >> np.uint64(33)))
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _locate(graph: _Graph, tag: int, a: int, b: int) -> int:
     """Position of the slot of the pair (a, b), or of the free slot where it belongs."""
     mask = len(graph.slots) - 1
@@ -378,7 +378,7 @@ def _locate(graph: _Graph, tag: int, a: int, b: int) -> int:
         position = (position + 1) & mask
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _drop_slot(graph: _Graph, tag: int, edge: int) -> None:
     """Free the slot of an edge and move later ones up, so that no search meets a gap."""
     mask = len(graph.slots) - 1
@@ -397,7 +397,7 @@ def _drop_slot(graph: _Graph, tag: int, edge: int) -> None:
     graph.slots[gap] = -1
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _find(parent: NDArray[np.int32], node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
@@ -405,7 +405,7 @@ def _find(parent: NDArray[np.int32], node: int) -> int:
     return node
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _resolve(graph: _Graph) -> NDArray[np.int64]:
     roots = np.empty(len(graph.parent), np.int64)
     for node in range(len(roots)):
@@ -413,7 +413,7 @@ def _resolve(graph: _Graph) -> NDArray[np.int64]:
     return roots
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _unite(graph: _Graph, a: int, b: int) -> bool:
     """Unite two roots; the shorter list of contacts moves. False when a sum or a face count passes 2**53."""
     if graph.length[a] > graph.length[b]:
@@ -437,7 +437,7 @@ def _unite(graph: _Graph, a: int, b: int) -> bool:
     return exact
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _attach(graph: _Graph, half: int, root: int, other: int) -> bool:
     """Make a moved half-edge a contact of (root, other), or add it to the one there. False as in `_unite`."""
     edge = half >> 1
@@ -463,7 +463,7 @@ def _attach(graph: _Graph, half: int, root: int, other: int) -> bool:
     return bool(-_EXACT <= record.total <= _EXACT and record.faces <= _EXACT)
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: float, item: int) -> None:
     """Add an item to a binary heap of `size` entries, the highest key on top."""
     child = size
@@ -473,7 +473,7 @@ def _push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: f
     keys[child], items[child] = key, item
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
     """Remove and return the top item of a binary heap of `size` entries."""
     top = int(items[0])
@@ -491,7 +491,7 @@ def _pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
     return top
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _enqueue(graph: _Graph, queue: _Queue, edge: int, threshold: float) -> None:
     score = _score(graph, edge)
     graph.edges[edge].bound = score
@@ -500,7 +500,7 @@ def _enqueue(graph: _Graph, queue: _Queue, edge: int, threshold: float) -> None:
         queue.state[1] += 1
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _take(graph: _Graph, queue: _Queue, threshold: float, least: float) -> int:
     """Remove and return an edge of the highest score, -1 when that is below `least` or none is left.
 
@@ -528,7 +528,7 @@ def _take(graph: _Graph, queue: _Queue, threshold: float, least: float) -> int:
             _enqueue(graph, queue, edge, threshold)
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _run(graph: _Graph, queue: _Queue, left: NDArray[np.bool_], threshold: float) -> bool:
     """Unite plateau by plateau, from the highest score down. False as in `_unite`.
 
@@ -561,7 +561,7 @@ def _run(graph: _Graph, queue: _Queue, left: NDArray[np.bool_], threshold: float
     return exact
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _settle(graph: _Graph, tied: NDArray[np.int32], score: float, left: NDArray[np.bool_]) -> bool:
     """Settle all plateaus of one score: `tied` holds every edge that scores it."""
     ids = np.empty(2 * len(tied), np.int32)
@@ -582,7 +582,7 @@ def _settle(graph: _Graph, tied: NDArray[np.int32], score: float, left: NDArray[
     return exact
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _leave_plateaus(
     graph: _Graph, ids: NDArray[np.int32], neighbours: NDArray[np.int32], left: NDArray[np.bool_]
 ) -> None:
@@ -602,7 +602,7 @@ def _leave_plateaus(
             place += 1
 
 
-@numba.njit(nogil=True, fastmath=False)
+@kernel
 def _grow(
     graph: _Graph,
     group: int,

@@ -7,11 +7,11 @@ the table of the volume. Scores are fixed point: no table depends on the order o
 from typing import NoReturn
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from topo_dask.kernels.fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
-from topo_dask.kernels.linking import connected
+from .compiled import kernel
+from .fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
+from .linking import connected
 
 MODES = ("adjacent", "agglomerate")
 """The dot product of the flow on both sides; the same plus the flow into the face from both sides."""
@@ -31,7 +31,7 @@ Floats = NDArray[np.floating]
 Start = tuple[int, int, int]
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
     """Return the slot of a pair, or the free one where it belongs (open addressing, linear probing)."""
     mixed = np.uint64(low) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(high) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -46,7 +46,7 @@ def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
     return slot
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _double(rows: Int64s, n: int) -> tuple[Int64s, Int64s]:
     """Return the first ``n`` rows in a table of twice the room, and its slots, half full or less."""
     grown = np.empty((2 * rows.shape[0], 4), np.int64)
@@ -57,7 +57,7 @@ def _double(rows: Int64s, n: int) -> tuple[Int64s, Int64s]:
     return grown, slots
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int:
     """Write ``3 * x + axis`` of every face between two numbers whose lower voxel is in row (z, y)."""
     row = numbers[z, y]
@@ -81,7 +81,7 @@ def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int
     return n
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _score(flow: Floats, z: int, y: int, x: int, axis: int, facing: bool) -> float:
     """Score the face between voxel (z, y, x) and the next one along an axis, in float64."""
     z1, y1, x1 = z + (axis == 0), y + (axis == 1), x + (axis == 2)
@@ -96,7 +96,7 @@ def _score(flow: Floats, z: int, y: int, x: int, axis: int, facing: bool) -> flo
     return dot + (fy - gy) if axis == 1 else dot + (fx - gx)
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _add_faces(
     numbers: Ints,
     flow: Floats,
@@ -135,7 +135,7 @@ def _add_faces(
     return n, -1
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _tabulate(numbers: Ints, flow: Floats, core: Start, facing: bool) -> tuple[Int64s, tuple[int, int, int]]:
     """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or -1s."""
     rows = np.empty((FIRST_ROWS, 4), np.int64)

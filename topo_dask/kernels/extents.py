@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import kernel
 
 FAR = np.iinfo(np.int64).max
 
@@ -61,7 +62,7 @@ class Extents:
         return centres
 
 
-@njit(nogil=True)
+@kernel
 def _measure(numbers, start, volume_shape, counts, sums, lower, upper, firsts):  # type: ignore[no-untyped-def]
     depth, height, width = numbers.shape
     for z in range(depth):

@@ -7,11 +7,11 @@ three times the voxel count, is the mean that remove_bad_flow_masks compares wit
 from typing import NoReturn
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from topo_dask.kernels.contacts import readable_flow
-from topo_dask.kernels.fixed_point import EXACT, FRACTION_BITS, SCALE
+from .compiled import kernel
+from .contacts import readable_flow
+from .fixed_point import EXACT, FRACTION_BITS, SCALE
 
 SHORTEST = 1e-8
 """Least length, in voxels, that a vector to a centre is divided by."""
@@ -23,7 +23,7 @@ Float64s = NDArray[np.float64]
 Start = tuple[int, int, int]
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _gather_row(
     row: Ints,
     flow: Floats,
@@ -55,7 +55,7 @@ def _gather_row(
     return n
 
 
-@njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
     """Write the squared errors of the first ``n`` columns in units of 2**-24: a plain loop, hence SIMD."""
     dz, dy, dx = vectors[0], vectors[1], vectors[2]
@@ -67,7 +67,7 @@ def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
         units[i] = np.rint(((ez * ez + ey * ey) + ex * ex) * SCALE)
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) -> int:
     """Add the errors of the ``n`` voxels found to ``sums``; return x where that leaves the range, or -1.
 
@@ -83,7 +83,7 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
     return -1
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _add_errors(numbers: Ints, flow: Floats, start: Start, centres: Float64s, sums: Int64s) -> tuple[int, int, int]:
     """Add the errors of a block to ``sums``; return the first voxel that can not be added, or -1s."""
     depth, height, width = numbers.shape

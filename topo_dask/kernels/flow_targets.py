@@ -6,10 +6,10 @@ harm.
 
 import math
 
-import numba
 import numpy as np
 
-from topo_dask.kernels.contingency import find_row, make_room, new_slots
+from .compiled import kernel
+from .contingency import find_row, make_room, new_slots
 
 ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
 """Columns of the rows `object_rows` returns; column 1 is the unused half of the hash key."""
@@ -17,7 +17,7 @@ ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
 _RESCALE_EVERY = 32  # a value shrinks at most sixfold a step unless it vanishes: 2**-83 in 32 steps
 
 
-@numba.njit(nogil=True)
+@kernel
 def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
     length = stop - start
     if row[2] == 0:
@@ -32,7 +32,7 @@ def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
     row[8], row[11] = min(row[8], start), max(row[11], stop - 1)
 
 
-@numba.njit(nogil=True)
+@kernel
 def _run_end(line: np.ndarray, start: int) -> int:
     stop = start + 1
     while stop < line.size and line[stop] == line[start]:
@@ -40,7 +40,7 @@ def _run_end(line: np.ndarray, start: int) -> int:
     return stop
 
 
-@numba.njit(nogil=True)
+@kernel
 def object_rows(labels: np.ndarray) -> np.ndarray:
     """Add up every object of a block in one pass.
 
@@ -74,7 +74,7 @@ def object_rows(labels: np.ndarray) -> np.ndarray:
     return rows[:used].copy()
 
 
-@numba.njit(nogil=True)
+@kernel
 def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray) -> None:
     """Write the unit vectors from every voxel of a block to its object's centre.
 
@@ -113,7 +113,7 @@ def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centre
                 start = stop
 
 
-@numba.njit(nogil=True)
+@kernel
 def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """List the voxels of all objects, object by object, in one pass.
 
@@ -153,7 +153,7 @@ def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tupl
     return voxels, ranks
 
 
-@numba.njit(nogil=True)
+@kernel
 def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     """Return the ranks of the six face neighbours of an object's voxels.
 
@@ -190,7 +190,7 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray) -
     return out
 
 
-@numba.njit(nogil=True)
+@kernel
 def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
     # u + (sum - 6 u) / 6 is sum / 6: the voxel's own value cancels.
     for i in range(neighbours.shape[0]):
@@ -200,7 +200,7 @@ def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
             out[i, d] = (total + (field[xl, d] + field[xu, d])) * (1.0 / 6.0)
 
 
-@numba.njit(nogil=True)
+@kernel
 def _rescale(field: np.ndarray) -> None:
     # The fields decay geometrically. A power of two common to all three keeps the direction, bit for bit.
     peak = 0.0
@@ -211,7 +211,7 @@ def _rescale(field: np.ndarray) -> None:
         field *= math.ldexp(1.0, -math.frexp(peak)[1])
 
 
-@numba.njit(nogil=True)
+@kernel
 def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
     """Diffuse the three coordinate fields of an object; outside it they are held at 0.
 
@@ -238,7 +238,7 @@ def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray
     return field
 
 
-@numba.njit(nogil=True)
+@kernel
 def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray, out: np.ndarray) -> None:
     """Write d u_z / dz, d u_y / dy, d u_x / dx by central differences, scaled to unit length.
 
@@ -265,7 +265,7 @@ def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray
             out[2, voxels[i]] = x / length
 
 
-@numba.njit(nogil=True)
+@kernel
 def diffusion_object(
     labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, low: np.ndarray, steps: int, out: np.ndarray
 ) -> None:

@@ -1,8 +1,9 @@
 """Numbering: from groups of provisional ids to labels 1..n, and through look-up tables back to voxels."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import kernel
 
 MAX_LABEL = np.iinfo(np.int32).max
 
@@ -66,7 +67,7 @@ def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None
     return lut
 
 
-@njit(nogil=True)
+@kernel
 def _scatter(mask, values, out):  # type: ignore[no-untyped-def]
     n = 0
     for i in range(len(mask)):
@@ -100,7 +101,7 @@ def scatter(mask: NDArray[np.bool_], values: NDArray[np.uint32]) -> NDArray[np.u
     return out
 
 
-@njit(nogil=True)
+@kernel
 def _apply(numbers, lut, out):  # type: ignore[no-untyped-def]
     for i in range(len(numbers)):
         out[i] = lut[numbers[i]]

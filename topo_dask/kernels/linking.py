@@ -5,11 +5,12 @@ member, whatever the order of the unions.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import kernel
 
-@njit(nogil=True)
+
+@kernel
 def find_root(parents, i):  # type: ignore[no-untyped-def]
     """Root of `i`, halving the path on the way."""
     while parents[i] != i:
@@ -18,7 +19,7 @@ def find_root(parents, i):  # type: ignore[no-untyped-def]
     return i
 
 
-@njit(nogil=True)
+@kernel
 def unite(parents, i, j):  # type: ignore[no-untyped-def]
     """Unite the sets of `i` and `j` under the lower root."""
     a, b = find_root(parents, i), find_root(parents, j)
@@ -28,14 +29,14 @@ def unite(parents, i, j):  # type: ignore[no-untyped-def]
         parents[a] = b
 
 
-@njit(nogil=True)
+@kernel
 def flatten_roots(parents):  # type: ignore[no-untyped-def]
     """Point every member straight at its root, in place."""
     for i in range(len(parents)):
         parents[i] = parents[parents[i]]
 
 
-@njit(nogil=True)
+@kernel
 def _connect(first, second, parents):  # type: ignore[no-untyped-def]
     for i in range(len(first)):
         unite(parents, first[i], second[i])
@@ -67,7 +68,7 @@ def connected(pairs: NDArray[np.int64], n_nodes: int) -> NDArray[np.int64]:
     return parents
 
 
-@njit(nogil=True)
+@kernel
 def _link(keys, order, centres, row_offsets, radius, parents):  # type: ignore[no-untyped-def]
     # Sinks come sorted by the number of their hash cell. A row of three neighbour cells is one run of that order, and
     # its begin only ever moves forward while the cell at hand does: a pointer a row finds all neighbours.

@@ -7,8 +7,9 @@ these, the lowest label: a lower envelope of the parabolas decides ties by itsel
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import kernel
 
 KEY_LIMIT = 1 << 62
 """Bound of a key; the sums and differences formed on the way then fit int64."""
@@ -24,7 +25,7 @@ Int64s = NDArray[np.int64]
 Box = tuple[int, int, int]
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _changing_labels(seeds: Ints, out: Int64s) -> int:
     """Count the labels in raster order, without immediate repeats, and write those `out` has room for."""
     n = 0
@@ -42,7 +43,7 @@ def _changing_labels(seeds: Ints, out: Int64s) -> int:
     return n
 
 
-@njit(nogil=True, fastmath=False, error_model="numpy")
+@kernel
 def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64s, begins: Int64s) -> int:
     """Find the parabolas that are lowest somewhere in ``first <= x < stop``; x counts from the line's start.
 
@@ -76,7 +77,7 @@ def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64
     return n
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: Int64s, n: int, out: Int64s) -> None:
     """Write the lower envelope at ``x = first, first + 1, ...`` to ``out``."""
     if n == 0:
@@ -91,7 +92,7 @@ def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: I
             out[x - first] = key + ((x - site) * (x - site) << bits)
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _sweep_rows(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
     """Transform ``keys`` [rows, n] along the last axis into ``out`` [rows, m].
 
@@ -104,7 +105,7 @@ def _sweep_rows(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
         _read_envelope(keys[row], bits, first, sites, begins, n, out[row])
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _sweep_seeds(seeds: Ints, labels: Int64s, bits: int, first: int, out: Int64s) -> None:
     """Transform the rows of ``seeds`` [a, b, c] into ``out`` [a * b, m]; a seed's key is its label's rank."""
     a, b, c = seeds.shape
@@ -124,7 +125,7 @@ def _sweep_seeds(seeds: Ints, labels: Int64s, bits: int, first: int, out: Int64s
         _sweep_rows(keys, bits, first, out[row : row + 1])
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _sweep_columns(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
     """Transform ``keys`` [outer, n, inner] along the middle axis into ``out`` [outer, m, inner]."""
     outer, n, inner = keys.shape
@@ -145,7 +146,7 @@ def _sweep_columns(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
                     target[i] = swept[i, x]
 
 
-@njit(nogil=True, fastmath=False)
+@kernel
 def _split_keys(keys: Int64s, bits: int, labels: Int64s, label_out: Int64s) -> None:
     """Turn every key into its squared distance, in place, and write the label of its rank."""
     mask = (np.int64(1) << bits) - 1

@@ -1,10 +1,11 @@
 """Solid shapes painted into a label volume, each within its own bounding box."""
 
-import numba
 import numpy as np
 
+from .compiled import kernel
 
-@numba.njit(nogil=True)
+
+@kernel
 def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
     # First and last-plus-one voxel per axis that the ellipsoid can touch, cut at the volume.
     reach = np.empty((3, 2), np.int64)
@@ -14,7 +15,7 @@ def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndar
     return reach
 
 
-@numba.njit(nogil=True)
+@kernel
 def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> bool:
     """Whether all voxels of an ellipsoid are 0 or already `label`.
 
@@ -39,7 +40,7 @@ def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray,
     return True
 
 
-@numba.njit(nogil=True)
+@kernel
 def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> None:
     """Set the voxels of an ellipsoid to `label`, in place; parameters as for `ellipsoid_is_free`."""
     reach = _reach(labels, centre, radii)
@@ -52,7 +53,7 @@ def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, l
                     labels[z, y, x] = label
 
 
-@numba.njit(nogil=True)
+@kernel
 def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
     """Return how many points of a path come before its first ball that meets an object.
 
@@ -70,7 +71,7 @@ def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
     return int(path.shape[0])
 
 
-@numba.njit(nogil=True)
+@kernel
 def paint_path(labels: np.ndarray, path: np.ndarray, radius: float, label: int) -> None:
     """Set the voxels within `radius` of a path's points to `label`, in place (see `free_length`)."""
     radii = np.full(3, radius)

@@ -3,8 +3,9 @@
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import kernel
 
 Factors: TypeAlias = tuple[int, int, int]
 
@@ -40,7 +41,7 @@ def pyramid_factors(
     Raises
     ------
     ValueError
-        When `levels` or `longest` is below 1.
+        When `levels` or `longest` is below 1, or a voxel has an edge that is no length.
 
     Examples
     --------
@@ -49,6 +50,8 @@ def pyramid_factors(
     >>> pyramid_factors((4, 4, 1), levels=9)
     [(2, 2, 1), (2, 2, 1)]
     """
+    if not all(1e-100 < edge < 1e100 for edge in voxel_size):  # the loop below would not end
+        raise ValueError(f"voxel_size must be above 1e-100 and below 1e100 along every axis, got {voxel_size}")
     for name, value in (("levels", levels), ("longest", longest)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -63,7 +66,7 @@ def pyramid_factors(
     return found
 
 
-@njit(nogil=True)
+@kernel
 def _mode(values, n):  # type: ignore[no-untyped-def]
     # Sorts the first n values, then takes the longest run; 0 gives way to another value of the same count.
     for i in range(1, n):
@@ -82,7 +85,7 @@ def _mode(values, n):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(nogil=True)
+@kernel
 def _downsample(labels, fz, fy, fx, values, out):  # type: ignore[no-untyped-def]
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):

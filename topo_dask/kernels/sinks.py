@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import kernel
 from .fixed_point import SCALE, check_exact
 
 
@@ -47,7 +47,7 @@ class CellGrid:
         return origins
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _cells(positions, edge, shape, out):  # type: ignore[no-untyped-def]
     for i in range(len(positions)):
         number = 0
@@ -90,7 +90,7 @@ def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64
     return out
 
 
-@njit(nogil=True)
+@kernel
 def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
     # Multiplicative hashing (Knuth, TAOCP 6.4) with linear probing; a slot holds a number, 0 when free.
     slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(shift))
@@ -99,7 +99,7 @@ def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
     return slot
 
 
-@njit(nogil=True)
+@kernel
 def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ignore[no-untyped-def]
     # Goes on until the table is half full. Returns how far it came and how many keys there are.
     number = np.uint32(0)
@@ -117,7 +117,7 @@ def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ig
     return len(values), found
 
 
-@njit(nogil=True)
+@kernel
 def _number(values, numbers):  # type: ignore[no-untyped-def]
     bits = 9
     keys, slots = np.empty(1 << (bits - 1), np.int64), np.zeros(1 << bits, np.int64)
@@ -154,7 +154,7 @@ def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     return _number(values, numbers), numbers
 
 
-@njit(nogil=True)
+@kernel
 def _sum_ends(positions, numbers, origins, scale, counts, sums):  # type: ignore[no-untyped-def]
     for i in range(len(positions)):
         row = np.int64(numbers[i]) - 1

@@ -10,9 +10,9 @@ stand still (their next position equals their position) will do so for ever and 
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import kernel
 from .simd import gather, load, store
 
 BATCH = 128
@@ -26,7 +26,7 @@ Region = tuple[NDArray[np.floating], tuple[int, int, int], float]
 """Displacements [d, h, w, 3], the region's first voxel, and the longest displacement along an axis."""
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _interleave(flow, step, begin, end, out):  # type: ignore[no-untyped-def]
     longest = step * 0.0
     bad = 0
@@ -83,7 +83,7 @@ def displacements(
     return out, float(_interleave(np.ascontiguousarray(flow), flow.dtype.type(step_size), begin, end, out))
 
 
-@njit(nogil=True)
+@kernel
 def _start(mask, origin, out):  # type: ignore[no-untyped-def]
     n = 0
     depth, height, width = mask.shape
@@ -118,7 +118,7 @@ def start_positions(mask: NDArray[np.bool_], origin: Shape) -> NDArray[np.float6
     return out
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
     # One loop for the voxel under every particle, then one an axis: the form that becomes SIMD gathers.
     stride_z, stride_y, base = strides
@@ -141,7 +141,7 @@ def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-d
         store(x, i, last_x if v > last_x else v)
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _outside(z, y, x, i, bounds):  # type: ignore[no-untyped-def]
     # True for NaN as well.
     return not (
@@ -154,7 +154,7 @@ def _outside(z, y, x, i, bounds):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
     found = 0
     for i in range(count):
@@ -162,7 +162,7 @@ def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
     return found != 0
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _bounds(lower, upper, volume_shape, shrink):  # type: ignore[no-untyped-def]
     # A face of the region on the volume's border holds nobody back: positions are clipped there anyway.
     low = np.where(lower == 0, -np.inf, lower + shrink)
@@ -170,7 +170,7 @@ def _bounds(lower, upper, volume_shape, shrink):  # type: ignore[no-untyped-def]
     return (low[0], high[0], low[1], high[1], low[2], high[2])
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type: ignore[no-untyped-def]
     # Writes back the particles marked in `gone` and closes the gaps. Returns the number that stay.
     keep = 0
@@ -186,7 +186,7 @@ def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type
     return keep
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _first_nan(z, y, x, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         if np.isnan(z[i]) or np.isnan(y[i]) or np.isnan(x[i]):
@@ -194,7 +194,7 @@ def _first_nan(z, y, x, count):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count):  # type: ignore[no-untyped-def]
     found = False
     for i in range(count):
@@ -206,7 +206,7 @@ def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count):  # type: ignor
     return found
 
 
-@njit(nogil=True, error_model="numpy")
+@kernel
 def _advance(flat, lower, upper, volume_shape, longest, positions, steps_left):  # type: ignore[no-untyped-def]
     size = upper - lower
     plane, row = float(size[1] * size[2]), float(size[2])

@@ -482,6 +482,11 @@ def create_label_pyramid(
     ValueError, TypeError
         When an argument can not be used, or the container has the zarr format of another version.
 
+    Notes
+    -----
+    TensorStore, and zarrs before mid-2026, refuse arrays of version 0.4 for the checksum: format 2 of zarr never
+    specified it for zstd. Version 0.5 has no such limit.
+
     Examples
     --------
     >>> import zarr
