@@ -28,7 +28,7 @@ class Errors(click.Group):
             if ctx.params.get("verbose"):
                 raise
             notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
-            click.echo(f"Error: {error}{notes}", err=True)
+            click.echo(" ".join(f"Error: {error}{notes}".split()), err=True)
             bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, MemoryError))
             ctx.exit(2 if bad_input and not notes else 1)
 
@@ -137,7 +137,8 @@ def _parameters(values: dict[str, Any]) -> dict[str, Any]:
 
         if not classes:
             raise click.UsageError("parameters given as options need --class to say what they are for")
-        base = config or get_postprocess_config(values["resolution_nm"] or 8)
+        resolution = values["resolution_nm"]
+        base = config or get_postprocess_config(8 if resolution is None else resolution)
         config = {name: {**base.get(name, {}), **flags} for name in classes}
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
@@ -150,6 +151,10 @@ def _scheduler(address: str | None) -> Iterator[None]:
         with dask.config.set(scheduler=address) if address else nullcontext():
             yield
         return
+    if address != "cluster" and "://" not in str(address):
+        raise click.UsageError(
+            f"--scheduler must be 'threads', 'processes', 'synchronous', 'cluster' or an address, got {address!r}"
+        )
     from distributed import Client
 
     with Client(**({} if address == "cluster" else {"address": address})):

@@ -126,15 +126,26 @@ def on_cluster(client: Any) -> Executor:
     return execute
 
 
+def _bytes(memory_limit: object) -> int:
+    from dask.utils import parse_bytes
+
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, (int, str)):
+        raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
+    try:
+        given = int(parse_bytes(memory_limit or "0"))
+    except ValueError:
+        raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
+    if given <= 0:
+        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    return given
+
+
 def resources(memory_limit: int | str | None) -> tuple[int, int, int]:
     """Workers, threads of each, and bytes that each worker process may take, where this code runs."""
     import dask
     import psutil
-    from dask.utils import parse_bytes
 
-    given = None if memory_limit is None else int(parse_bytes(memory_limit))
-    if given is not None and given <= 0:
-        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    given = None if memory_limit is None else _bytes(memory_limit)
     client = active_client()
     if client is None:
         get = dask.base.get_scheduler() or dask.threaded.get
@@ -159,6 +170,16 @@ def active_client() -> Any:
         return get_client()
     except ValueError:
         return None
+
+
+def shares_memory() -> bool:
+    """Whether tasks run in this process."""
+    import dask
+
+    client = active_client()
+    if client is None:
+        return parent_process() is not None or dask.base.get_scheduler() is not dask.multiprocessing.get
+    return all(str(worker).startswith("inproc://") for worker in client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _probe(scratch: FileScratch, token: str) -> bool:

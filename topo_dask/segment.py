@@ -12,13 +12,13 @@ import numpy as np
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, finite_number, resolve_classes
-from .execute import ambient, check_reach, resources, run
+from .execute import ambient, check_reach, resources, run, shares_memory
 from .plan import Plan, Recipe, plan_stages
 from .progress import ProgressBars
 from .stages.job import Job
 from .stages.table import write_table
 from .stores import ledger
-from .stores.outputs import OutputSpec, Target, locate_output, open_output
+from .stores.outputs import OutputSpec, Target, absolute, check_outputs, holds, locate_output, open_output
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Output, Source, StoredFlow, check_prediction, flow_dtype, open_input
 from .version import __version__
@@ -29,7 +29,7 @@ DEFAULT_HALO = 16
 MAX_CHUNK = 128
 """Edge of an output chunk, at most, where the caller leaves it to us."""
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}")
+_SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def plan_volume(
         block = choose_block_shape(footprint, chunks, allowed)
     else:
         block = triple(block_shape, "block_shape")
-        chunks = _chunks_within(block)
+        chunks = _chunks_within(block, shape)
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
     return RunPlan(
         semantic=semantic,
@@ -155,9 +155,15 @@ def _default_chunks(shape: Triple, semantic: Any) -> Triple:
     return chunks[0], chunks[1], chunks[2]
 
 
-def _chunks_within(block: Triple) -> Triple:
-    # The largest chunks that divide a block: two tasks never write one chunk.
-    z, y, x = (next(b // n for n in range(1, b + 1) if b % n == 0 and b // n <= MAX_CHUNK) for b in block)
+def _chunks_within(block: Triple, shape: Triple) -> Triple:
+    # Chunks that divide a block, so that two tasks never write one: a divisor of fair size, else the block itself.
+    # Where one block covers the axis, anything goes.
+    def edge(b: int, size: int) -> int:
+        if b >= size or b <= MAX_CHUNK:
+            return max(1, min(b, size, MAX_CHUNK))
+        return next((c for c in range(MAX_CHUNK, MAX_CHUNK // 4, -1) if b % c == 0), b)
+
+    z, y, x = (edge(b, size) for b, size in zip(block, shape, strict=True))
     return z, y, x
 
 
@@ -191,7 +197,7 @@ def segment_volume(
     flow : path, URL or zarr.Array, shape (3N, D, H, W)
         Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
     output : path, URL, zarr.Group or zarr.Array
-        Group that gets one int32 array (D, H, W) a class; or, for one class, an int32 array of the right shape.
+        Group that gets one int32 array (D, H, W) a class; or, for one class, an empty int32 array of the right shape.
     class_names, class_config, resolution_nm, threshold, flow_error_threshold
         See `run_instance_segmentation`.
     block_shape : sequence of 3 int, optional
@@ -204,7 +210,7 @@ def segment_volume(
         memory.
     scratch : path or URL, optional
         Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
-        It is removed when the run is complete.
+        They are removed when the run is complete.
     resume : bool
         Go on with an interrupted run: what is on record in scratch is not done again.
     overwrite : bool
@@ -216,7 +222,7 @@ def segment_volume(
     -------
     labels : dict
         Class name to its zarr.Array of int32: 0 background, 1..n instances. The statistics of each instance are in
-        ``<output>.tables/<class>.csv``, see `instance_table`.
+        ``<output>.tables/<class>.csv``, where the output is at a path or URL.
 
     Raises
     ------
@@ -226,6 +232,8 @@ def segment_volume(
         When a task is projected to take more than is allowed.
     FileExistsError
         When there is an output or an unfinished run, and neither `resume` nor `overwrite` says what to do with it.
+    PermissionError
+        When the group or array given as output is open for reading only.
 
     Examples
     --------
@@ -254,20 +262,39 @@ def segment_volume(
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     target = locate_output(output, plan.classes)
+    store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
+    _check_places(target, store)
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks)
-    store = FileScratch(os.fspath(scratch) if scratch is not None else target.beside(".scratch"))
     record = _describe(plan, target)
-    goes_on = ledger.admit(store, record, resume=resume, overwrite=overwrite)
-    outputs = {name: open_output(target, name, spec, resume=goes_on, overwrite=overwrite) for name in plan.classes}
+    earlier = ledger.admit(store, record, resume=resume, overwrite=overwrite)
+    goes_on = earlier is not None
+    check_outputs(target, plan.classes, spec, earlier, resume=goes_on, overwrite=overwrite)
     with ambient() as executor, ProgressBars() if progress else nullcontext() as bars:
-        ledger.begin(store, record)
         check_reach(store)
+        run_name = earlier or ledger.begin(store, record)
+        outputs = {}
         for name in plan.classes:
-            job = make_job(plan, name, store.within(name), outputs[name])
+            if goes_on and not holds(target, name):
+                ledger.compartment(store, name).discard(plan.plans[name].final.name)  # those labels are gone
+            outputs[name] = open_output(target, name, spec, run_name, resume=goes_on)
+        for name in plan.classes:
+            job = make_job(plan, name, ledger.compartment(store, name), outputs[name])
             run(job, (*plan.plans[name].stages, plan.plans[name].final), executor, bars)
-            write_table(job, target.beside(".tables"))
-    store.discard_all()
+            if target.url is not None:
+                write_table(job, target.beside(".tables"))
+    ledger.clear(store)
     return outputs
+
+
+def _check_places(target: Target, scratch: FileScratch) -> None:
+    # Scratch is removed in the end, and tasks of other processes do not see the memory of this one.
+    if target.is_in_memory and not shares_memory():
+        raise ValueError("output is in the memory of this process but tasks run in others: give a path or URL")
+    if target.url is None:
+        return
+    paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (target.url, scratch.url)]
+    if paths[0].startswith(paths[1]) or paths[1].startswith(paths[0]):
+        raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
 
 
 def make_job(plan: RunPlan, name: str, scratch: FileScratch, output: Any) -> Job:

@@ -6,12 +6,13 @@ Which blocks are done is recorded by the bundles of each stage (see `scratch`); 
 import hashlib
 import json
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from .scratch import FileScratch, find
 
-KIND, KEY = "run", "manifest"
+RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
 
 def describe_array(array: Any) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} then, {new!r} now"]
 
 
-def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Whether an interrupted run is there to go on with; refuse what does not fit.
+def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwrite: bool) -> str | None:
+    """Name of an interrupted run to go on with, or None to begin; refuse what does not fit. Nothing is written.
 
     Raises
     ------
@@ -43,27 +44,47 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     ValueError
         When `resume` is set and the run there is another one; the message says what differs.
     """
-    bundle = find(scratch, KIND, KEY)
-    if bundle is None:
-        if not scratch.is_empty():
-            raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
-        return False
-    old = json.loads(bytes(bundle["record"]).decode())
-    differences = _differences(old, json.loads(json.dumps(record)))
-    if overwrite:
-        scratch.discard_all()
-        return False
+    bundle, void = find(scratch, RUN, MANIFEST), find(scratch, VOID, VOID)
+    if bundle is None and void is None and not scratch.is_empty():
+        raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
+    if bundle is None or void is not None or overwrite:
+        return None
     if not resume:
         raise FileExistsError(
             f"scratch {scratch.url} holds an unfinished run: pass resume=True to go on with it, or overwrite=True to "
             "begin again"
         )
+    old = json.loads(bytes(bundle["record"]).decode())
+    name: str = old.pop("run")
+    differences = _differences(old, json.loads(json.dumps(record)))
     if differences:
         raise ValueError(f"the run in {scratch.url} can not be resumed, it is another one: {'; '.join(differences)}")
-    return True
+    return name
 
 
-def begin(scratch: FileScratch, record: dict[str, Any]) -> None:
-    """File the record of a run."""
-    text = json.dumps(record, sort_keys=True).encode()
-    scratch.put(KIND, KEY, record=np.frombuffer(text, np.uint8))
+def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
+    """Clear scratch, file the record of a new run there, and return the run's name."""
+    clear(scratch)
+    name = uuid4().hex
+    text = json.dumps({**record, "run": name}, sort_keys=True).encode()
+    scratch.put(RUN, MANIFEST, record=np.frombuffer(text, np.uint8))
+    return name
+
+
+def compartment(scratch: FileScratch, name: str) -> FileScratch:
+    """Where the bundles of one class go."""
+    return scratch.within(CLASSES).within(name)
+
+
+def clear(scratch: FileScratch) -> None:
+    """Remove what runs have filed, and nothing else; the place too if nothing is left in it.
+
+    The run is declared void first: one whose bundles are half removed must never be resumed.
+    """
+    if scratch.is_empty():
+        return
+    scratch.put(VOID, VOID)
+    for kind in (CLASSES, RUN, VOID):
+        scratch.discard(kind)
+    if scratch.is_empty():
+        scratch.discard_all()

@@ -1,4 +1,4 @@
-"""Outputs: created exclusively, recognised as ours, never mixed up with what somebody else wrote."""
+"""Outputs: looked at before anything is written, created exclusively, never mixed up with what somebody else wrote."""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import numpy as np
 from ..blocks.geometry import Triple
 
 MARK = "topo_dask"
-"""Attribute that says that an array was written by this package."""
+"""Attribute that says that an array was written by this package, and by which run."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Target:
     Parameters
     ----------
     url : str, optional
-        Path or URL of the group; None for an array or group that is not on a file system.
+        Absolute path or URL of the group; None for an array or group that is not on a file system.
     node : zarr.Group or zarr.Array, optional
         Group or array that was given in place of a path.
     """
@@ -42,6 +42,20 @@ class Target:
         if self.url is None:
             raise ValueError("an output that is not at a path or URL needs scratch=<path that all workers can reach>")
         return self.url.rstrip("/") + suffix
+
+    @property
+    def is_array(self) -> bool:
+        """Whether an array was given."""
+        import zarr
+
+        return isinstance(self.node, zarr.Array)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the labels go to the memory of this process."""
+        from zarr.storage import MemoryStore
+
+        return self.node is not None and isinstance(self.node.store, MemoryStore)
 
 
 def locate_output(output: Any, class_names: Iterable[str]) -> Target:
@@ -57,71 +71,137 @@ def locate_output(output: Any, class_names: Iterable[str]) -> Target:
     import zarr
 
     if isinstance(output, (str, os.PathLike)):
-        return Target(os.fspath(output))
+        return Target(absolute(os.fspath(output)))
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
     if isinstance(output, zarr.Array) and len(list(class_names)) != 1:
         raise ValueError(f"output is one array but there are several classes: {sorted(class_names)}; give a group")
     root = getattr(output.store, "root", None)
     path = output.path
-    return Target(None if root is None else os.path.join(str(root), path) if path else str(root), output)
+    return Target(None if root is None else absolute(os.path.join(str(root), path)), output)
 
 
-def open_output(target: Target, name: str, spec: OutputSpec, *, resume: bool, overwrite: bool) -> Any:
-    """Create the array of one class, or open it to go on.
+def absolute(url: str) -> str:
+    """The same place for every process, whatever its working directory."""
+    return url if "://" in url else os.path.abspath(url)
+
+
+def check_outputs(
+    target: Target, names: Iterable[str], spec: OutputSpec, run: str | None, *, resume: bool, overwrite: bool
+) -> None:
+    """Refuse an output that can not take the labels; nothing is written.
+
+    Parameters
+    ----------
+    target : Target
+        Where the labels go.
+    names : iterable of str
+        Classes.
+    spec : OutputSpec
+        What each array must fit.
+    run : str, optional
+        Name of the run that goes on, if `resume`.
+    resume, overwrite : bool
+        What may be done with arrays that are there.
 
     Raises
     ------
     FileExistsError
         When something is there that `resume` or `overwrite` does not allow to be used.
+    PermissionError
+        When the group or the array given can only be read.
     ValueError
         When an array that was given, or that an earlier run made, does not fit the run.
     """
+    if target.node is not None and target.node.read_only:
+        raise PermissionError("output is open for reading only: open it with mode='r+'")
+    if target.is_array:
+        check_output(target.node, spec)
+        if not (resume or overwrite) and target.node.nchunks_initialized:
+            raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
+        return
+    group = _existing_group(target)
+    for name in names:
+        if group is not None and name in group:
+            _check_old(group[name], f"output {name!r} in {target.url or group.store}", spec, run, resume, overwrite)
+
+
+def _check_old(old: Any, what: str, spec: OutputSpec, run: str | None, resume: bool, overwrite: bool) -> None:
+    import zarr
+
+    if not isinstance(old, zarr.Array) or MARK not in old.attrs:
+        raise FileExistsError(f"{what} exists and was not written by topo_dask: choose another")
+    if overwrite:
+        return
+    if not resume:
+        raise FileExistsError(f"{what} exists: pass overwrite=True to replace it")
+    mark = old.attrs[MARK]
+    if not isinstance(mark, dict) or mark.get("run") != run:
+        raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
+    check_output(old, spec)
+
+
+def _existing_group(target: Target) -> Any:
+    # The group that is there, or None where there is nothing.
+    import zarr
+
+    if target.node is not None:
+        return target.node
+    assert target.url is not None
+    local = "://" not in target.url
+    if local and not os.path.lexists(target.url):
+        return None
+    if local and not os.path.isdir(target.url):
+        raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
+    try:
+        return zarr.open_group(target.url, mode="r")
+    except FileNotFoundError:
+        if local and os.listdir(target.url):
+            raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"output {target.url} can not be opened as a zarr group: {error}") from error
+
+
+def holds(target: Target, name: str) -> bool:
+    """Whether the group of the output has an array of this name; never so for an array that was given."""
+    group = None if target.is_array else _existing_group(target)
+    return group is not None and name in group
+
+
+def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume: bool) -> Any:
+    """Create the array of one class, or open it to go on; `check_outputs` has been called."""
+    import numcodecs
     import zarr
     from zarr.codecs import ZstdCodec
 
-    if isinstance(target.node, zarr.Array):
-        check_output(target.node, spec)
+    if target.is_array:
+        if not resume:
+            _clear(target.node, spec)
         return target.node
-    group = _open_group(target)
+    group = target.node if target.node is not None else zarr.open_group(target.url, mode="a")
     if name in group:
-        old = group[name]
-        if not isinstance(old, zarr.Array) or MARK not in old.attrs:
-            raise FileExistsError(
-                f"output {name!r} in {target.url} exists and was not written by topo_dask: choose another"
-            )
         if resume:
-            check_output(old, spec)
-            return old
-        if not overwrite:
-            raise FileExistsError(f"output {name!r} in {target.url} exists: pass overwrite=True to replace it")
+            return group[name]
         del group[name]
+    is_v3 = group.metadata.zarr_format == 3
     return group.create_array(
         name,
         shape=spec.shape,
         chunks=spec.chunks,
         dtype=np.int32,
         fill_value=0,
-        compressors=ZstdCodec(level=1, checksum=True),
-        attributes={MARK: {"kind": "labels", "class": name}},
-        dimension_names=("z", "y", "x"),
+        compressors=(ZstdCodec if is_v3 else numcodecs.Zstd)(level=1, checksum=True),
+        attributes={MARK: {"kind": "labels", "class": name, "run": run}},
+        dimension_names=("z", "y", "x") if is_v3 else None,
     )
 
 
-def _open_group(target: Target) -> Any:
-    import zarr
-
-    if target.node is not None:
-        return target.node
-    assert target.url is not None
-    if "://" not in target.url and os.path.exists(target.url):
-        folder = os.listdir(target.url) if os.path.isdir(target.url) else ["?"]
-        if folder and not {"zarr.json", ".zgroup"} & set(folder):
-            raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
-    try:
-        return zarr.open_group(target.url, mode="a")
-    except (OSError, ValueError) as error:
-        raise type(error)(f"output {target.url} can not be opened as a zarr group: {error}") from error
+def _clear(array: Any, spec: OutputSpec) -> None:
+    # Blocks without foreground are not written: what an earlier run left there would stay.
+    if array.nchunks_initialized:
+        for at in range(0, spec.shape[0], spec.block_shape[0]):
+            array[at : at + spec.block_shape[0]] = 0
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
