@@ -1,0 +1,529 @@
+"""Checked reads: right or refused, whatever happened to the stored chunks."""
+
+import json
+import pickle
+from itertools import product
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.storage import MemoryStore, WrapperStore
+
+from topo_dask.stores import checked
+from topo_dask.stores.checked import (
+    CheckedArray,
+    ChunkError,
+    MissingChunkError,
+    check_metadata,
+    open_array,
+    stored_chunks,
+)
+
+SHAPE, CHUNKS, SHARDS = (12, 10, 9), (4, 5, 3), (8, 10, 6)
+WHOLE = tuple(slice(0, size) for size in SHAPE)
+# Some chunks of the first shard: zarr reads its index, then ranges.
+PART = (slice(1, 6), slice(2, 4), slice(0, 4))
+INDEX_FIRST = {"shards": {"shape": SHARDS, "index_location": "start"}}
+BIG_FORTRAN = {"dtype": ">u4", "order": "F", "zarr_format": 2}
+
+UNGUARDED = {
+    "raw": {"compressors": None},
+    "zstd": {"compressors": ZstdCodec()},
+    "blosc": {"compressors": BloscCodec(cname="lz4")},
+    "blosc, big endian, transposed": {
+        "compressors": BloscCodec(),
+        "serializer": BytesCodec(endian="big"),
+        "filters": [TransposeCodec(order=(2, 0, 1))],
+    },
+    "shards of zstd": {"shards": SHARDS, "compressors": ZstdCodec()},
+    "shards of blosc": {"shards": SHARDS, "compressors": BloscCodec()},
+    "shards of raw": {"shards": SHARDS, "compressors": None},
+    "index first, blosc": {**INDEX_FIRST, "compressors": BloscCodec()},
+    "index first, raw": {**INDEX_FIRST, "compressors": None},
+    "v2 raw": {**BIG_FORTRAN, "compressors": None},
+    "v2 blosc": {**BIG_FORTRAN, "compressors": numcodecs.Blosc()},
+    "v2 lz4": {"zarr_format": 2, "compressors": numcodecs.LZ4()},
+    "v2 delta, blosc": {
+        "zarr_format": 2,
+        "filters": [numcodecs.Delta("<u4")],
+        "compressors": numcodecs.Blosc(cname="zstd"),
+    },
+}
+GUARDED = {
+    "raw, crc32c": {"compressors": [Crc32cCodec()]},
+    "crc32c in blosc": {"compressors": [Crc32cCodec(), BloscCodec()]},
+    "blosc, crc32c": {"compressors": [BloscCodec(), Crc32cCodec()]},
+    "zstd with checksum": {"compressors": ZstdCodec(checksum=True)},
+    "gzip": {"compressors": GzipCodec()},
+    "shards of zstd with checksum": {"shards": SHARDS, "compressors": ZstdCodec(checksum=True)},
+    "shards of raw, crc32c": {"shards": SHARDS, "compressors": [Crc32cCodec()]},
+    "index first, blosc, crc32c": {**INDEX_FIRST, "compressors": [BloscCodec(), Crc32cCodec()]},
+    "v2 zlib": {"zarr_format": 2, "compressors": numcodecs.Zlib()},
+}
+LAYOUTS = UNGUARDED | GUARDED
+SEEDS = [pytest.param(range(20), id="20"), pytest.param(range(20, 120), id="100", marks=pytest.mark.faults)]
+
+
+def truth():
+    return np.random.default_rng(0).integers(1, 2**20, SHAPE, dtype=np.uint32) >> np.uint32(8)
+
+
+def create(store, layout=None, **options):
+    options = {"shape": SHAPE, "chunks": CHUNKS, "dtype": "u4", "fill_value": 0, **(layout or {}), **options}
+    array = zarr.create_array(store, **options)
+    array[:] = truth()
+    return array
+
+
+def chunk_files(root):
+    names = ("zarr.json", ".zarray", ".zattrs")
+    return sorted(path for path in Path(root).rglob("*") if path.is_file() and path.name not in names)
+
+
+def truncate(data, rng):
+    return data[: rng.integers(1, len(data))]
+
+
+def garbage(data, rng):
+    return rng.bytes(int(rng.integers(1, 2 * len(data))) // 2 * 2 + 1)
+
+
+def extend(data, rng):
+    return data + rng.bytes(int(rng.integers(1, 50)))
+
+
+def flip(data, rng):
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    return bytes(data)
+
+
+def right_or_refused(array, box, file=None):
+    """Whether the read is refused; it fails when a value is wrong."""
+    try:
+        values = array[box]
+    except ChunkError as error:
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert message.startswith("flow (")
+        assert file is None or str(file).endswith(message.split(": chunk ")[1].split()[0])
+        return True
+    np.testing.assert_array_equal(values, truth()[box])
+    return False
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_reads_what_was_written(tmp_path, layout):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow")
+    rng = np.random.default_rng(1)
+    assert not right_or_refused(array, WHOLE)
+    assert not right_or_refused(array, PART)
+    for _ in range(10):
+        ends = [sorted(rng.integers(0, size + 1, 2)) for size in SHAPE]
+        assert not right_or_refused(array, tuple(slice(*pair) for pair in ends))
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("damage", [truncate, garbage])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_wrong_length_is_refused(tmp_path, layout, damage, seeds):
+    check_damage(tmp_path, LAYOUTS[layout], damage, seeds)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bytes_behind_a_chunk_change_nothing(tmp_path, layout):
+    check_damage(tmp_path, LAYOUTS[layout], extend, range(3))
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("layout", GUARDED)
+def test_flipped_bits_are_refused(tmp_path, layout, seeds):
+    check_damage(tmp_path, GUARDED[layout], flip, seeds)
+
+
+def check_damage(root, layout, damage, seeds):
+    array = CheckedArray(create(root, layout), "flow")
+    files = chunk_files(root)
+    refused = 0
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        file = files[rng.integers(len(files))] if seed % 2 else files[0]
+        data = file.read_bytes()
+        file.write_bytes(damage(data, rng))
+        refused += right_or_refused(array, WHOLE, file)
+        if "shards" in layout:
+            right_or_refused(array, PART, file)
+        file.write_bytes(data)
+    assert not right_or_refused(array, WHOLE)
+    # Some decoders put up with bytes behind their data, and some bits (the time in a gzip header) mean nothing.
+    assert refused == len(seeds) or damage is extend or (damage is flip and refused > len(seeds) / 2)
+
+
+@pytest.mark.parametrize("layout", ["shards of zstd", "shards of blosc", "shards of raw", "index first, raw"])
+@pytest.mark.parametrize("entry", [(2**64 - 10, 20), (0, 2**63), (10**6, 50), (5, 0), (2**64 - 1, 7), (7, 2**64 - 1)])
+@pytest.mark.parametrize("box", [WHOLE, PART])
+def test_index_that_points_elsewhere_is_refused(tmp_path, layout, entry, box):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow")
+    file = chunk_files(tmp_path)[0]
+    data, size = bytearray(file.read_bytes()), 16 * 8 + 4
+    at = 0 if layout.startswith("index first") else len(data) - size
+    index = np.array(entry, "<u8").tobytes() + data[at + 16 : at + size - 4]
+    # The checksum is right: only the entry is wrong.
+    data[at : at + size] = bytes(numcodecs.CRC32C(location="end").encode(index))
+    file.write_bytes(data)
+    with pytest.raises(ChunkError, match=r"flow .*chunk c/0/0/0 .*index points outside"):
+        array[box]
+
+
+@pytest.mark.parametrize("layout", ["blosc", "shards of blosc", "index first, blosc", "v2 blosc"])
+@pytest.mark.parametrize("box", [WHOLE, PART])
+@pytest.mark.parametrize(
+    ("at", "says"), [(4, "holds 10[0-9]+ bytes instead of 240"), (12, "bytes, its Blosc header says")]
+)
+def test_blosc_header_that_lies_is_refused(tmp_path, layout, box, at, says):
+    # The length of the file is right; in a shard so is its index.
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow")
+    file = chunk_files(tmp_path)[0]
+    data = bytearray(file.read_bytes())
+    at += 16 * 8 + 4 if layout.startswith("index first") else 0
+    data[at : at + 4] = np.array(10**6 + 7, "<u4").tobytes()
+    file.write_bytes(data)
+    with pytest.raises(ChunkError, match=rf"flow .*chunk (c/0/0/0|0\.0\.0) is damaged.*{says}"):
+        array[box]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_empty_chunk_is_refused(tmp_path, layout):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow", "background")
+    chunk_files(tmp_path)[0].write_bytes(b"")
+    with pytest.raises(ChunkError, match=r"flow .*chunk (c/0/0/0|0\.0\.0) is damaged: it is empty"):
+        array[WHOLE]
+    with pytest.raises(ChunkError, match=r"flow .*chunk (c/0/0/0|0\.0\.0) is damaged: it (is empty|has 0 bytes)"):
+        array[PART]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("box", [WHOLE, PART])
+def test_missing_chunk(tmp_path, layout, box):
+    array = create(tmp_path, LAYOUTS[layout], fill_value=3)
+    file = chunk_files(tmp_path)[0]
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"flow .*chunk (c/0/0/0|0\.0\.0) is missing.*on_missing='background'"):
+        CheckedArray(array, "flow")[box]
+    expected = truth()
+    expected[tuple(slice(0, size) for size in array.shards or array.chunks)] = 3
+    np.testing.assert_array_equal(CheckedArray(array, "flow", "background")[box], expected[box])
+
+
+def test_inner_chunk_declared_empty_is_the_fill_value():
+    array = zarr.create_array({}, shape=(8, 8), chunks=(2, 2), shards=(8, 8), dtype="u1", fill_value=9)
+    array[:2, :2] = 1
+    values = CheckedArray(array)[0:4, 0:4]
+    assert (values[:2, :2] == 1).all()
+    assert (values[2:] == 9).all()
+
+
+class Flaky(WrapperStore):
+    """Store whose first answers for a chunk are wrong."""
+
+    def __init__(self, store, answers=()):
+        super().__init__(store)
+        self.answers = answers
+        self.asked = []
+
+    async def get(self, key, prototype, byte_range=None):
+        self.asked.append(key)
+        tries = self.asked.count(key) - 1
+        if key.startswith("c/") and tries < len(self.answers):
+            if self.answers[tries] is None:
+                return None
+            raise self.answers[tries]
+        return await super().get(key, prototype, byte_range)
+
+
+class StatusError(Exception):
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.fixture
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(checked, "PAUSE_ABSENT", 0)
+    monkeypatch.setattr(checked, "PAUSE_ERROR", 0)
+
+
+def flaky(answers, **layout):
+    memory = MemoryStore()
+    create(memory, layout)
+    store = Flaky(memory, answers)
+    return CheckedArray(zarr.open_array(store, mode="r+"), "flow"), store
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [None],
+        [None, None, TimeoutError("slow"), None],
+        [ConnectionResetError("gone"), OSError("no route")],
+        [StatusError(503), StatusError(429), StatusError(500)],
+    ],
+)
+def test_what_passes_is_tried_again(answers):
+    for policy in ("error", "background"):
+        array, store = flaky(answers)
+        store.asked.clear()
+        assert not right_or_refused(CheckedArray(array.array, "flow", policy), WHOLE)
+        assert store.asked.count("c/2/1/2") == len(answers) + 1
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize(
+    ("answers", "tries", "message"),
+    [
+        ([ConnectionResetError("gone")] * 9, checked.TRIES, "can not be read: ConnectionResetError: gone"),
+        ([StatusError(503)] * 9, checked.TRIES, "can not be read: StatusError: status 503"),
+        ([StatusError(403)] * 9, 1, "can not be read: StatusError: status 403"),
+        ([PermissionError("no")] * 9, 1, "can not be read: PermissionError: no"),
+        ([None] * 9, checked.TRIES, "exists, but was not found 5 times"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["error", "background"])
+def test_what_lasts_is_refused_by_name(answers, tries, message, policy):
+    array, store = flaky(answers)
+    store.asked.clear()
+    with pytest.raises(ChunkError, match=rf"flow .*chunk c/0/0/0 {message}"):
+        CheckedArray(array.array, "flow", policy)[0:1, 0:1, 0:1]
+    assert store.asked == ["c/0/0/0"] * tries
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_a_shard_that_vanishes_during_a_read_is_refused():
+    array, _ = flaky([], shards=SHARDS)
+
+    class Vanishing(Flaky):
+        async def get(self, key, prototype, byte_range=None):
+            tries = self.asked.count(key)
+            self.asked.append(key)
+            return None if key.startswith("c/") and tries else await self._store.get(key, prototype, byte_range)
+
+        async def get_ranges(self, key, byte_ranges, **options):
+            raise BaseExceptionGroup("gone", [FileNotFoundError(key)])
+            yield
+
+        async def exists(self, key):
+            return False
+
+    store = Vanishing(array.array.store_path.store._store)
+    for policy in ("error", "background"):
+        store.asked.clear()
+        with pytest.raises(ChunkError, match="chunk c/0/0/0 vanished"):
+            CheckedArray(zarr.open_array(store, mode="r+"), "flow", policy)[PART]
+
+
+def test_every_chunk_is_fetched_once():
+    array, store = flaky([])
+    store.asked.clear()
+    array[0:8, 0:5, 0:9]
+    assert sorted(store.asked) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
+
+
+@pytest.mark.parametrize("layout", ["blosc", "shards of zstd", "v2 lz4"])
+def test_pickle(tmp_path, layout):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow", "background")
+    copy = pickle.loads(pickle.dumps(array))
+    assert (copy.name, copy.on_missing, copy.path) == ("flow", "background", array.path)
+    assert (copy.shape, copy.ndim, copy.dtype, copy.fill_value) == (SHAPE, 3, np.dtype("u4"), 0)
+    assert (copy.chunks, copy.shards) == (array.array.chunks, array.array.shards)
+    np.testing.assert_array_equal(copy[WHOLE], truth())
+
+
+@pytest.mark.parametrize(
+    "index", [0, (0, 0, 0), WHOLE[:2], (..., *WHOLE), (slice(0, 13), *WHOLE[1:]), (slice(0, 4, 2), *WHOLE[1:]),
+              (slice(-3, 4), *WHOLE[1:]), (slice(4, 3), *WHOLE[1:])]
+)  # fmt: skip
+def test_only_boxes_in_range(index):
+    with pytest.raises(IndexError, match="flow"):
+        CheckedArray(create({}), "flow")[index]
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"compressors": [BloscCodec(), ZstdCodec()]}, "Blosc inside zstd can not be checked"),
+        (
+            {"zarr_format": 2, "filters": [numcodecs.Blosc()], "compressors": numcodecs.Zlib()},
+            "Blosc inside zlib can not be checked",
+        ),
+    ],
+)
+def test_packing_that_can_not_be_checked_is_refused(layout, message):
+    with pytest.raises(ValueError, match=f"flow .*{message}"):
+        CheckedArray(create({}, layout), "flow")
+
+
+def test_policy_must_be_known():
+    with pytest.raises(ValueError, match="on_missing must be 'error' or 'background', got 'zeros'"):
+        CheckedArray(create({}), "flow", "zeros")
+
+
+ENCODINGS = {
+    "c/": {},
+    "c.": {"chunk_key_encoding": {"name": "default", "separator": "."}},
+    "v2/": {"chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "v2.": {"chunk_key_encoding": {"name": "v2", "separator": "."}},
+    "format 2/": {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "format 2.": {"zarr_format": 2},
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("path", ["", "in/group"])
+@pytest.mark.parametrize("shards", [None, (4, 4, 4)])
+@pytest.mark.parametrize("local", [True, False])
+def test_stored_chunks(tmp_path, encoding, path, shards, local):
+    layout = ENCODINGS[encoding]
+    if shards and "zarr_format" in layout:
+        pytest.skip("format 2 has no shards")
+    store = tmp_path if local else MemoryStore()
+    array = zarr.create_array(
+        store, name=path, shape=(50, 9, 9), chunks=(2, 2, 2), shards=shards, dtype="u1", fill_value=0, **layout
+    )
+    assert stored_chunks(array) == set()
+    array[46, 0, 8] = 1
+    array[0:5, 3, 3] = 1
+    edge = 4 if shards else 2
+    expected = {(46 // edge, 0, 8 // edge)} | {(z // edge, 3 // edge, 3 // edge) for z in range(5)}
+    assert stored_chunks(array) == stored_chunks(CheckedArray(array)) == expected
+
+
+def test_stored_chunks_passes_over_what_is_no_chunk(tmp_path):
+    array = create(tmp_path)
+    everything = stored_chunks(array)
+    assert everything == set(product(range(3), range(2), range(3)))
+    for name in ("c/0/0/0.7.partial", "c/0/0/99", "c/0/0/00", "c/0/0/x", "notes.txt"):
+        (tmp_path / name).write_text("no chunk")
+    assert stored_chunks(array) == everything
+
+
+def test_stored_chunks_behind_a_link(tmp_path):
+    array = create(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/c/1").rename(tmp_path / "elsewhere")
+    (tmp_path / "a.zarr/c/1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a.zarr/c/2/loop").symlink_to(tmp_path / "a.zarr")
+    assert stored_chunks(array) == set(product(range(3), range(2), range(3)))
+
+
+def test_stored_chunks_is_none_when_the_store_can_not_list():
+    class Silent(Flaky):
+        supports_listing = False
+
+    class Forgetful(Flaky):
+        async def list_prefix(self, prefix):
+            return
+            yield
+
+    memory = MemoryStore()
+    create(memory)
+    for store in (Silent(memory), Forgetful(memory)):
+        assert stored_chunks(zarr.open_array(store, mode="r+")) is None
+
+
+class Claim:
+    """Array that has only metadata."""
+
+    def __init__(self, shape, chunks, shards=None, dtype="f4"):
+        self.shape, self.chunks, self.shards, self.dtype = shape, chunks, shards, np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (Claim((2**62, 4), (2, 2)), "flow has shape .*an axis may have up to 2147483647 voxels: split"),
+        (Claim((2**70, 4), (2, 2)), "an axis may have up to 2147483647 voxels"),
+        (Claim((2**31 - 1,) * 3, (2, 2, 2)), "it may have up to 4611686018427387904 voxels: split"),
+        (Claim((4, 4), (2**20, 2**20)), r"chunks of shape \(1048576, 1048576\) \(4398046511104 bytes\).*rechunk"),
+        (Claim((4, 4), (0, 2)), r"chunks of shape \(0, 2\) \(0 bytes\); a chunk may have 1 to 8589934592 bytes"),
+        (Claim((4, 4), (1, 1), (2**13, 2**13)), "a shard may hold 1 to 16777216 chunks: rechunk"),
+        (Claim((4, 4), (2, 2), (0, 2)), "a shard may hold 1 to"),
+    ],
+)
+def test_hostile_metadata_is_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        check_metadata(array, "flow")
+
+
+@pytest.mark.parametrize("layout", ["raw", "shards of raw", "v2 raw"])
+def test_good_metadata_passes(layout):
+    array = create({}, LAYOUTS[layout])
+    check_metadata(array, "flow")
+    check_metadata(CheckedArray(array), "flow")
+    check_metadata(truth(), "flow")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_open_array(tmp_path, zarr_format):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=zarr_format)
+    array = group.create_array("raw/s0", shape=SHAPE, dtype="u2", chunks=CHUNKS)
+    for path in (tmp_path / "a.zarr/raw/s0", f"{tmp_path}/a.zarr/raw/s0/", f"file://{tmp_path}/a.zarr/raw/s0"):
+        found = open_array(path, "flow")
+        assert found.shape == SHAPE
+        assert found.read_only
+    assert open_array(array, "flow") is array
+
+
+def test_open_array_by_url():
+    url = "memory://test_open_array_by_url/a.zarr"
+    create(url)
+    array = open_array(url, "flow", storage_options={})
+    np.testing.assert_array_equal(CheckedArray(array)[WHOLE], truth())
+    assert len(stored_chunks(array)) == 18
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("none.zarr", FileNotFoundError, "flow: there is no zarr array at .*none.zarr"),
+        ("a.zarr/none", FileNotFoundError, "flow: there is no zarr array at .*a.zarr/none"),
+        ("a.zarr", ValueError, "flow: .*a.zarr is a group, not an array; its arrays: deep/s0, deep/s1, mask"),
+        ("a.zarr/deep", ValueError, "deep is a group, not an array; its arrays: s0, s1"),
+        ("plain", ValueError, "flow: .*plain is no zarr array: it has no zarr.json and no .zarray"),
+        ("plain/file.txt", ValueError, "is no zarr array"),
+        ("broken.zarr", ValueError, "flow: .*broken.zarr can not be opened: JSONDecodeError"),
+        ("chunk0.zarr", ValueError, "flow: .*chunk0.zarr can not be opened"),
+    ],
+)
+def test_open_array_refuses(tmp_path, path, error, message):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name in ("mask", "deep/s0", "deep/s1"):
+        group.create_array(name, shape=(4,), dtype="u1", chunks=(2,))
+    for name in ("plain", "broken.zarr", "chunk0.zarr"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain/file.txt").write_text("x")
+    (tmp_path / "broken.zarr/zarr.json").write_text("{")
+    metadata = json.loads((tmp_path / "a.zarr/mask/zarr.json").read_text())
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [-1]
+    (tmp_path / "chunk0.zarr/zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(error, match=message) as raised:
+        open_array(str(tmp_path / path), "flow")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("path", "error"), [(3, TypeError), (None, TypeError), ("nosuch://x", ValueError)])
+def test_open_array_refuses_what_is_no_path(path, error):
+    with pytest.raises(error, match="flow"):
+        open_array(path, "flow")
+
+
+def test_missing_is_both_kinds_of_error():
+    assert issubclass(MissingChunkError, FileNotFoundError)
+    error = pickle.loads(pickle.dumps(MissingChunkError("flow: chunk c/0 is missing")))
+    assert str(error) == "flow: chunk c/0 is missing"
