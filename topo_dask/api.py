@@ -455,7 +455,7 @@ def postprocess_single(
         For lazy arrays: margin read around a block. A matter of speed only.
     scratch : str, optional
         For lazy arrays: path or store URL, reachable by all workers, for intermediates. Default: a temporary
-        directory, removed at exit.
+        directory, removed at exit. Chunks of a zarr array that were never written read as its fill value.
 
     Returns
     -------

@@ -92,6 +92,13 @@ _CLASSES = (
 
 _GEOMETRY = (
     click.option(
+        "--on-missing",
+        type=click.Choice(["error", "background"]),
+        default="error",
+        help="What a chunk of the flow means that was never written.",
+    ),
+    click.option("--level", type=int, help="Level of an OME-Zarr multiscale image.  [default: 0]"),
+    click.option(
         "--block",
         "block_shape",
         callback=_triple,

@@ -26,6 +26,7 @@ from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import sort_rows
 from .stages.trace import layer_of, trace
+from .stores.checked import CheckedArray
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 
@@ -135,7 +136,7 @@ def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
     import dask.array as da
 
     if is_lazy(array) and not _is_dask(array):
-        return array
+        return CheckedArray(array, name, "background")
     deferred = array if _is_dask(array) else da.from_array(array)
     if any(np.isnan(size) for size in deferred.shape):
         raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
@@ -166,7 +167,7 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         name=spec.name,
         grid=spec.grid,
         config=spec.config,
-        foreground=mask if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
+        foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
         flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), spec.config.step_size),
         labels=None if labels is None else Source(labels, "instances"),
         scratch=spec.scratch.within(spec.name),

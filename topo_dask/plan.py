@@ -46,7 +46,7 @@ class Stage:
         """Keys of the tasks to do, in raster order; those that are on record are left out."""
         if self.over is None:
             return [] if self.name in job.scratch.keys(DONE) else [self.name]
-        blocks = job.grid if self.over == EVERY else job.occupied(self.over)
+        blocks = job.candidates() if self.over == EVERY else job.occupied(self.over)
         done = job.scratch.keys(self.name)
         return [block.key for block in blocks if block.key not in done]
 

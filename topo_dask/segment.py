@@ -18,9 +18,11 @@ from .progress import ProgressBars
 from .stages.job import Job
 from .stages.table import write_table
 from .stores import ledger
+from .stores.checked import CheckedArray, OnMissing
+from .stores.inputs import open_input
 from .stores.outputs import OutputSpec, Target, absolute, check_outputs, holds, locate_output, open_output
 from .stores.scratch import FileScratch
-from .stores.volumes import Foreground, Output, Source, StoredFlow, check_prediction, flow_dtype, open_input
+from .stores.volumes import Foreground, Output, Source, StoredFlow, check_prediction, flow_dtype
 from .version import __version__
 
 DEFAULT_HALO = 16
@@ -87,6 +89,8 @@ def plan_volume(
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
     memory_limit: int | str | None = None,
+    on_missing: OnMissing = "error",
+    level: int | None = None,
 ) -> RunPlan:
     """Check a run and work out its blocks, stages and memory, without reading a voxel.
 
@@ -105,9 +109,14 @@ def plan_volume(
     >>> plan.grid.numblocks
     (2, 2, 2)
     """
-    semantic, flow = open_input(semantic, "semantic"), open_input(flow, "flow")
+    if on_missing not in ("error", "background"):
+        raise ValueError(f"on_missing must be 'error' or 'background', got {on_missing!r}")
+    semantic, voxel_size = open_input(semantic, "semantic", level)
+    flow, _ = open_input(flow, "flow", level)
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
+    if resolution_nm is None and voxel_size is not None:
+        resolution_nm = min(voxel_size)
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
     for name in classes:
         if not _SAFE_NAME.fullmatch(name):
@@ -131,8 +140,8 @@ def plan_volume(
         chunks = _chunks_within(block, shape)
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
     return RunPlan(
-        semantic=semantic,
-        flow=flow,
+        semantic=CheckedArray(semantic, "semantic", "background"),
+        flow=CheckedArray(flow, "flow", on_missing),
         grid=BlockGrid(shape, block, margin),
         classes=classes,
         plans={name: plan_stages(Recipe.of(config, table=True)) for name, (_, config) in classes.items()},
@@ -181,6 +190,8 @@ def segment_volume(
     halo: int | Sequence[int] | None = None,
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    on_missing: OnMissing = "error",
+    level: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -211,6 +222,11 @@ def segment_volume(
     scratch : path or URL, optional
         Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
         They are removed when the run is complete.
+    on_missing : {"error", "background"}
+        What a chunk of the flow means that was never written: an error that names it, or zeros. A chunk of the
+        foreground that was never written is background.
+    level : int, optional
+        Level of an OME-Zarr multiscale image, 0 by default.
     resume : bool
         Go on with an interrupted run: what is on record in scratch is not done again.
     overwrite : bool
@@ -240,7 +256,7 @@ def segment_volume(
     >>> import numpy as np, tempfile, zarr
     >>> folder = tempfile.mkdtemp()
     >>> semantic = zarr.create_array(f"{folder}/semantic.zarr", data=np.ones((1, 1, 8, 8), np.float32))
-    >>> flow = zarr.create_array(f"{folder}/flow.zarr", data=np.zeros((3, 1, 8, 8), np.float32))
+    >>> flow = zarr.create_array(f"{folder}/flow.zarr", data=np.full((3, 1, 8, 8), 0.5, np.float32))
     >>> config = {"nuc": {"group": 1, "n_steps": 5, "convergence_radius": 3.0, "min_size": 1}}
     >>> labels = segment_volume(semantic, flow, f"{folder}/labels.zarr", class_names=["nuc"], class_config=config,
     ...                         block_shape=(1, 4, 4), progress=False)
@@ -258,6 +274,8 @@ def segment_volume(
         block_shape=block_shape,
         halo=halo,
         memory_limit=memory_limit,
+        on_missing=on_missing,
+        level=level,
     )
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
@@ -315,8 +333,8 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, output: Any) -> Job
 def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
     return {
         "version": __version__,
-        "semantic": ledger.describe_array(plan.semantic),
-        "flow": ledger.describe_array(plan.flow),
+        "semantic": ledger.describe_array(plan.semantic.array),
+        "flow": ledger.describe_array(plan.flow.array),
         "output": target.url,
         "threshold": plan.threshold,
         "block_shape": list(plan.grid.block_shape),

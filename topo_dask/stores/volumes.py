@@ -3,18 +3,15 @@
 Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Box, Triple, triple
+from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.tracking import Region, displacements
-
-MAX_VOXELS = 2**62
-MAX_CHUNK_BYTES = 2**33
+from .checked import CheckedArray, check_metadata, stored_chunks
 
 
 def check_array(array: Any, name: str, ndim: int) -> None:
@@ -32,22 +29,8 @@ def check_array(array: Any, name: str, ndim: int) -> None:
         raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
-    shape = tuple(int(size) for size in array.shape)
-    voxels = 1
-    for size in shape:
-        voxels *= max(size, 1)
-    if voxels > MAX_VOXELS or max(shape, default=0) > 2**31 - 1:
-        raise ValueError(f"{name} has shape {shape}; an axis may have up to 2**31 - 1 voxels")
-    chunks = getattr(array, "chunks", None)
-    if chunks is not None and all(isinstance(size, int) for size in chunks):
-        nbytes = dtype.itemsize
-        for size in chunks:
-            nbytes *= size
-        if min(chunks, default=1) < 1 or nbytes > MAX_CHUNK_BYTES:
-            raise ValueError(
-                f"{name} has chunks of shape {tuple(chunks)} ({nbytes} bytes); a chunk may have up to "
-                f"{MAX_CHUNK_BYTES} bytes: rechunk the array first"
-            )
+    if hasattr(array, "metadata"):
+        check_metadata(array, name)
 
 
 def check_prediction(semantic: Any, flow: Any) -> None:
@@ -64,26 +47,6 @@ def check_prediction(semantic: Any, flow: Any) -> None:
             f"flow_pred and semantic_pred must cover the same volume, got {tuple(flow.shape[1:])} and "
             f"{tuple(semantic.shape[1:])}"
         )
-
-
-def open_input(array: Any, name: str) -> Any:
-    """Open a zarr array for reading.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When it is neither a zarr array nor the place of one.
-    """
-    import zarr
-
-    if isinstance(array, zarr.Array):
-        return array
-    if not isinstance(array, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
-    try:
-        return zarr.open_array(os.fspath(array), mode="r")
-    except Exception as error:
-        raise ValueError(f"{name}: can not open {os.fspath(array)!r} as a zarr array: {error}") from error
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
@@ -137,6 +100,27 @@ class Foreground:
 
     source: Source
     threshold: float | None = None
+
+    def stored_blocks(self, grid: BlockGrid) -> list[Block]:
+        """Blocks that may have foreground, in raster order: those that a stored chunk meets.
+
+        A chunk that was never written is background. All blocks where the store can not tell.
+        """
+        array = self.source.array
+        chunks = stored_chunks(array) if isinstance(array, CheckedArray) else None
+        if chunks is None or bool(np.asarray(array.fill_value) > (self.threshold or 0)):
+            return list(grid)
+        channel = self.source.channels.start if self.source.channels else 0
+        unit = array.shards or array.chunks
+        found: set[Triple] = set()
+        for chunk in chunks:
+            if len(unit) == 4 and chunk[0] != channel // unit[0]:
+                continue
+            start = [i * n for i, n in zip(chunk[-3:], unit[-3:], strict=True)]
+            stop = [min(a + n, s) for a, n, s in zip(start, unit[-3:], grid.shape, strict=True)]
+            box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+            found.update(block.block_id for block in grid.touching(box))
+        return [grid.block(block_id) for block_id in sorted(found)]
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Whether each voxel of a box is foreground.
