@@ -7,7 +7,7 @@ import numpy as np
 
 from . import held, lazy
 from .blocks.geometry import triple
-from .config import ClassConfig, Merge, finite_number, resolve_classes
+from .config import ClassConfig, Merge, Preset, finite_number, resolve_classes
 from .plan import Recipe
 from .stores.volumes import check_array, check_prediction
 
@@ -412,6 +412,53 @@ def remove_bad_flow_masks(
     return _run(Recipe(flow_error=limit), options, labels=labels, flow=flow)
 
 
+def instance_table(
+    instances: Array,
+    pred_flow: Array | None = None,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> dict[str, Any]:
+    """Statistics of every instance, from sums that blocks combine exactly.
+
+    Unlike the other functions it works at once for lazy arrays too: a table is small.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    pred_flow : array of float, shape (3, D, H, W), optional
+        Vectors (dz, dy, dx) in voxels, for the flow errors.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    table : dict
+        Column name to a NumPy array with a row for each label in ascending order: `label`; `voxels`; the bounding box
+        in voxels, `bbox_start_z` to `bbox_stop_x`, its stop exclusive; the centre of mass in voxels, `centroid_z` to
+        `centroid_x`; and `flow_error`, see `remove_bad_flow_masks`, NaN without a flow. It is what
+        ``pandas.DataFrame`` takes.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> table = topo_dask.instance_table(np.array([[[0, 70, 70, 4]]]))
+    >>> table["label"], table["voxels"], table["centroid_x"]
+    (array([ 4, 70], dtype=uint64), array([1, 2]), array([3. , 1.5]))
+    """
+    labels = _labels(instances)
+    flow = None if pred_flow is None else _flow(pred_flow, labels, "instances", "pred_flow")
+    recipe = Recipe(table=True, flow_error=None if flow is None else float("inf"))
+    if lazy.is_lazy(labels) or lazy.is_lazy(flow):
+        arrays = {"labels": labels} if flow is None else {"labels": labels, "flow": flow}
+        table: dict[str, Any] = lazy.tabulate_lazily(
+            recipe, lazy.Options(block_shape, None, scratch), **arrays
+        ).compute()
+        return table
+    return held.tabulate_held(recipe, labels, flow)
+
+
 def postprocess_single(
     sem_mask: Array,
     flow: Array,
@@ -497,6 +544,7 @@ def run_instance_segmentation(
     flow_error_threshold: float = 0.0,
     *,
     resolution_nm: float | None = None,
+    preset: Preset | None = None,
     threshold: float = 0.5,
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
@@ -519,6 +567,8 @@ def run_instance_segmentation(
         Above 0: drop instances with a larger flow error.
     resolution_nm : float, optional
         Edge of a voxel in nanometres, for the default parameters; 8 with a warning if nothing is given.
+    preset : {"published", "touching"}, optional
+        Which default parameters: see `get_postprocess_config`. Not together with `class_config`.
     threshold : float
         Probability above which a voxel is foreground.
     block_shape, halo, scratch
@@ -546,7 +596,7 @@ def run_instance_segmentation(
     flow = flow_pred if lazy.is_lazy(flow_pred) else np.asarray(flow_pred)
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
-    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
+    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
         return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)

@@ -15,6 +15,7 @@ from .kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_
 from .kernels.tracking import advance
 from .plan import Recipe, plan_stages
 from .stages.job import Job
+from .stages.table import instance_columns
 from .stores.volumes import Foreground, HeldFlow, Output, Source
 
 SLAB_VOXELS = 1 << 20
@@ -54,6 +55,20 @@ def segment_held(
     plan = plan_stages(recipe, "labels" if mask is None else "held")
     run(job, (*plan.stages, plan.final), threads)
     return out
+
+
+def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+    """Table of the instances of labels in memory."""
+    source = Source(labels, "instances")
+    job = Job(
+        name="in memory",
+        grid=slabs(source.shape, usable_cores()),
+        config=ClassConfig(),
+        flow=None if flow is None else HeldFlow(flow, 1.0),
+        labels=source,
+    )
+    run(job, plan_stages(recipe, "labels").stages, threads)
+    return instance_columns(job)
 
 
 def track_held(

@@ -25,6 +25,7 @@ from .plan import EVERY, Plan, Recipe, Stage, plan_stages
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import sort_rows
+from .stages.table import instance_columns
 from .stages.trace import layer_of, trace
 from .stores.checked import CheckedArray
 from .stores.scratch import FileScratch, find
@@ -232,6 +233,23 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow")
     labels = _deferred_labels(_Spec(grid, scratch, config, "labels"), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
+
+
+def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
+    """Delayed table of the instances of `labels`, with the flow errors if there is a `flow`."""
+    import dask
+
+    scratch = _open_scratch(options)
+    grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
+    stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
+    spec = _Spec(grid, scratch, ClassConfig(), "table")
+    return dask.delayed(_tabulated, pure=True)(
+        spec, plan_stages(recipe, "labels").stages, stored, dask_key_name=f"table-{uuid4().hex}"
+    )
+
+
+def _tabulated(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    return instance_columns(_prepared(spec, stages, stored))
 
 
 def segment_classes_lazily(

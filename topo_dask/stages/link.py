@@ -68,4 +68,5 @@ def collect(job: Job, min_size: int) -> None:
     ids, inverse = np.unique(columns[0], return_inverse=True)
     voxels = np.zeros(len(ids), np.int64)
     np.add.at(voxels, inverse, counts)
+    job.scratch.put("collect.ids", "all", ids=ids[voxels >= min_size])
     file_luts(job, "link", rows, number_kept(voxels >= min_size)[inverse])

@@ -23,12 +23,15 @@ COLUMNS = (
 def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
     """Columns of the table of a job that has combined its statistics, one row an instance, in label order."""
     table = extents_of(job.scratch.get("tabulate", ALL))
-    error = np.full(len(table.counts), np.nan)
-    kept = np.ones(len(table.counts), np.bool_)
+    labels = np.arange(1, len(table.counts) + 1)
+    error = np.full(len(labels), np.nan)
     if (dropped := find(job.scratch, "drop", ALL)) is not None:
-        error, kept = dropped["flow_error"], dropped["lut"] > 0
+        error, labels = dropped["flow_error"], dropped["lut"]
+    kept = labels > 0
+    if (given := find(job.scratch, "collect.ids", ALL)) is not None:
+        labels = given["ids"]  # a job that starts from labels keeps their names
     table = table.take(kept)
-    values = [np.arange(1, len(table.counts) + 1), table.counts, *table.lower.T, *table.upper.T]
+    values = [labels[kept], table.counts, *table.lower.T, *table.upper.T]
     return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))
 
 
