@@ -20,7 +20,7 @@ LAYERS = {
     "blocks": {"blocks"},
     "stores": {"stores", "blocks", "kernels"},
     "stages": {"stages", "stores", "blocks", "kernels", "config"},
-    "plan": {"stages", "config"},
+    "plan": {"stages", "stores", "config"},
     "execute": {"plan", "stages", "stores"},
 }
 

@@ -73,7 +73,10 @@ _CLASSES = (
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="TOML file: a table [classes.NAME] of parameters for each class.",
     ),
-    click.option("--resolution-nm", type=float, help="Voxel edge, for the published parameters."),
+    click.option("--resolution-nm", type=float, help="Voxel edge, for the default parameters."),
+    click.option(
+        "--preset", type=click.Choice(["published", "touching"]), help="Default parameters.  [default: published]"
+    ),
     click.option("--group", type=click.IntRange(1, 3), help="For all classes named: 1 convex, 2 elongated, 3 thin."),
     click.option("--steps", "n_steps", type=int, help="For all classes named: Euler steps."),
     click.option("--step-size", type=float, help="For all classes named: length of a step."),
@@ -145,7 +148,8 @@ def _parameters(values: dict[str, Any]) -> dict[str, Any]:
         if not classes:
             raise click.UsageError("parameters given as options need --class to say what they are for")
         resolution = values["resolution_nm"]
-        base = config or get_postprocess_config(8 if resolution is None else resolution)
+        preset = None if config else values.pop("preset")
+        base = config or get_postprocess_config(8 if resolution is None else resolution, preset or "published")
         config = {name: {**base.get(name, {}), **flags} for name in classes}
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 

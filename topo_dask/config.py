@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 Merge = Literal["adjacent", "agglomerate"]
+Preset = Literal["published", "touching"]
 
 EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
     "nuc",
@@ -145,13 +146,24 @@ _PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...
 }
 
 
-def get_postprocess_config(resolution_nm: float) -> dict[str, dict[str, Any]]:
-    """Published parameters of every class at the nearest of the resolutions 8, 16, 32 and 64 nm.
+# Objects that touch. The sinks of neighbours may be 3 voxels apart and a whole step crosses the border of a thin
+# object, so radius and steps are short. Travel that falls short of an object's middle does harm, more than enough does
+# none (examples/choosing_parameters.py): hence the published travel without a cap, and a floor.
+_TOUCHING_RADIUS, _TOUCHING_STEP, _TOUCHING_TRAVEL = 1.5, 0.5, 100.0
+
+
+def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -> dict[str, dict[str, Any]]:
+    """Parameters of every class at the nearest of the resolutions 8, 16, 32 and 64 nm.
 
     Parameters
     ----------
     resolution_nm : float
         Edge of a voxel in nanometres. A tie goes to the finer resolution.
+    preset : {"published", "touching"}
+        "published" are the values of the published package. "touching" is for objects packed against one another and
+        networks trained on diffusion flow: `merge` is "agglomerate", the radius 1.5 voxels, steps of 0.5, as many as
+        the published travel takes and 200 at least; `group` and `min_size` are the published ones. On direct flow,
+        and where every object has one sink, no merge at all is better: see docs/touching.md.
 
     Returns
     -------
@@ -161,17 +173,21 @@ def get_postprocess_config(resolution_nm: float) -> dict[str, dict[str, Any]]:
     Raises
     ------
     TypeError, ValueError
-        When `resolution_nm` is not a finite number above 0.
+        When `resolution_nm` is not a finite number above 0, or `preset` is not one of the two.
 
     Notes
     -----
-    The values are those of the package janelia-cellmap/topo.
+    The published values are those of the package janelia-cellmap/topo.
 
     Examples
     --------
-    >>> get_postprocess_config(16)["ves"]["convergence_radius"]
+    >>> get_postprocess_config(8)["ves"]["convergence_radius"]
+    2.7
+    >>> get_postprocess_config(8, "touching")["ves"]["convergence_radius"]
     1.5
     """
+    if preset not in ("published", "touching"):
+        raise ValueError(f"preset must be 'published' or 'touching', got {preset!r}")
     resolution = finite_number(resolution_nm, "resolution_nm")
     if resolution <= 0:
         raise ValueError(f"resolution_nm must be above 0, got {resolution_nm!r}")
@@ -188,7 +204,18 @@ def get_postprocess_config(resolution_nm: float) -> dict[str, dict[str, Any]]:
         }
         if merge is not None:
             config[name]["merge"] = merge
-    return config
+    return config if preset == "published" else {name: _for_touching(values) for name, values in config.items()}
+
+
+def _for_touching(values: dict[str, Any]) -> dict[str, Any]:
+    travel = max(values["n_steps"] * values["step_size"], _TOUCHING_TRAVEL)
+    return {
+        **values,
+        "n_steps": math.ceil(travel / _TOUCHING_STEP),
+        "step_size": _TOUCHING_STEP,
+        "convergence_radius": _TOUCHING_RADIUS,
+        "merge": "agglomerate",
+    }
 
 
 def resolve_classes(
@@ -197,8 +224,11 @@ def resolve_classes(
     resolution_nm: float | None,
     n_channels: int,
     flow_error_threshold: float,
+    preset: Preset | None = None,
 ) -> dict[str, tuple[int, ClassConfig]]:
     """Channel and parameters of each class that is to be segmented, in channel order.
+
+    `preset` chooses the default parameters, None the published ones; it excludes a `class_config`.
 
     Raises
     ------
@@ -224,7 +254,9 @@ def resolve_classes(
                 UserWarning,
                 stacklevel=4,
             )
-        class_config = get_postprocess_config(8 if resolution_nm is None else resolution_nm)
+        class_config = get_postprocess_config(8 if resolution_nm is None else resolution_nm, preset or "published")
+    elif preset is not None:
+        raise ValueError(f"preset={preset!r} is for the default parameters; class_config gives its own")
     elif not isinstance(class_config, Mapping):
         raise TypeError(f"class_config must map class names to parameters, got {class_config!r}")
     threshold = ClassConfig(flow_error_threshold=flow_error_threshold).flow_error_threshold

@@ -7,7 +7,7 @@ debugger.
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import parent_process
@@ -18,13 +18,13 @@ import numpy as np
 
 from .plan import Stage
 from .stages.job import Job
-from .stores.scratch import FileScratch, find
+from .stores.scratch import LOCK, FileScratch, find
 
 WINDOW = 4096
 """Tasks handed to a local scheduler at once."""
 
-PROBE = "probe"
-"""Kind of the bundle by which a worker proves that it reaches scratch."""
+MAX_KILLERS = 8
+"""Tasks that kill their worker after which a stage is given up."""
 
 Tick = Callable[[], None]
 
@@ -62,6 +62,10 @@ def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progres
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         if keys:
             executor(stage, job, keys, tick)
+            if left := stage.keys(job):
+                raise RuntimeError(
+                    f"class {job.name!r}, stage {stage.name!r}: no record of {left[0]} after it was done"
+                )
 
 
 def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
@@ -105,25 +109,65 @@ def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> N
 
 
 def on_cluster(client: Any) -> Executor:
-    """Executor that does the tasks on a cluster, a bounded window of them at a time."""
+    """Executor that does the tasks on a cluster, a bounded window of them at a time.
+
+    The scheduler gives up on a task that was about when several workers died, whether it killed them or its neighbour
+    did. Such tasks are done again one by one: the one that kills its worker even then is left out, the rest of the
+    stage is done, and RuntimeError names what was left out.
+    """
 
     def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
-        from distributed import as_completed
-
-        waiting = iter(keys)
-        cores = max(1, sum(client.nthreads().values()))
-
-        def submit(some: Iterator[str]) -> list[Any]:
-            return [client.submit(stage.run, job, key, pure=False) for key in some]
-
-        pending = as_completed(submit(islice(waiting, 4 * cores)))
-        for future in pending:
-            future.result()
-            tick()
-            for other in submit(islice(waiting, 1)):
-                pending.add(other)
+        waiting, killers = iter(keys), list[str]()
+        while lost := _until_lost(client, stage, job, waiting, tick):
+            for key in lost:
+                if _until_lost(client, stage, job, iter([key]), tick):
+                    killers.append(key)
+                if len(killers) == MAX_KILLERS:
+                    raise _killed(stage, job, killers, "given up")
+        if killers:
+            raise _killed(stage, job, killers, "all else of the stage is done")
 
     return execute
+
+
+def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tick: Tick) -> list[str]:
+    # Does the tasks until some are lost with their workers, lets those under way end, and gives back the lost ones.
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker, as_completed
+
+    cores = max(1, sum(client.nthreads().values()))
+    under_way: dict[str, str] = {}
+    lost: list[str] = []
+
+    def submit(n: int) -> list[Any]:
+        futures = []
+        for key in islice(waiting, n):
+            futures.append(client.submit(stage.run, job, key, pure=False))
+            under_way[futures[-1].key] = key
+        return futures
+
+    pending = as_completed(submit(4 * cores))
+    for future in pending:
+        key = under_way.pop(future.key)
+        try:
+            future.result()
+        except (KilledWorker, CancelledError):
+            lost.append(key)
+            continue
+        tick()
+        for other in submit(0 if lost else 1):
+            pending.add(other)
+    return lost
+
+
+def _killed(stage: Stage, job: Job, keys: Sequence[str], state: str) -> RuntimeError:
+    named = [key if stage.over is None else f"block {key} {job.grid.named(key).write}" for key in keys]
+    return RuntimeError(
+        f"class {job.name!r}, stage {stage.name!r}: the worker died, again and again, of {'; '.join(named)} ({state}). "
+        "The workers' logs tell why; where it was memory, give them more or choose a smaller memory_limit; then run "
+        "again with resume=True"
+    )
 
 
 def _bytes(memory_limit: object) -> int:
@@ -183,7 +227,7 @@ def shares_memory() -> bool:
 
 
 def _probe(scratch: FileScratch, token: str) -> bool:
-    return find(scratch, PROBE, token) is not None
+    return find(scratch, LOCK, token) is not None
 
 
 def check_reach(scratch: FileScratch) -> None:
@@ -192,9 +236,11 @@ def check_reach(scratch: FileScratch) -> None:
     if client is None:
         return
     token = uuid4().hex
-    scratch.put(PROBE, token, here=np.zeros(1, np.int8))
-    blind = sorted(worker for worker, sees in client.run(_probe, scratch, token).items() if not sees)
-    scratch.discard(PROBE)
+    scratch.put(LOCK, token, here=np.zeros(1, np.int8))
+    try:
+        blind = sorted(worker for worker, sees in client.run(_probe, scratch, token).items() if not sees)
+    finally:
+        scratch.remove(LOCK, token)
     if blind:
         raise OSError(
             f"scratch {scratch.url} can not be reached by {len(blind)} workers, {blind[0]} among them: pass "
@@ -216,8 +262,26 @@ def ambient() -> Iterator[Executor]:
             yield on_cluster(client)
     elif (client := active_client()) is not None:
         yield on_cluster(client)
+    elif parent_process() is not None:
+        yield threads
     else:
-        yield dask_scheduler if parent_process() is None else threads
+        with _processes_kept():
+            yield dask_scheduler
+
+
+@contextmanager
+def _processes_kept() -> Iterator[None]:
+    # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
+    import dask
+    from dask.multiprocessing import get, get_context, initialize_worker_process
+
+    own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
+    if dask.base.get_scheduler() is not get or own is not None:
+        yield
+        return
+    n = dask.config.get("num_workers", None) or usable_cores()
+    with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as pool, dask.config.set(pool=pool):
+        yield
 
 
 def _in_cluster_task() -> bool:

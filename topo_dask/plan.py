@@ -1,7 +1,7 @@
 """From parameters to stages: which passes a job makes over its blocks, and in which order."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from .stages.settle import index_rows, settle
 from .stages.split import fragments, join, split
 from .stages.track import lay_out, track
 from .stages.unite import contacts, unite
+from .stores.scratch import find
+from .stores.volumes import SharedReads, StoredFlow
 
 EVERY = "every block"
 """Stands for all blocks of the grid where a stage names the kind of bundle that its blocks must have."""
@@ -62,6 +64,34 @@ class Stage:
             where = "" if self.over is None else f", block {key} {job.grid.named(key).write}"
             error.add_note(f"in class {job.name!r}, stage {self.name!r}{where}")
             raise
+
+
+@dataclass(frozen=True)
+class TrackTogether(Stage):
+    """The tracking of several classes whose flows share stored chunks: one task a block reads these once for all."""
+
+    jobs: tuple[Job, ...] = ()
+
+    def keys(self, job: Job) -> list[str]:
+        """Keys of the blocks that any class has to do, in raster order."""
+        keys = {key for one in self.jobs for key in super(TrackTogether, self).keys(one)}
+        return sorted(keys, key=lambda key: job.grid.named(key).block_id)
+
+    def run(self, job: Job, key: str) -> None:
+        """Track a block for every class that has not done it."""
+        box = job.grid.named(key).read
+        flows = [one.need_flow() for one in self.jobs]
+        assert all(isinstance(flow, StoredFlow) for flow in flows)
+        shared = SharedReads(flows[0].source.array, box)  # type: ignore[attr-defined]
+        for one, flow in zip(self.jobs, flows, strict=True):
+            if find(one.scratch, self.name, key) is None:
+                source = replace(flow.source, array=shared)  # type: ignore[attr-defined]
+                super().run(replace(one, flow=replace(flow, source=source)), key)  # type: ignore[type-var]
+
+
+def track_together(jobs: Sequence[Job]) -> TrackTogether:
+    """Stage that tracks several classes of one grid and one flow array."""
+    return TrackTogether("track", track, EVERY, tuple(jobs))
 
 
 @dataclass(frozen=True)

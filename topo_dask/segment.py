@@ -11,16 +11,16 @@ import numpy as np
 
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, finite_number, resolve_classes
+from .config import ClassConfig, Preset, finite_number, resolve_classes
 from .execute import ambient, check_reach, resources, run, shares_memory
-from .plan import Plan, Recipe, plan_stages
+from .plan import Plan, Recipe, plan_stages, track_together
 from .progress import ProgressBars
 from .stages.job import Job
 from .stages.table import write_table
 from .stores import ledger
 from .stores.checked import CheckedArray, OnMissing
 from .stores.inputs import open_input
-from .stores.outputs import OutputSpec, Target, absolute, check_outputs, holds, locate_output, open_output
+from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, holds, locate_output, open_output
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Output, Source, StoredFlow, check_prediction, flow_dtype
 from .version import __version__
@@ -64,6 +64,7 @@ class RunPlan:
     task_mem: int
     allowed_mem: int
     workers: int
+    shared_channels: int
 
     @property
     def output_bytes(self) -> int:
@@ -84,6 +85,7 @@ def plan_volume(
     class_names: Sequence[str] | None = None,
     class_config: Mapping[str, Any] | None = None,
     resolution_nm: float | None = None,
+    preset: Preset | None = None,
     threshold: float = 0.5,
     flow_error_threshold: float = 0.0,
     block_shape: Sequence[int] | None = None,
@@ -117,7 +119,7 @@ def plan_volume(
     threshold = finite_number(threshold, "threshold")
     if resolution_nm is None and voxel_size is not None:
         resolution_nm = min(voxel_size)
-    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold)
+    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     for name in classes:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError(
@@ -131,7 +133,9 @@ def plan_volume(
     workers, threads, memory = resources(memory_limit)
     allowed = allowed_per_task(memory, threads)
     items = (semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize)
-    footprint = Footprint(shape, margin, *items)
+    # Classes in the same stored chunks share the read of the flow.
+    shared = flow.shape[0] if len(classes) > 1 and (flow.shards or flow.chunks)[0] > 3 else 3
+    footprint = Footprint(shape, margin, *items, shared)
     if block_shape is None:
         chunks = _default_chunks(shape, semantic)
         block = choose_block_shape(footprint, chunks, allowed)
@@ -150,6 +154,7 @@ def plan_volume(
         task_mem=task_mem,
         allowed_mem=allowed,
         workers=workers,
+        shared_channels=shared,
     )
 
 
@@ -184,6 +189,7 @@ def segment_volume(
     class_names: Sequence[str] | None = None,
     class_config: Mapping[str, Any] | None = None,
     resolution_nm: float | None = None,
+    preset: Preset | None = None,
     threshold: float = 0.5,
     flow_error_threshold: float = 0.0,
     block_shape: Sequence[int] | None = None,
@@ -209,7 +215,7 @@ def segment_volume(
         Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
     output : path, URL, zarr.Group or zarr.Array
         Group that gets one int32 array (D, H, W) a class; or, for one class, an empty int32 array of the right shape.
-    class_names, class_config, resolution_nm, threshold, flow_error_threshold
+    class_names, class_config, resolution_nm, preset, threshold, flow_error_threshold
         See `run_instance_segmentation`.
     block_shape : sequence of 3 int, optional
         Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
@@ -269,6 +275,7 @@ def segment_volume(
         class_names=class_names,
         class_config=class_config,
         resolution_nm=resolution_nm,
+        preset=preset,
         threshold=threshold,
         flow_error_threshold=flow_error_threshold,
         block_shape=block_shape,
@@ -284,23 +291,35 @@ def segment_volume(
     _check_places(target, store)
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks)
     record = _describe(plan, target)
-    earlier = ledger.admit(store, record, resume=resume, overwrite=overwrite)
-    goes_on = earlier is not None
-    check_outputs(target, plan.classes, spec, earlier, resume=goes_on, overwrite=overwrite)
-    with ambient() as executor, ProgressBars() if progress else nullcontext() as bars:
+
+    def admit() -> str | None:
+        run_name = ledger.admit(store, record, resume=resume, overwrite=overwrite)
+        check_outputs(target, plan.classes, spec, run_name, resume=run_name is not None, overwrite=overwrite)
+        return run_name
+
+    admit()  # what can be refused is refused before anything is written
+    with (
+        ledger.claim(store, insist=resume or overwrite),
+        ambient() as executor,
+        ProgressBars() if progress else nullcontext() as bars,
+    ):
+        earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)
         run_name = earlier or ledger.begin(store, record)
         outputs = {}
         for name in plan.classes:
-            if goes_on and not holds(target, name):
+            if earlier and not holds(target, name):
                 ledger.compartment(store, name).discard(plan.plans[name].final.name)  # those labels are gone
-            outputs[name] = open_output(target, name, spec, run_name, resume=goes_on)
+            outputs[name] = open_output(target, name, spec, run_name, resume=earlier is not None)
         for name in plan.classes:
             job = make_job(plan, name, ledger.compartment(store, name), outputs[name])
-            run(job, (*plan.plans[name].stages, plan.plans[name].final), executor, bars)
+            run(job, plan.plans[name].stages, executor, bars)
+            check_owned(target, name, run_name)
+            run(job, (plan.plans[name].final,), executor, bars)
+            check_owned(target, name, run_name)
             if target.url is not None:
                 write_table(job, target.beside(".tables"))
-    ledger.clear(store)
+        ledger.clear(store)
     return outputs
 
 

@@ -42,6 +42,8 @@ class Footprint:
         Bytes of a stored number of the foreground and of the flow.
     work_item : int
         Bytes of a number of the flow as it is used: 4 or 8.
+    channels : int
+        Channels of the flow that a task reads at once: three, or those of all classes that share the read.
     """
 
     shape: Triple
@@ -49,6 +51,7 @@ class Footprint:
     mask_item: int
     flow_item: int
     work_item: int
+    channels: int = 3
 
     def task_mem(self, block_shape: Triple) -> int:
         """Projected bytes of the largest task on a block."""
@@ -56,7 +59,7 @@ class Footprint:
         margin = [max(PAGE_MARGIN, h) for h in self.halo]
         page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
         # The flow as it is read, as it is used, and laid out.
-        flow = 3 * page * (READ_FACTOR * self.flow_item + 2 * self.work_item)
+        flow = page * (READ_FACTOR * self.flow_item * self.channels + 2 * 3 * self.work_item)
         mask = block * (READ_FACTOR * self.mask_item + 1)
         particles = min(block, PARTICLES) * PARTICLE_BYTES + 24 * block
         return int(max(flow + particles, flow / 2 + VOXEL_BYTES * block) + mask)

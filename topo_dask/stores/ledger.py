@@ -5,14 +5,23 @@ Which blocks are done is recorded by the bundles of each stage (see `scratch`); 
 
 import hashlib
 import json
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .scratch import FileScratch, find
+from .scratch import LOCK, FileScratch, find
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
+
+_CLAIMS = 8
 
 
 def describe_array(array: Any) -> dict[str, Any]:
@@ -62,12 +71,88 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     return name
 
 
+@contextmanager
+def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
+    """Keep every other run out of scratch for as long as the context lasts.
+
+    A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
+    this machine that is no more is swept. Whether a process of another machine lives can not be seen from here.
+
+    Parameters
+    ----------
+    scratch : FileScratch
+        Scratch of the run.
+    insist : bool
+        Whether locks of other machines count for nothing: set when the caller said `resume` or `overwrite`.
+
+    Raises
+    ------
+    FileExistsError
+        When another run is at work; the message names its machine and process.
+    """
+    token = uuid4().hex
+    try:
+        for _ in range(_CLAIMS):
+            if (other := _other_run(scratch, token, insist)) is not None:
+                break
+            scratch.put(LOCK, token, holder=_to_bytes(_this_process()))
+            if (other := _other_run(scratch, token, insist)) is None:
+                break
+            scratch.remove(LOCK, token)
+            time.sleep(random.uniform(0.05, 0.5))
+        if other is not None:
+            raise FileExistsError(
+                f"another run is at work in scratch {scratch.url}: process {other['pid']} of {other['host']}; wait for "
+                "it, or end it and pass resume=True"
+            )
+        for dead in scratch.keys(LOCK) - {token}:
+            scratch.remove(LOCK, dead)
+        scratch.sweep()
+        yield
+    finally:
+        scratch.remove(LOCK, token)
+        scratch.prune()
+
+
+def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
+    # Another process that may be at work here, or None.
+    for key in sorted(scratch.keys(LOCK) - {token}):
+        bundle = find(scratch, LOCK, key)
+        if bundle is not None and "holder" in bundle:
+            holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))
+            here = holder["host"] == platform.node()
+            if _is_alive(holder) if here else not insist:
+                return holder
+    return None
+
+
+def _this_process() -> dict[str, Any]:
+    import psutil
+
+    return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(holder["pid"])
+        # Numbers of processes are used again, and their start is told to a fraction of a second.
+        same = abs(process.create_time() - holder["started"]) < 2
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _to_bytes(record: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
+
+
 def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
     """Clear scratch, file the record of a new run there, and return the run's name."""
     clear(scratch)
     name = uuid4().hex
-    text = json.dumps({**record, "run": name}, sort_keys=True).encode()
-    scratch.put(RUN, MANIFEST, record=np.frombuffer(text, np.uint8))
+    scratch.put(RUN, MANIFEST, record=_to_bytes({**record, "run": name}))
     return name
 
 
@@ -77,7 +162,7 @@ def compartment(scratch: FileScratch, name: str) -> FileScratch:
 
 
 def clear(scratch: FileScratch) -> None:
-    """Remove what runs have filed, and nothing else; the place too if nothing is left in it.
+    """Remove what runs have filed, and nothing else.
 
     The run is declared void first: one whose bundles are half removed must never be resumed.
     """
@@ -86,5 +171,3 @@ def clear(scratch: FileScratch) -> None:
     scratch.put(VOID, VOID)
     for kind in (CLASSES, RUN, VOID):
         scratch.discard(kind)
-    if scratch.is_empty():
-        scratch.discard_all()

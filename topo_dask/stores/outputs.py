@@ -1,6 +1,7 @@
 """Outputs: looked at before anything is written, created exclusively, never mixed up with what somebody else wrote."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from ..blocks.geometry import Triple
 
 MARK = "topo_dask"
 """Attribute that says that an array was written by this package, and by which run."""
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
     group = target.node if target.node is not None else zarr.open_group(target.url, mode="a")
     if name in group:
         if resume:
+            _sweep(target, name)
             return group[name]
         del group[name]
     is_v3 = group.metadata.zarr_format == 3
@@ -195,6 +199,27 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
         attributes={MARK: {"kind": "labels", "class": name, "run": run}},
         dimension_names=("z", "y", "x") if is_v3 else None,
     )
+
+
+def _sweep(target: Target, name: str) -> None:
+    # Chunks that a killed process was writing: zarr gives them their name when they are whole.
+    if target.url is not None and "://" not in target.url:
+        for folder, _, files in os.walk(os.path.join(target.url, name)):
+            for file in filter(_PARTIAL.search, files):
+                os.remove(os.path.join(folder, file))
+
+
+def check_owned(target: Target, name: str, run: str) -> None:
+    """Raise RuntimeError when another run has replaced the array since this one opened it."""
+    if target.is_array:
+        return
+    group = _existing_group(target)
+    mark = group[name].attrs.get(MARK) if group is not None and name in group else None
+    if not isinstance(mark, dict) or mark.get("run") != run:
+        raise RuntimeError(
+            f"output {name!r} in {target.url or target.node.store} was replaced by another run while this one was at "
+            "work: give each run an output of its own"
+        )
 
 
 def _clear(array: Any, spec: OutputSpec) -> None:

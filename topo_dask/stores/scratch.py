@@ -6,9 +6,11 @@ written once, whole, and under its final name only when it is complete: that it 
 
 import json
 import os
+import re
 import struct
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
@@ -19,6 +21,14 @@ from numpy.typing import NDArray
 Arrays = Mapping[str, NDArray[Any]]
 
 _MAGIC = b"topodask"
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
+
+LOOKS = 4
+"""Times that a store which is not local is asked for a bundle before it counts as absent."""
+
+LOCK = "lock"
+"""Kind of the bundles that say which process works here; it does not count as content."""
 
 
 class Scratch(Protocol):
@@ -155,8 +165,8 @@ class FileScratch:
             with open(partial, "wb") as file:
                 file.write(data)
             os.replace(partial, os.path.join(folder, key))
-        except OSError:
-            if os.path.exists(partial):
+        except BaseException:
+            with suppress(OSError):
                 os.remove(partial)
             raise
 
@@ -168,11 +178,18 @@ class FileScratch:
                 with open(os.path.join(self.url, kind, key), "rb") as file:
                     data = file.read()
             else:
-                fs, root = self._open()
-                data = fs.cat_file(f"{root}/{kind}/{key}")
+                data = self._fetch(kind, key)
         except FileNotFoundError:
             raise KeyError(name) from None
         return unpack(data, name)
+
+    def _fetch(self, kind: str, key: str) -> bytes:
+        # Object stores now and then deny what they hold, and a bundle taken for absent would change labels.
+        fs, root = self._open()
+        for _ in range(LOOKS - 1):
+            with suppress(FileNotFoundError):
+                return bytes(fs.cat_file(f"{root}/{kind}/{key}"))
+        return bytes(fs.cat_file(f"{root}/{kind}/{key}"))
 
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind, from one listing."""
@@ -190,20 +207,38 @@ class FileScratch:
         if fs.exists(f"{root}/{kind}"):
             fs.rm(f"{root}/{kind}", recursive=True)
 
+    def remove(self, kind: str, key: str) -> None:
+        """Remove one bundle, if it is there."""
+        fs, root = self._open()
+        with suppress(FileNotFoundError):
+            fs.rm_file(f"{root}/{kind}/{key}")
+
     def within(self, name: str) -> "FileScratch":
         """A compartment of its own."""
         return FileScratch(f"{self.url}/{name}", self.storage_options)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing at all under the URL."""
+        """Whether there is nothing under the URL, locks apart."""
         fs, root = self._open()
-        return not fs.exists(root) or not fs.ls(root, detail=False, refresh=True)
+        if not fs.exists(root):
+            return True
+        names = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root, detail=False, refresh=True))
+        return all(name == LOCK for name in names)
 
-    def discard_all(self) -> None:
-        """Remove everything under the URL, which `put` made."""
-        fs, root = self._open()
-        if fs.exists(root):
-            fs.rm(root, recursive=True)
+    def prune(self) -> None:
+        """Remove the folder if it is empty: a store that is not local has no folders."""
+        if self._is_local:
+            for folder in (os.path.join(self.url, LOCK), self.url):
+                with suppress(OSError):
+                    os.rmdir(folder)
+
+    def sweep(self) -> None:
+        """Remove the halves of bundles that killed processes left behind."""
+        if self._is_local:
+            for folder, _, names in os.walk(self.url):
+                for name in filter(_PARTIAL.fullmatch, names):
+                    with suppress(FileNotFoundError):
+                        os.remove(os.path.join(folder, name))
 
 
 def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:

@@ -94,6 +94,31 @@ class Source:
         return _native(np.asarray(self.array[index]))
 
 
+class SharedReads:
+    """Array whose channels, in one box, are read once for all who ask for some of them.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Axes (channel, z, y, x).
+    box : Box
+        The box that is asked for again and again.
+    """
+
+    def __init__(self, array: Any, box: Box) -> None:
+        self._array = array
+        self._box = box
+        self._held: NDArray[Any] | None = None
+        self.dtype, self.shape, self.ndim = array.dtype, array.shape, array.ndim
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Any:
+        if tuple(index[1:]) != self._box.slices:
+            return self._array[index]
+        if self._held is None:
+            self._held = self._array[(slice(0, self.shape[0]), *self._box.slices)]
+        return self._held[index[0]]
+
+
 @dataclass(frozen=True)
 class Foreground:
     """Foreground voxels: a mask, or one channel of probabilities and a threshold."""
