@@ -28,6 +28,10 @@ PROCESS_BYTES = 400 << 20
 """Bytes of a worker process before its first task: interpreter, libraries, compiled kernels."""
 
 
+ROW_BYTES = {"link": 150, "unite": 170, "split": 190, "tabulate": 310}
+"""Bytes a global step takes per row of its input: sinks, contact pairs, fragments and pieces, each once a block."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What the memory of a task depends on.

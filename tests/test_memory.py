@@ -1,0 +1,129 @@
+"""The memory law: no task and no global step takes more than is projected for it."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
+from topo_dask.config import ClassConfig
+from topo_dask.kernels.extents import Extents
+from topo_dask.plan import Recipe, plan_stages
+from topo_dask.stages.drop import tabulate
+from topo_dask.stages.job import Job, View, extent_columns
+from topo_dask.stages.link import link
+from topo_dask.stages.split import split
+from topo_dask.stages.unite import unite
+from topo_dask.stores.scratch import FileScratch
+from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow
+
+
+def peak_of(work: Callable[[], None]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("filled", [0.05, 1.0], ids=["sparse", "full"])
+def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> None:
+    shape, block, halo = (96, 96, 96), (48, 48, 48), (8, 8, 8)
+    rng = np.random.default_rng(0)
+    mask = (rng.random((1, *shape)) < filled).astype("u1")
+    vectors = rng.normal(0, 0.7, (3, *shape)).astype("f2")
+    semantic = zarr.create_array(tmp_path / "semantic.zarr", data=mask, chunks=(1, 32, 32, 32))
+    flow = zarr.create_array(tmp_path / "flow.zarr", data=vectors, chunks=(3, 32, 32, 32))
+    labels = zarr.create_array(tmp_path / "labels.zarr", shape=shape, chunks=(24, 24, 24), dtype="i4")
+    config = ClassConfig(group=3, n_steps=20, merge="adjacent", flow_error_threshold=2.0, min_size=3)
+    job = Job(
+        name="full",
+        grid=BlockGrid(shape, block, halo),
+        config=config,
+        foreground=Foreground(Source(semantic, "semantic", slice(0, 1)), 0.5),
+        flow=StoredFlow(Source(flow, "flow", slice(0, 3))),
+        scratch=FileScratch(str(tmp_path / "scratch")),
+        output=Output(labels),
+    )
+    projected = Footprint(shape, halo, 1, 2, 4).task_mem(block)
+    plan = plan_stages(Recipe.of(config))
+    for stage in (*plan.stages, plan.final):
+        for key in stage.keys(job):
+            measured = peak_of(lambda stage=stage, key=key: stage.run(job, key))  # type: ignore[misc]
+            if stage.over is not None:
+                assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
+
+
+def _extents(n: int, rng: np.random.Generator) -> dict[str, Any]:
+    numbers = rng.integers(1, 100, n)
+    box = rng.integers(0, 100, (n, 3))
+    return extent_columns(Extents(numbers, box * 7, box, box + 1, rng.permutation(n)))
+
+
+def _filled_job(n: int) -> Job:
+    # Tables of eight blocks with n rows in all.
+    rng = np.random.default_rng(0)
+    grid = BlockGrid((3200, 400, 400), (400, 400, 400))
+    job = Job("rows", grid, ClassConfig(convergence_radius=2.0))
+    scratch, each = job.scratch, n // len(grid)
+    for i, block in enumerate(grid):
+        sinks = {"ids": rng.choice(3000 * 400 * 400, each, replace=False), "counts": rng.integers(1, 9, each)}
+        scratch.put("numbers", block.key)
+        scratch.put("track", block.key, **sinks, sums=np.zeros((each, 3), np.int64))
+        scratch.put("numbers.extents", block.key, **_extents(each, rng))
+        scratch.put("link", block.key, lut=(np.arange(i * each, (i + 1) * each) % (n // 2 + 1)).astype(np.int32))
+        low = rng.integers(1, n // 4, each)
+        pairs = np.unique(np.stack([low, low + rng.integers(1, n // 4, each)], axis=1), axis=0)
+        sums, faces = rng.integers(-(2**26), 2**26, len(pairs)), rng.integers(1, 50, len(pairs))
+        scratch.put("contacts", block.key, pairs=pairs, sums=sums, faces=faces)
+        scratch.put("fragments", block.key)
+        scratch.put("fragments.ids", block.key, ids=rng.integers(1, n // 4, each).astype(np.int32))
+        scratch.put("fragments.extents", block.key, **_extents(each, rng))
+        scratch.put("join", block.key)
+    return job
+
+
+VIEW = View("numbers", "link")
+
+
+@pytest.mark.parametrize(
+    ("step", "work"),
+    [
+        ("unite", lambda job: unite(job, VIEW, "adjacent", 0.0, 2)),
+        ("unite", lambda job: unite(job, VIEW, "agglomerate", 0.0, 2)),
+        ("split", lambda job: split(job, 0.1)),
+        ("tabulate", lambda job: tabulate(job, VIEW, True)),
+        ("link", lambda job: link(job, 2)),
+    ],
+)
+def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job], None]) -> None:
+    work(_filled_job(800))  # compilation is not the step's memory
+    n = 160_000
+    job = _filled_job(n)
+    assert peak_of(lambda: work(job)) <= ROW_BYTES[step] * n
+
+
+def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:
+    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4)
+    projected = footprint.task_mem((256, 256, 256))
+    with pytest.raises(MemoryError, match=rf"{projected / 2**20:.0f} MiB.*100 MiB.*smaller block"):
+        check_memory(footprint, (256, 256, 256), 100 << 20, "choose a smaller block")
+
+
+def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
+    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4)
+    for limit in ("512MiB", "1GiB", "4GiB", "64GiB"):
+        size = int(limit[:-3]) << (30 if limit.endswith("GiB") else 20)
+        allowed = allowed_per_task(size, 2)
+        if allowed < footprint.task_mem((32, 32, 32)):
+            continue
+        block = choose_block_shape(footprint, (32, 32, 32), allowed)
+        assert footprint.task_mem(block) <= allowed
+        assert all(b % 32 == 0 and b <= 256 for b in block)
+    assert block == (256, 256, 256)
