@@ -12,7 +12,6 @@ import asyncio
 import os
 import random
 import re
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -23,10 +22,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath, ZipStore
+
+from .chunk_form import check_bytes, check_part, form_of, is_index
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
@@ -42,10 +43,6 @@ TRIES = 5
 PAUSE_ABSENT, PAUSE_ERROR = 0.05, 0.2
 """Seconds before the second look; doubled before each further one, with a jitter of half to one and a half."""
 
-_BLOSC = ("blosc", "numcodecs.blosc")
-_EMPTY = np.uint64(2**64 - 1)
-_FAR = 2**62
-
 
 class ChunkError(OSError):
     """A stored chunk is damaged or out of reach."""
@@ -53,162 +50,6 @@ class ChunkError(OSError):
 
 class MissingChunkError(ChunkError, FileNotFoundError):
     """A stored chunk does not exist."""
-
-
-# --- what the bytes of a stored chunk must look like
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Index of a shard: (offset, length) for each inner chunk, both 2**64 - 1 for one that is left out."""
-
-    nbytes: int
-    dtype: str
-    entries: int
-    at_start: bool
-    inner: "_Form"
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Form of a stored chunk: its packing, the bytes it holds (None: not known), bytes of checksums behind it."""
-
-    packing: Literal["raw", "blosc", "shard", "other"]
-    nbytes: int | None
-    tail: int = 0
-    index: _Index | None = None
-
-
-def _packed(names: Sequence[str], nbytes: int | None) -> _Form:
-    """Form of `nbytes` bytes after the named bytes-to-bytes codecs."""
-    inner = list(names)
-    while inner and inner[-1] == "crc32c":
-        inner.pop()
-    tail = 4 * (len(names) - len(inner))
-    if not inner:
-        return _Form("raw" if nbytes is not None else "other", nbytes, tail)
-    last = inner.pop()
-    if any(name in _BLOSC for name in inner):
-        raise ValueError(
-            f"Blosc inside {last} can not be checked before it is decoded; pack the array with one of them"
-        )
-    if last not in _BLOSC:
-        return _Form("other", None, tail)
-    known = nbytes is not None and all(name == "crc32c" for name in inner)
-    return _Form("blosc", nbytes + 4 * len(inner) if known and nbytes is not None else None, tail)
-
-
-def _named(codecs: Iterable[Any]) -> list[dict[str, Any]]:
-    return [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
-
-
-def _form_v3(codecs: Iterable[Any], shape: Sequence[int], itemsize: int) -> _Form:
-    chain = _named(codecs)
-    names = [codec["name"] for codec in chain]
-    at = next((i for i, name in enumerate(names) if name in ("bytes", "sharding_indexed")), None)
-    if at is None:
-        return _packed(names, None)
-    # Only a transposition is sure to keep the number of bytes.
-    plain = all(name == "transpose" for name in names[:at])
-    form = _packed(names[at + 1 :], prod(shape) * itemsize if plain else None)
-    if names[at] == "bytes":
-        return form
-    if form.packing != "raw":
-        raise ValueError(f"shards inside {names} can not be checked before they are decoded; compress the inner chunks")
-    return _Form("shard", None, form.tail, _index(chain[at]["configuration"], shape, itemsize))
-
-
-def _index(config: Any, shape: Sequence[int], itemsize: int) -> _Index:
-    codecs = _named(config["index_codecs"])
-    names = [codec["name"] for codec in codecs]
-    if names not in (["bytes"], ["bytes", "crc32c"]):
-        raise ValueError(f"the shard index is coded as {names}; expected bytes, with or without crc32c")
-    endian = codecs[0].get("configuration", {}).get("endian", "little")
-    inner = tuple(config["chunk_shape"])
-    entries = prod(shape) // prod(inner)
-    return _Index(
-        nbytes=16 * entries + 4 * (len(names) - 1),
-        dtype=">u8" if endian == "big" else "<u8",
-        entries=entries,
-        at_start=config.get("index_location", "end") == "start",
-        inner=_form_v3(config["codecs"], inner, itemsize),
-    )
-
-
-def _form(array: "zarr.Array[Any]") -> _Form:
-    """Form of the stored chunks of an array, from its metadata."""
-    itemsize = np.dtype(array.dtype).itemsize
-    metadata: Any = array.metadata.to_dict()
-    if metadata["zarr_format"] == 2:
-        filters = [codec["id"] for codec in metadata["filters"] or ()]
-        compressor = metadata["compressor"]
-        nbytes = None if filters else prod(metadata["chunks"]) * itemsize
-        return _packed([*filters, compressor["id"]] if compressor else filters, nbytes)
-    grid = metadata["chunk_grid"]
-    if grid["name"] != "regular":
-        raise ValueError(f"its chunk grid is {grid['name']!r}; expected chunks of one shape: rechunk the array first")
-    return _form_v3(metadata["codecs"], grid["configuration"]["chunk_shape"], itemsize)
-
-
-def _check(data: NDArray[np.uint8], form: _Form) -> None:
-    """ValueError when the bytes can not be a chunk of this form."""
-    if data.size <= form.tail:
-        raise ValueError(f"it has {data.size} bytes" if data.size else "it is empty")
-    data = data[: data.size - form.tail]
-    if form.packing == "raw" and data.size != form.nbytes:
-        raise ValueError(f"it has {data.size} bytes of data instead of {form.nbytes}")
-    if form.packing == "blosc":
-        _check_blosc(data, form.nbytes)
-    if form.index is not None:
-        _check_shard(data, form.index)
-
-
-def _check_blosc(data: NDArray[np.uint8], nbytes: int | None) -> None:
-    # Blosc 1 format: version, codec version, flags, type size, then decoded size, block size and stored size.
-    if data.size < 16:
-        raise ValueError(f"it has {data.size} bytes, a Blosc header alone has 16")
-    decoded, _, stored = struct.unpack("<3I", data[4:16].tobytes())
-    if stored != data.size:
-        raise ValueError(f"it has {data.size} bytes, its Blosc header says {stored}")
-    if nbytes is not None and decoded != nbytes:
-        raise ValueError(f"its Blosc header says that it holds {decoded} bytes instead of {nbytes}")
-
-
-def _check_shard(data: NDArray[np.uint8], index: _Index) -> None:
-    if data.size < index.nbytes:
-        raise ValueError(f"it has {data.size} bytes, the index of the shard alone has {index.nbytes}")
-    first, last = (index.nbytes, data.size) if index.at_start else (0, data.size - index.nbytes)
-    for at, size in _entries(data[:first] if index.at_start else data[last:], index, last):
-        _check(data[at : at + size], index.inner)
-
-
-def _entries(data: NDArray[np.uint8], index: _Index, last: int) -> list[tuple[int, int]]:
-    """Offset and length of the inner chunks that an index names; ValueError when one ends behind `last`."""
-    table = np.frombuffer(data.tobytes(), index.dtype, 2 * index.entries).reshape(-1, 2).astype(np.uint64)
-    used = table[(table != _EMPTY).any(axis=1)]
-    offset, length = used[:, 0], used[:, 1]
-    # Unsigned: written so that nothing wraps around.
-    room = np.uint64(last) - np.minimum(offset, last)
-    first = index.nbytes if index.at_start else 0
-    if not ((offset >= first) & (offset <= last) & (length > 0) & (length <= room)).all():
-        raise ValueError("its index points outside the shard")
-    return [(at, size) for at, size in used.tolist()]
-
-
-def _check_part(data: NDArray[np.uint8], part: ByteRequest, index: _Index) -> None:
-    """Like `_check`, for a part of a shard: its index, or one inner chunk."""
-    if _is_index(part, index):
-        if data.size != index.nbytes:
-            raise ValueError(f"it has {data.size} bytes, the index of the shard alone has {index.nbytes}")
-        _entries(data, index, _FAR)
-        return
-    if not isinstance(part, RangeByteRequest) or data.size != part.end - part.start:
-        raise ValueError("its index points outside the shard")
-    _check(data, index.inner)
-
-
-def _is_index(part: ByteRequest, index: _Index) -> bool:
-    return isinstance(part, SuffixByteRequest) or (index.at_start and part == RangeByteRequest(0, index.nbytes))
 
 
 # --- the store between zarr and the data
@@ -266,7 +107,7 @@ class _CheckedStore(Store):
         self._array = f"{name} ({array.store_path})"
         self._on_missing = on_missing
         try:
-            self._form = _form(array)
+            self._form = form_of(array)
         except ValueError as error:
             raise ValueError(f"{self._array}: {error}") from None
 
@@ -323,15 +164,15 @@ class _CheckedStore(Store):
         data = found.as_numpy_array()
         try:
             if part is None or self._form.index is None:
-                _check(data, self._form)
+                check_bytes(data, self._form)
             else:
-                _check_part(data, part, self._form.index)
+                check_part(data, part, self._form.index)
         except ValueError as error:
             raise self.refuse(key, f"is damaged: {error}") from None
 
     def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
         # zarr asks for an inner chunk only after the index of its shard said that it is there.
-        if part is not None and self._form.index is not None and not _is_index(part, self._form.index):
+        if part is not None and self._form.index is not None and not is_index(part, self._form.index):
             raise self.refuse(key, "vanished while it was read")
         if self._on_missing == "error":
             raise MissingChunkError(
