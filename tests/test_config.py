@@ -1,0 +1,152 @@
+import warnings
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import topo_dask
+from topo_dask.cli import main
+from topo_dask.config import ClassConfig, get_postprocess_config, resolve_classes
+
+RESOLUTIONS = (8, 16, 32, 64)
+
+# Spot values of the published table: class, resolution, group, n_steps, radius, min_size, merge.
+PUBLISHED = [
+    ("nuc", 8, 1, 943, 58.0, 5331, None),
+    ("mito", 8, 2, 536, 26.5, 831, "adjacent"),
+    ("ves", 8, 1, 28, 2.7, 14, None),
+    ("perox", 16, 1, 102, 6.0, 120, None),
+    ("cell", 16, 2, 300, 6.0, 5, "adjacent"),
+    ("mt", 32, 3, 74, 4.7, 5, None),
+    ("nuc", 32, 1, 662, 44.7, 225, None),
+    ("mito", 64, 2, 90, 7.5, 7, "adjacent"),
+    ("ld", 64, 1, 58, 2.3, 5, None),
+]
+
+
+@pytest.mark.parametrize(("name", "resolution", "group", "n_steps", "radius", "min_size", "merge"), PUBLISHED)
+def test_published_values(name, resolution, group, n_steps, radius, min_size, merge):
+    expected = {"group": group, "n_steps": n_steps, "step_size": 1.0, "convergence_radius": radius}
+    expected |= {"min_size": min_size} | ({"merge": merge} if merge else {})
+    assert get_postprocess_config(resolution)[name] == expected
+    assert get_postprocess_config(resolution, preset="published")[name] == expected
+
+
+@pytest.mark.parametrize("preset", ["published", "touching"])
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_every_class_has_valid_parameters(resolution, preset):
+    config = get_postprocess_config(resolution, preset)
+    assert set(config) == set(topo_dask.EVALUATED_INSTANCE_CLASSES)
+    for name, values in config.items():
+        ClassConfig.from_mapping(values, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"), [(0.1, 8), (11.9, 8), (12, 8), (12.1, 16), (24, 16), (40, 32), (48, 32), (49, 64), (1e9, 64)]
+)
+@pytest.mark.parametrize("preset", ["published", "touching"])
+def test_nearest_resolution_and_ties_to_the_finer(asked, taken, preset):
+    assert get_postprocess_config(asked, preset) == get_postprocess_config(taken, preset)
+
+
+def test_a_table_may_be_changed_without_changing_the_next():
+    get_postprocess_config(8, "touching")["ves"]["n_steps"] = 1
+    get_postprocess_config(8)["ves"]["n_steps"] = 1
+    assert get_postprocess_config(8)["ves"]["n_steps"] == 28
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_touching_keeps_group_and_size_and_travels_as_far(resolution):
+    published, touching = get_postprocess_config(resolution), get_postprocess_config(resolution, "touching")
+    for name, values in touching.items():
+        kept = {key: published[name][key] for key in ("group", "min_size")}
+        changed = {"merge": "agglomerate", "convergence_radius": 1.5, "step_size": 0.5}
+        assert values == {**kept, **changed, "n_steps": values["n_steps"]}
+        assert values["n_steps"] * values["step_size"] == max(100, published[name]["n_steps"])
+
+
+INVALID = [
+    ((8, "dense"), ValueError, "preset must be 'published' or 'touching', got 'dense'"),
+    ((8, None), ValueError, "preset must be .* got None"),
+    ((0,), ValueError, "resolution_nm must be above 0, got 0"),
+    ((-8,), ValueError, "resolution_nm must be above 0"),
+    ((float("nan"),), ValueError, "resolution_nm must be finite"),
+    (("8",), TypeError, "resolution_nm must be a number, got '8'"),
+    ((True,), TypeError, "resolution_nm must be a number"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), INVALID)
+def test_invalid_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        get_postprocess_config(*arguments)
+
+
+INVALID_CLASSES = [
+    ({"group": 4}, ValueError, r"class_config\['mito'\]: group must be 1, 2 or 3, got 4"),
+    ({"n_steps": -1}, ValueError, "n_steps must be at least 0, got -1"),
+    ({"n_steps": 1.5}, TypeError, "n_steps must be an integer, got 1.5"),
+    ({"step_size": 0}, ValueError, "step_size must be above 0"),
+    ({"convergence_radius": float("inf")}, ValueError, "convergence_radius must be finite"),
+    ({"min_size": "9"}, TypeError, "min_size must be an integer, got '9'"),
+    ({"merge": "all"}, ValueError, "merge must be None, 'adjacent' or 'agglomerate', got 'all'"),
+    ({"flow_error_threshold": -0.1}, ValueError, "flow_error_threshold must be 0 or more"),
+    ({"min_fragment_ratio": -1}, ValueError, "min_fragment_ratio must be 0 or more"),
+    ({"radius": 4}, ValueError, "unknown parameter 'radius'; known are"),
+    (7, TypeError, r"class_config\['mito'\] must be a mapping"),
+]
+
+
+@pytest.mark.parametrize(("values", "error", "message"), INVALID_CLASSES)
+def test_invalid_parameters_are_named_with_their_class(values, error, message):
+    with pytest.raises(error, match=message):
+        ClassConfig.from_mapping(values, "mito")
+
+
+def test_preset_reaches_the_classes():
+    classes = resolve_classes(["ves"], None, 8, 1, 0.0, "touching")
+    assert classes["ves"] == (0, ClassConfig.from_mapping(get_postprocess_config(8, "touching")["ves"], "ves"))
+    assert resolve_classes(["ves"], None, 8, 1, 0.0) == resolve_classes(["ves"], None, 8, 1, 0.0, "published")
+
+
+def test_preset_and_class_config_exclude_one_another():
+    with pytest.raises(ValueError, match="preset='touching' is for the default parameters"):
+        resolve_classes(["ves"], {"ves": {}}, 8, 1, 0.0, "touching")
+
+
+def test_without_resolution_the_finest_is_taken_and_a_warning_says_so():
+    with pytest.warns(UserWarning, match="8 nm"):
+        classes = resolve_classes(["ves"], None, None, 1, 0.0, "touching")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert classes == resolve_classes(["ves"], None, 8, 1, 0.0, "touching")
+
+
+def test_preset_is_an_argument_of_every_driver(tmp_path):
+    import zarr
+
+    from topo_dask.segment import plan_volume
+
+    semantic = zarr.create_array(tmp_path / "semantic.zarr", data=np.ones((1, 8, 8, 8), np.float32))
+    flow = zarr.create_array(tmp_path / "flow.zarr", data=np.full((3, 8, 8, 8), 0.25, np.float32))
+    common = {"class_names": ["ves"], "resolution_nm": 64, "preset": "touching"}
+    planned = plan_volume(semantic, flow, **common, block_shape=(8, 8, 8))
+    assert planned.classes["ves"][1].merge == "agglomerate"
+    held = topo_dask.run_instance_segmentation(semantic[:], flow[:], **common)["ves"]
+    stored = topo_dask.segment_volume(semantic, flow, tmp_path / "out.zarr", **common, progress=False)["ves"]
+    np.testing.assert_array_equal(held, stored[:])
+
+
+@pytest.mark.parametrize("flags", [[], ["--min-size", "3"]])
+def test_preset_on_the_command_line(tmp_path, flags):
+    import zarr
+
+    for name, channels in (("semantic", 1), ("flow", 3)):
+        zarr.create_array(tmp_path / name, data=np.ones((channels, 8, 8, 8), np.float32))
+    inputs = [str(tmp_path / "semantic"), str(tmp_path / "flow"), "--class", "ves", "--resolution-nm", "64"]
+    stages = {
+        preset: CliRunner().invoke(main, ["plan", *inputs, "--preset", preset, "--json", *flags]).stdout
+        for preset in ("published", "touching")
+    }
+    assert '"unite"' in stages["touching"]  # vesicles are not merged by the published parameters
+    assert '"unite"' not in stages["published"]
