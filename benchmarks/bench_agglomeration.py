@@ -20,9 +20,7 @@ from topo_dask.kernels.fixed_point import SCALE
 def _table(low: np.ndarray, high: np.ndarray, scores: np.ndarray, faces: np.ndarray) -> Table:
     pairs = np.stack([np.minimum(low, high), np.maximum(low, high)], axis=1)
     apart = low != high
-    return combine_contacts(
-        [(pairs[apart], np.rint(scores * faces * SCALE).astype(np.int64)[apart], faces[apart])]
-    )
+    return combine_contacts([(pairs[apart], np.rint(scores * faces * SCALE).astype(np.int64)[apart], faces[apart])])
 
 
 def random_graph(n: int, contacts: int, mean: float = 0.0) -> Table:

@@ -62,10 +62,13 @@ def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progres
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         if keys:
             executor(stage, job, keys, tick)
-            if left := stage.keys(job):
-                raise RuntimeError(
-                    f"class {job.name!r}, stage {stage.name!r}: no record of {left[0]} after it was done"
-                )
+
+
+def check_done(job: Job, stages: Iterable[Stage]) -> None:
+    """Raise RuntimeError when a task of these stages is not on record."""
+    for stage in stages:
+        if left := stage.keys(job):
+            raise RuntimeError(f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record after the run")
 
 
 def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
@@ -211,9 +214,11 @@ def active_client() -> Any:
     from distributed import get_client
 
     try:
-        return get_client()
+        client = get_client()
     except ValueError:
         return None
+    # One that failed to start, or whose cluster is gone, may still be the default.
+    return client if client.status == "running" else None
 
 
 def shares_memory() -> bool:

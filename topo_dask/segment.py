@@ -12,7 +12,7 @@ import numpy as np
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, finite_number, resolve_classes
-from .execute import ambient, check_reach, resources, run, shares_memory
+from .execute import ambient, check_done, check_reach, resources, run, shares_memory
 from .plan import Plan, Recipe, plan_stages, track_together
 from .progress import ProgressBars
 from .stages.job import Job
@@ -311,12 +311,16 @@ def segment_volume(
             if earlier and not holds(target, name):
                 ledger.compartment(store, name).discard(plan.plans[name].final.name)  # those labels are gone
             outputs[name] = open_output(target, name, spec, run_name, resume=earlier is not None)
-        for name in plan.classes:
-            job = make_job(plan, name, ledger.compartment(store, name), outputs[name])
-            run(job, plan.plans[name].stages, executor, bars)
+        jobs = {name: make_job(plan, name, ledger.compartment(store, name), outputs[name]) for name in plan.classes}
+        if plan.shared_channels > 3:
+            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)
+        for name, job in jobs.items():
+            stages, final = plan.plans[name].stages, plan.plans[name].final
+            run(job, stages, executor, bars)
             check_owned(target, name, run_name)
-            run(job, (plan.plans[name].final,), executor, bars)
+            run(job, (final,), executor, bars)
             check_owned(target, name, run_name)
+            check_done(job, (*stages, final))
             if target.url is not None:
                 write_table(job, target.beside(".tables"))
         ledger.clear(store)
@@ -359,5 +363,5 @@ def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
         "block_shape": list(plan.grid.block_shape),
         "halo": list(plan.grid.halo),
         "chunks": list(plan.chunks),
-        "classes": {name: [channel, config.to_dict()] for name, (channel, config) in plan.classes.items()},
+        "classes": {name: {"channel": channel, **config.to_dict()} for name, (channel, config) in plan.classes.items()},
     }

@@ -138,8 +138,8 @@ def _is_alive(holder: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(holder["pid"])
         # Numbers of processes are used again, and their start is told to a fraction of a second.
-        same = abs(process.create_time() - holder["started"]) < 2
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(float(process.create_time()) - float(holder["started"])) < 2
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -234,7 +234,7 @@ def check_output(array: Any, spec: OutputSpec) -> None:
     if tuple(array.shape) != spec.shape or np.dtype(array.dtype) != np.int32 or array.fill_value != 0:
         raise ValueError(
             f"output must be int32 of shape {spec.shape} with fill value 0, got {array.dtype} of shape "
-            f"{tuple(array.shape)} with fill value {array.fill_value!r}"
+            f"{tuple(array.shape)} with fill value {array.fill_value}"
         )
     unit = tuple(array.shards or array.chunks)
     if any(b % u and b < s for b, u, s in zip(spec.block_shape, unit, spec.shape, strict=True)):

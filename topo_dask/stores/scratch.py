@@ -105,7 +105,11 @@ def unpack(data: bytes, name: str) -> Arrays:
     """Arrays of a bundle written by `pack`; OSError naming the bundle when it is damaged."""
     from numcodecs import Blosc
 
-    if data[:8] != _MAGIC or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:]):
+    if (
+        len(data) < 20
+        or data[:8] != _MAGIC
+        or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:])
+    ):
         raise OSError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
     codec = Blosc()
     (length,) = struct.unpack_from("<Q", data, 12)
@@ -218,7 +222,11 @@ class FileScratch:
         return FileScratch(f"{self.url}/{name}", self.storage_options)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing under the URL, locks apart."""
+        """Whether no file is under the URL, locks and halves of bundles apart."""
+        if self._is_local:
+            lock = os.path.join(self.url, LOCK)
+            walk = (names for folder, _, names in os.walk(self.url) if folder != lock)
+            return all(_PARTIAL.fullmatch(name) for names in walk for name in names)
         fs, root = self._open()
         if not fs.exists(root):
             return True

@@ -1,0 +1,460 @@
+"""Injected faults: the bits of the undisturbed run, or an error that names the culprit and a run to resume.
+
+As a script, this is the run that the tests disturb: ``python test_faults.py FOLDER STAGE`` kills itself while it files
+the second bundle of a stage (STAGE "-": never), ``... FOLDER limit BYTES`` may write no larger file.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import topo_dask
+from topo_dask import segment_volume
+from topo_dask.kernels import labels as labels_module
+from topo_dask.stores import ledger
+from topo_dask.stores.scratch import FileScratch, find
+from topo_dask.stores.volumes import StoredFlow
+
+SHAPE, BLOCK = (96, 96, 96), (32, 32, 32)
+CONFIG = {"thin": {"group": 3, "n_steps": 20, "convergence_radius": 1.5, "min_size": 9, "merge": "adjacent"}}
+HOW: dict[str, Any] = {
+    "class_names": ["thin"],
+    "class_config": CONFIG,
+    "flow_error_threshold": 0.6,
+    "block_shape": BLOCK,
+    "halo": 4,
+    "progress": False,
+}
+STAGES = [
+    *("track", "link", "contacts", "unite", "fragments", "join", "split", "absorb", "survey", "orphans"),
+    *("tabulate", "errors", "drop", "relabel"),
+]
+
+
+@cache
+def predict() -> tuple[np.ndarray, np.ndarray]:
+    """Touching balls, the flow to their middles and noise; some blocks without foreground."""
+    rng = np.random.default_rng(5)
+    semantic = np.where(rng.random(SHAPE) < 0.004, 0.9, 0.1).astype(np.float32)
+    flow = rng.normal(0, 0.2, (3, *SHAPE)).astype(np.float32)
+    grid = np.indices(SHAPE).astype(np.float32)
+    for centre in rng.uniform(8, 88, (60, 3)).astype(np.float32):
+        way = centre[:, None, None, None] - grid
+        length = np.sqrt((way**2).sum(axis=0))
+        inside = length < 9
+        semantic[inside] = 0.9
+        flow[:, inside] += (way / np.maximum(length, 1))[:, inside]
+    semantic[:32, :32] = 0
+    return semantic[None], flow
+
+
+@cache
+def expected() -> np.ndarray:
+    """Labels in memory."""
+    return topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG, flow_error_threshold=0.6)["thin"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, array in zip(("semantic", "flow"), predict(), strict=True):
+        zarr.create_array(
+            tmp_path / name,
+            data=array,
+            chunks=(3, 32, 32, 32),
+            compressors=zarr.codecs.ZstdCodec(level=1, checksum=True),
+        )
+    return tmp_path
+
+
+def segment(folder: Path, **more: Any) -> np.ndarray:
+    return segment_volume(folder / "semantic", folder / "flow", folder / "out", **{**HOW, **more})["thin"][:]
+
+
+def check_resumed(folder: Path) -> None:
+    """Going on gives the undisturbed run's bits and leaves nothing behind."""
+    np.testing.assert_array_equal(segment(folder, resume=True), expected())
+    assert not (folder / "out.scratch").exists()
+    assert not list((folder / "out").rglob("*.partial"))
+
+
+def records(folder: Path) -> set[str]:
+    root = folder / "out.scratch"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def start(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
+    root = str(Path(topo_dask.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, __file__, str(folder), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# ------------------------------------------------------------ cheap
+
+
+def small(folder: Path) -> tuple[Any, Any, Path, dict[str, Any]]:
+    semantic, flow = predict()
+    corner = (slice(None), *(slice(32, 48),) * 3)
+    return semantic[corner], flow[corner], folder / "out", {**HOW, "block_shape": (8, 8, 8)}
+
+
+def save_small(folder: Path, **changed: np.ndarray) -> Callable[..., Any]:
+    semantic, flow, out, how = small(folder)
+    stores = [zarr.create_array({}, data=changed.get(n, a)) for n, a in (("semantic", semantic), ("flow", flow))]
+    return lambda **more: segment_volume(*stores, out, **{**how, **more})["thin"][:]
+
+
+def test_too_many_labels_are_refused_before_any_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = save_small(tmp_path)
+    monkeypatch.setattr(labels_module, "MAX_LABEL", 0)
+    with pytest.raises(OverflowError, match="instances do not fit into int32 labels") as caught:
+        run()
+    assert "class 'thin', stage" in caught.value.__notes__[0]
+    assert zarr.open_array(tmp_path / "out" / "thin", mode="r").nchunks_initialized == 0
+    monkeypatch.undo()
+    assert run(overwrite=True).max() >= 1
+
+
+def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path / "s"))
+    with ledger.claim(scratch):
+        match = rf"another run is at work .* process {os.getpid()} of "
+        with pytest.raises(FileExistsError, match=match), ledger.claim(scratch, insist=True):
+            pass
+        (holder,) = scratch.keys("lock")
+    assert not (tmp_path / "s").exists()
+    gone = {"host": json.loads(bytes(ledger._to_bytes(ledger._this_process())))["host"], "pid": 2**22 + 1, "started": 0}
+    scratch.put("lock", holder, holder=ledger._to_bytes(gone))
+    with ledger.claim(scratch):  # of a process that is no more
+        assert holder not in scratch.keys("lock")
+    scratch.put("lock", holder, holder=ledger._to_bytes({**gone, "host": "elsewhere"}))
+    with pytest.raises(FileExistsError, match="of elsewhere"), ledger.claim(scratch):
+        pass
+    with ledger.claim(scratch, insist=True):
+        assert len(scratch.keys("lock")) == 1
+
+
+def test_of_many_claims_at_once_one_holds(tmp_path: Path) -> None:
+    scratch, inside, most, refused = FileScratch(str(tmp_path / "s")), [0], [0], [0]
+
+    def claim() -> None:
+        try:
+            with ledger.claim(scratch):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.3)
+                inside[0] -= 1
+        except FileExistsError:
+            refused[0] += 1
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+
+
+def test_halves_of_bundles_are_swept_and_damaged_ones_named(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path / "s"))
+    scratch.put("track", "0.0.0", a=np.arange(9))
+    half = tmp_path / "s" / "track" / f".0.0.1.{'0' * 32}.partial"
+    half.write_bytes(b"half")
+    (tmp_path / "s" / "track" / "notes.partial").write_text("mine")
+    with ledger.claim(scratch):
+        assert not half.exists()
+    assert (tmp_path / "s" / "track" / "notes.partial").exists()
+    bundle = tmp_path / "s" / "track" / "0.0.0"
+    whole = bundle.read_bytes()
+    for damaged in (b"", whole[:5], whole[:11], whole[:-1], whole[:30] + bytes([whole[30] ^ 1]) + whole[31:]):
+        bundle.write_bytes(damaged)
+        with pytest.raises(OSError, match=r"scratch bundle .*track/0\.0\.0 is damaged"):
+            find(scratch, "track", "0.0.0")
+
+
+# ------------------------------------------------------------ killed clients
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", STAGES)
+def test_client_killed_inside_a_stage(folder: Path, stage: str) -> None:
+    process = start(folder, stage)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == -signal.SIGKILL, output
+    assert records(folder)
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("number", "share"), [(signal.SIGKILL, 0.1), (signal.SIGKILL, 0.9), (signal.SIGTERM, 0.5), (signal.SIGINT, 0.5)]
+)
+def test_client_killed_from_outside(folder: Path, number: signal.Signals, share: float) -> None:
+    process = start(folder, "-")
+    wait_for(lambda: len(records(folder)) > share * 420 or process.poll() is not None)
+    process.send_signal(number)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == -number, output
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+def test_two_runs_at_once(folder: Path) -> None:
+    runs = [start(folder, "-") for _ in range(2)]
+    ends = [run.communicate(timeout=300)[0] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 1], ends
+    refused = ends[0 if runs[0].returncode else 1]
+    assert "another run is at work" in refused or "unfinished run" in refused or "exists: pass overwrite" in refused
+    np.testing.assert_array_equal(zarr.open_array(folder / "out" / "thin", mode="r")[:], expected())
+
+
+# ------------------------------------------------------------ killed workers
+
+
+@pytest.fixture
+def client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parent}")
+    monkeypatch.setenv("TOPO_DASK_CURE", str(folder / "cure"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+class KillingFlow(StoredFlow):
+    """Flow that kills the process which reads one block of it, until a file is there."""
+
+    def region(self, box: Any) -> Any:
+        if box.start == (60, 60, 60) and not Path(os.environ["TOPO_DASK_CURE"]).exists():
+            os._exit(1)
+        return super().region(box)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_faults
+
+    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.KillingFlow)
+    with pytest.raises(RuntimeError, match=r"class 'thin', stage 'track': .*block 2\.2\.2 .*all else of the stage is"):
+        segment(folder)
+    done = FileScratch(str(folder / "out.scratch" / "classes" / "thin")).keys("track")
+    assert len(done) == 23  # 27 but for three without stored foreground and the poison
+    assert "2.2.2" not in done
+    (folder / "cure").touch()
+    check_resumed(folder)
+
+
+# ------------------------------------------------------------ damaged inputs
+
+
+def truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def empty(data: bytes) -> bytes:
+    return b""
+
+
+def flip(data: bytes) -> bytes:
+    return data[:100] + bytes([data[100] ^ 8]) + data[101:]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [(name, damage) for name in ("semantic", "flow") for damage in (truncate, empty, flip)] + [("flow", None)],
+)
+def test_damaged_chunk(folder: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
+    chunk = folder / name / "c" / "0" / "1" / "2" / "1"
+    whole = chunk.read_bytes()
+    if damage is None:
+        chunk.unlink()
+    else:
+        chunk.write_bytes(damage(whole))
+    with pytest.raises(OSError, match=rf"{name} .*chunk c/0/1/2/1") as caught:
+        segment(folder)
+    assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
+    assert "1.2.1" not in FileScratch(str(folder / "out.scratch" / "classes" / "thin")).keys("track")
+    chunk.write_bytes(whole)
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [None, (slice(32, 64),) * 3, (slice(None),) * 3])
+def test_flow_that_is_no_number(folder: Path, value: float, where: Any) -> None:
+    array = zarr.open_array(folder / "flow", mode="r+")
+    if where is None:
+        where = tuple(np.argwhere(predict()[0][0] > 0.5)[-1])
+    array[(1, *where)] = value
+    with pytest.raises(ValueError, match="not finite at voxel") as caught:
+        segment(folder)
+    assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
+    array[:] = predict()[1]
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+def test_foreground_that_is_no_number(folder: Path) -> None:
+    array = zarr.open_array(folder / "semantic", mode="r+")
+    array[0, 40, 41, 42] = np.nan
+    with pytest.raises(ValueError, match=r"semantic is NaN at voxel \(40, 41, 42\)"):
+        segment(folder)
+    array[:] = predict()[0]
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+def test_damaged_scratch(folder: Path) -> None:
+    process = start(folder, "orphans")
+    process.communicate(timeout=200)
+    bundle = folder / "out.scratch" / "classes" / "thin" / "fragments" / "1.1.1"
+    bundle.write_bytes(truncate(bundle.read_bytes()))
+    with pytest.raises(OSError, match=r"scratch bundle .*fragments/1\.1\.1 is damaged"):
+        segment(folder, resume=True)
+    bundle.unlink()
+    check_resumed(folder)
+
+
+# ------------------------------------------------------------ full disks
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("nbytes", [600, 3000])
+def test_no_file_may_grow(folder: Path, nbytes: int) -> None:
+    process = start(folder, "limit", nbytes)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 1, output
+    assert "File too large" in output
+    assert nbytes == 600 or "class 'thin', stage" in output  # with 600 bytes the run can not even begin
+    check_resumed(folder)
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
+@pytest.mark.parametrize("place", ["out", "out.scratch"])
+def test_full_disk(folder: Path, place: str) -> None:
+    disk = folder / place
+    disk.mkdir()
+    size = "60k" if place == "out" else "800k"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            segment(folder)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        np.testing.assert_array_equal(segment(folder, resume=True), expected())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ------------------------------------------------------------ an object store
+
+
+class FailingStore(zarr.storage.WrapperStore[Any]):
+    """Store of which one look in five fails or finds nothing."""
+
+    turn = 0
+
+    @property
+    def fs(self) -> Any:
+        return self._store.fs
+
+    def fail(self) -> bool:
+        FailingStore.turn += 1
+        fault = (FailingStore.turn * 7919) % 15
+        if fault in (0, 1):
+            code = (500, 503)[fault]
+            raise OSError(f"An error occurred ({code}) when calling the GetObject operation")
+        return fault == 2
+
+    async def get(self, *arguments: Any, **more: Any) -> Any:
+        return None if self.fail() else await self._store.get(*arguments, **more)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(200)
+def test_object_store_with_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("moto.server")
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    s3 = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*s3.get_host_and_port()))
+        fs = s3fs.S3FileSystem()
+        fs.mkdir("bucket")
+        arrays = []
+        semantic, flow, _, how = small(tmp_path)
+        for name, array in (("semantic", semantic), ("flow", flow)):
+            stored = zarr.create_array(f"s3://bucket/{name}", data=array, chunks=(3, 4, 4, 4))
+            arrays.append(zarr.open_array(FailingStore(stored.store), mode="r", path=stored.path))
+        found = segment_volume(*arrays, "s3://bucket/out", **{**how, "block_shape": (8, 16, 16)})["thin"]
+        in_memory = topo_dask.run_instance_segmentation(semantic, flow, ["thin"], CONFIG, flow_error_threshold=0.6)
+        np.testing.assert_array_equal(found[:], in_memory["thin"])
+        assert FailingStore.turn > 100
+        assert not fs.exists("bucket/out.scratch")
+    finally:
+        s3.stop()
+
+
+# ------------------------------------------------------------ the run that is disturbed
+
+
+def _kill_inside(stage: str) -> None:
+    seen: dict[str, int] = {}
+    replace = os.replace
+
+    def put(source: Any, target: Any, **more: Any) -> None:
+        kind, key = Path(target).parts[-2:]
+        if kind == stage or (kind, key) == ("done", stage):
+            seen[kind] = seen.get(kind, 0) + 1
+            if kind == "done" or seen[kind] == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target, **more)
+
+    os.replace = put
+
+
+def main(folder: str, stage: str, *rest: str) -> None:
+    if stage == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(rest[0]), int(rest[0])))
+    elif stage != "-":
+        _kill_inside(stage)
+    segment(Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

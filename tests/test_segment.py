@@ -1,0 +1,676 @@
+"""From zarr to zarr: the bits of memory, whatever the storage, the scheduler, and how often the run was interrupted."""
+
+import csv
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+
+import topo_dask
+from topo_dask import plan as plan_module
+from topo_dask import segment_volume
+from topo_dask.plan import Stage
+from topo_dask.segment import plan_volume
+from topo_dask.stores import ledger
+from topo_dask.stores.scratch import FileScratch
+
+SHAPE = (17, 26, 23)
+CONFIG: dict[str, dict[str, Any]] = {
+    "round": {"group": 1, "n_steps": 30, "convergence_radius": 3.0, "min_size": 8},
+    "long": {"group": 2, "n_steps": 12, "convergence_radius": 1.5, "min_size": 5, "merge": "adjacent"},
+    "thin": {"group": 3, "n_steps": 30, "convergence_radius": 1.5, "min_size": 9, "merge": "agglomerate"},
+}
+ALL_STAGES = {"group": 3, "n_steps": 9, "convergence_radius": 1.5, "min_size": 9, "merge": "adjacent"}
+BLOCK = (8, 9, 12)
+
+
+def predict(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and flows of n classes: a few touching balls each, the flow to their middles, and noise."""
+    rng = np.random.default_rng(seed)
+    semantic, flow = np.zeros((n, *SHAPE), np.float32), rng.normal(0, 0.25, (3 * n, *SHAPE)).astype(np.float32)
+    grid = np.indices(SHAPE)
+    for c in range(n):
+        centres = rng.uniform(0, SHAPE, (7, 3))
+        ways = centres[:, :, None, None, None] - grid
+        length = np.sqrt((ways**2).sum(axis=1))
+        nearest = length.argmin(axis=0)
+        way = np.take_along_axis(ways, nearest[None, None], axis=0)[0]
+        flow[3 * c : 3 * c + 3] += way / np.maximum(length.min(axis=0), 1)
+        semantic[c] = np.where(length.min(axis=0) < 4.5, 0.9, rng.random(SHAPE) * 0.505)  # with specks
+    semantic[:, :9, :13] = 0  # blocks of which nothing is foreground
+    return semantic, flow
+
+
+SEMANTIC, FLOW = predict(len(CONFIG))
+
+
+def in_memory(semantic: np.ndarray, flow: np.ndarray, config: dict[str, Any] = CONFIG, **more: Any) -> dict[str, Any]:
+    return topo_dask.run_instance_segmentation(semantic, flow, list(config), config, **more)
+
+
+def same(found: Any, expected: Any) -> None:
+    assert list(found) == list(expected)
+    for name, labels in expected.items():
+        assert labels.max() >= 2
+        assert found[name].dtype == np.int32
+        np.testing.assert_array_equal(found[name][:], labels)
+
+
+def store(folder: Path, semantic: np.ndarray, flow: np.ndarray, **how: Any) -> tuple[str, str]:
+    """Paths of the two arrays, in chunks that do not divide the volume."""
+    for name, array in (("semantic", semantic), ("flow", flow)):
+        zarr.create_array(folder / name, data=array, chunks=(2, 7, 11, 16), **how)
+    return str(folder / "semantic"), str(folder / "flow")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[str, str]:
+    return store(tmp_path, SEMANTIC, FLOW)
+
+
+def settings(config: dict[str, Any] = CONFIG, **more: Any) -> dict[str, Any]:
+    return {"class_names": list(config), "class_config": config, "block_shape": BLOCK, "progress": False, **more}
+
+
+# ------------------------------------------------------------ storage
+
+
+@pytest.mark.parametrize(
+    ("zarr_format", "flow_dtype", "semantic_dtype", "halo"),
+    [
+        (3, "float32", "float32", None),
+        (2, "float64", "bool", 0),
+        (3, "float16", "uint8", (0, 3, 100)),
+        (2, "int8", "float64", 1),
+        (2, ">f4", ">f4", 2),
+        (3, ">f8", "float16", 2),
+    ],
+)
+def test_storage_does_not_matter(
+    tmp_path: Path, zarr_format: Any, flow_dtype: str, semantic_dtype: str, halo: Any
+) -> None:
+    is_real = np.dtype(semantic_dtype).kind == "f"
+    semantic = (SEMANTIC if is_real else SEMANTIC > 0.5).astype(semantic_dtype)
+    flow = (np.rint(2 * FLOW) if flow_dtype == "int8" else FLOW).astype(flow_dtype)
+    paths = store(tmp_path, semantic, flow, zarr_format=zarr_format)
+    limit = 0.85 if flow_dtype == "int8" else 0.15
+    with dask.config.set(scheduler="synchronous"):
+        found = segment_volume(*paths, tmp_path / "out", **settings(halo=halo), flow_error_threshold=limit)
+    expected = in_memory(semantic, flow, flow_error_threshold=limit)
+    same(found, expected)
+    written = zarr.open_group(tmp_path / "out", mode="r")
+    same({name: written[name] for name in expected}, expected)
+
+
+def test_shards_and_arrays_that_are_open(tmp_path: Path) -> None:
+    semantic = zarr.create_array({}, data=SEMANTIC, chunks=(1, 4, 4, 4), shards=(1, 8, 8, 8))
+    flow = zarr.create_array(tmp_path / "flow", data=FLOW, chunks=(3, 5, 5, 5), shards=(9, 10, 10, 10))
+    same(segment_volume(semantic, flow, tmp_path / "out", **settings()), in_memory(SEMANTIC, FLOW))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_group_takes_the_labels(tmp_path: Path, inputs: Any, zarr_format: Any) -> None:
+    group = zarr.open_group(tmp_path / "out", mode="w", zarr_format=zarr_format).create_group("labels")
+    other = group.create_array("other", data=np.arange(3))
+    same(segment_volume(*inputs, group, **settings()), in_memory(SEMANTIC, FLOW))
+    np.testing.assert_array_equal(other[:], np.arange(3))
+    assert group["long"].metadata.zarr_format == zarr_format
+    assert (tmp_path / "out" / "labels.tables" / "long.csv").exists()
+    in_process = zarr.open_group({}, mode="w", zarr_format=zarr_format)
+    same(segment_volume(*inputs, in_process, **settings(scratch=tmp_path / "s")), in_memory(SEMANTIC, FLOW))
+
+
+@pytest.mark.parametrize("layout", [{"chunks": (4, 9, 6)}, {"chunks": (2, 3, 4), "shards": (8, 9, 12)}])
+def test_an_array_takes_the_labels_of_one_class(tmp_path: Path, inputs: Any, layout: dict[str, Any]) -> None:
+    config = {"round": CONFIG["round"]}
+    one = store_one_class(tmp_path)
+    expected = in_memory(SEMANTIC[:1], FLOW[:3], config)
+    for where in (tmp_path / "out", {}):
+        array = zarr.create_array(where, shape=SHAPE, dtype="int32", fill_value=0, **layout)
+        more = {"scratch": tmp_path / "s"} if isinstance(where, dict) else {}
+        found = segment_volume(*one, array, **settings(config, **more))
+        assert found["round"] is array
+        same(found, expected)
+        array[:] = 7  # blocks without foreground too
+        with pytest.raises(FileExistsError, match="not empty"):
+            segment_volume(*one, array, **settings(config, **more))
+        assert (array[:] == 7).all()
+        same(segment_volume(*one, array, **settings(config, **more), overwrite=True), expected)
+
+
+def store_one_class(folder: Path) -> tuple[str, str]:
+    (folder / "one").mkdir()
+    return store(folder / "one", SEMANTIC[:1], FLOW[:3])
+
+
+def test_default_blocks_and_memory_limit(tmp_path: Path, inputs: Any) -> None:
+    for i, more in enumerate(({}, {"memory_limit": "600MiB"})):
+        found = segment_volume(*inputs, tmp_path / f"out{i}", **settings(block_shape=None, **more))
+        same(found, in_memory(SEMANTIC, FLOW))
+
+
+@pytest.mark.parametrize(
+    ("block_shape", "chunks"),
+    [
+        ((64, 100, 128), (64, 100, 128)),
+        ((131, 254, 256), (131, 127, 128)),
+        ((300, 129, 1), (100, 43, 1)),
+        ((2**31 - 1, 10**9, 999), (128, 128, 128)),
+    ],
+)
+def test_chunks_divide_the_block(block_shape: Any, chunks: Any) -> None:
+    semantic, flow = (
+        zarr.create_array({}, shape=(n, 700, 700, 700), chunks=(n, 64, 64, 64), dtype="f4") for n in (1, 3)
+    )
+    names = {"class_names": ["a"], "class_config": {"a": {}}}
+    plan = plan_volume(semantic, flow, **names, block_shape=block_shape, memory_limit="1 TB")
+    assert plan.chunks == chunks
+
+
+def test_volumes_without_voxels_or_foreground(tmp_path: Path) -> None:
+    for i, shape in enumerate([(0, 4, 4), (4, 0, 4), (5, 6, 7)]):
+        semantic, flow = (zarr.create_array({}, shape=(n, *shape), dtype="f4") for n in (3, 9))
+        found = segment_volume(semantic, flow, tmp_path / f"out{i}", **settings(), flow_error_threshold=0.1)
+        assert {name: labels.shape for name, labels in found.items()} == dict.fromkeys(CONFIG, shape)
+        assert not any(labels[:].any() for labels in found.values())
+        assert (tmp_path / f"out{i}.tables" / "round.csv").read_text().count("\n") == 1
+
+
+def test_classes_without_parameters_are_skipped(tmp_path: Path, inputs: Any) -> None:
+    config = {"thin": CONFIG["thin"]}
+    found = segment_volume(*inputs, tmp_path / "out", **{**settings(config), "class_names": list(CONFIG)})
+    same(found, {"thin": in_memory(SEMANTIC, FLOW)["thin"]})
+    assert list(zarr.open_group(tmp_path / "out", mode="r")) == ["thin"]
+
+
+# ------------------------------------------------------------ schedulers
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_local_schedulers_give_the_same_bits(scheduler: str, tmp_path: Path, inputs: Any) -> None:
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        same(segment_volume(*inputs, tmp_path / "out", **settings()), in_memory(SEMANTIC, FLOW))
+
+
+def check_with_client(tmp_path: Path, inputs: Any) -> None:
+    """Everything, with the active client."""
+    expected = in_memory(SEMANTIC, FLOW)
+    same(segment_volume(*inputs, tmp_path / "out", **settings()), expected)
+    assert not (tmp_path / "out.scratch").exists()
+    stored = [zarr.open_array(path, mode="r") for path in inputs]
+    given = [da.from_array(array, chunks=(1, 6, 9, 10)) for array in (SEMANTIC, FLOW)]
+    for arrays in (stored, given):
+        lazy = topo_dask.run_instance_segmentation(
+            *arrays, list(CONFIG), CONFIG, block_shape=BLOCK, scratch=str(tmp_path / "lazy")
+        )
+        same(dict(zip(lazy, dask.compute(*lazy.values()), strict=True)), expected)
+    coords, ends = topo_dask.track_flows(given[0][0] > 0.5, given[1][:3], 30, block_shape=BLOCK)
+    labels = topo_dask.cluster_convergence(coords, ends, SHAPE, 3.0, 8, block_shape=BLOCK)
+    np.testing.assert_array_equal(labels.compute(), expected["round"])
+
+
+def test_a_cluster_gives_the_same_bits(cluster: LocalCluster, tmp_path: Path, inputs: Any) -> None:
+    with Client(cluster):
+        check_with_client(tmp_path, inputs)
+
+
+def test_a_cluster_in_this_process_gives_the_same_bits(tmp_path: Path, inputs: Any) -> None:
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0"):
+        check_with_client(tmp_path, inputs)
+
+
+def _run_in_task(inputs: tuple[str, str], output: str) -> dict[str, np.ndarray]:
+    return {name: labels[:] for name, labels in segment_volume(*inputs, output, **settings()).items()}
+
+
+def test_a_run_inside_a_task_of_a_cluster(tmp_path: Path, inputs: Any) -> None:
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as client:
+        found = client.submit(_run_in_task, inputs, str(tmp_path / "out")).result()
+    same(found, in_memory(SEMANTIC, FLOW))
+
+
+def test_memory_of_this_process_is_no_output_for_other_processes(
+    cluster: LocalCluster, tmp_path: Path, inputs: Any
+) -> None:
+    group = zarr.open_group({}, mode="w")
+    match = "memory of this process"
+    with Client(cluster), pytest.raises(ValueError, match=match):
+        segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
+    with dask.config.set(scheduler="processes"), pytest.raises(ValueError, match=match):
+        segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
+    assert list(group) == []
+
+
+def test_an_error_on_a_cluster_names_the_block_and_leaves_a_run_to_resume(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    flow = FLOW.copy()
+    z, y, x = np.argwhere(SEMANTIC[0] > 0.5)[-1]
+    flow[1, z, y, x] = np.nan
+    paths = store(tmp_path, SEMANTIC, flow)
+    with Client(cluster):
+        with pytest.raises(ValueError, match=rf"not finite at voxel \({z}, {y}, {x}\)") as caught:
+            segment_volume(*paths, tmp_path / "out", **settings())
+        assert "class 'round', stage 'track', block" in caught.value.__notes__[0]
+        zarr.open_array(paths[1], mode="r+")[1, z, y, x] = FLOW[1, z, y, x]
+        same(segment_volume(*paths, tmp_path / "out", **settings(), resume=True), in_memory(SEMANTIC, FLOW))
+
+
+# ------------------------------------------------------------ tables
+
+
+def flow_error_of(where: np.ndarray, flow: np.ndarray) -> float:
+    voxels = np.argwhere(where)
+    way = voxels.mean(axis=0) - voxels
+    unit = way / np.maximum(np.linalg.norm(way, axis=1), 1e-8)[:, None]
+    return float(((unit - flow[:, where].T) ** 2).mean())
+
+
+@pytest.mark.parametrize("flow_error_threshold", [0.0, 0.2])
+def test_tables_of_instances(tmp_path: Path, inputs: Any, flow_error_threshold: float) -> None:
+    found = segment_volume(*inputs, tmp_path / "out", **settings(), flow_error_threshold=flow_error_threshold)
+    for c, (name, stored) in enumerate(found.items()):
+        labels = stored[:]
+        with open(tmp_path / "out.tables" / f"{name}.csv", newline="") as file:
+            rows = [{column: float(value) for column, value in row.items()} for row in csv.DictReader(file)]
+        assert [row["label"] for row in rows] == list(range(1, labels.max() + 1))
+        for label, row in enumerate(rows, 1):
+            voxels = np.argwhere(labels == label)
+            expected = {"label": label, "voxels": len(voxels)}
+            for side, corner in (("start", voxels.min(axis=0)), ("stop", voxels.max(axis=0) + 1)):
+                expected |= {f"bbox_{side}_{axis}": value for axis, value in zip("zyx", corner, strict=True)}
+            expected |= {f"centroid_{axis}": v for axis, v in zip("zyx", voxels.mean(axis=0), strict=True)}
+            error = flow_error_of(labels == label, FLOW[3 * c : 3 * c + 3]) if flow_error_threshold else np.nan
+            assert row == pytest.approx({**expected, "flow_error": error}, rel=1e-6, nan_ok=True)
+
+
+# ------------------------------------------------------------ interrupted and resumed
+
+TWO = {"round": CONFIG["round"], "all": ALL_STAGES}
+RESUMABLE = [
+    *("track", "link", "contacts", "unite", "fragments", "join", "split", "absorb", "survey", "orphans"),
+    *("tabulate", "errors", "drop", "relabel"),
+]
+
+
+class StopHereError(Exception):
+    pass
+
+
+Tasks = list[tuple[str, str, str]]
+
+
+def count_tasks(patch: pytest.MonkeyPatch) -> tuple[Tasks, Tasks]:
+    """Lists that will hold the tasks that are begun and those that end well: class, stage, key."""
+    begun: Tasks = []
+    ended: Tasks = []
+    real = Stage.run
+
+    def run(self: Stage, job: Any, key: str) -> None:
+        begun.append((job.name, self.name, key))
+        real(self, job, key)
+        ended.append(begun[-1])
+
+    patch.setattr(Stage, "run", run)
+    return begun, ended
+
+
+def break_stage(patch: pytest.MonkeyPatch, name: str, after: int, late: bool) -> None:
+    """Make a stage of the second class stop in its task number `after`, before or behind the work."""
+    real: Callable[..., None] = getattr(plan_module, name)
+    calls: list[str] = []
+
+    def broken(job: Any, *rest: Any, **options: Any) -> None:
+        calls.append(job.name)
+        if calls.count("all") < after:
+            real(job, *rest, **options)
+            return
+        if late:
+            real(job, *rest, **options)
+        raise StopHereError(name)
+
+    patch.setattr(plan_module, name, broken)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Stored inputs, and arguments of a run of two classes with every stage there is."""
+    paths = store(tmp_path, SEMANTIC[:2], FLOW[:6])
+    return paths, settings(TWO, flow_error_threshold=0.25)
+
+
+@pytest.fixture(scope="module")
+def expected_two() -> dict[str, np.ndarray]:
+    return in_memory(SEMANTIC[:2], FLOW[:6], TWO, flow_error_threshold=0.25)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, expected_two: Any) -> tuple[Tasks, dict[str, bytes]]:
+    """Tasks and tables of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    paths = store(folder, SEMANTIC[:2], FLOW[:6])
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
+        begun, _ = count_tasks(patch)
+        same(segment_volume(*paths, folder / "out", **settings(TWO, flow_error_threshold=0.25)), expected_two)
+    return begun, snapshot(folder / "out.tables")
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_resumed_runs_repeat_nothing_and_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, whole: Any, expected_two: Any, name: str, late: bool
+) -> None:
+    paths, arguments = two
+    every, tables = whole
+    n_tasks = sum(task[:2] == ("all", name) for task in every)
+    assert n_tasks > 0
+    with dask.config.set(scheduler="synchronous"):
+        with monkeypatch.context() as patch:
+            break_stage(patch, name, min(2, n_tasks), late)
+            begun, ended = count_tasks(patch)
+            with pytest.raises(StopHereError):
+                segment_volume(*paths, tmp_path / "out", **arguments)
+        if late and begun[-1][2] != name:
+            ended.append(begun[-1])  # a block's own last act is to file what it has done
+        with monkeypatch.context() as patch:
+            again, _ = count_tasks(patch)
+            found = segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
+    same(found, expected_two)
+    assert sorted(ended + again) == sorted(every)
+    assert snapshot(tmp_path / "out.tables") == tables
+    assert not (tmp_path / "out.scratch").exists()
+
+
+def test_resuming_again_and_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    done: Tasks = []
+    for i, name in enumerate(RESUMABLE):
+        with monkeypatch.context() as patch:
+            break_stage(patch, name, 1, late=False)
+            _, some = count_tasks(patch)
+            with pytest.raises(StopHereError):
+                segment_volume(*paths, tmp_path / "out", **arguments, resume=i > 0)
+            done += some
+        # What a process leaves that is killed while it writes.
+        for folder in (tmp_path / "out.scratch" / "classes").glob("*/*"):
+            (folder / f".0.0.0.{i:032x}.partial").write_bytes(b"half")
+    same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+    tracked = [task for task in done if task[1] == "track"]
+    assert len(tracked) == len(set(tracked))
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, paths: Any, output: Any, name: str = "drop", **arguments: Any) -> None:
+    with monkeypatch.context() as patch:
+        break_stage(patch, name, 1, late=False)
+        with pytest.raises(StopHereError):
+            segment_volume(*paths, output, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 0.4}, r"threshold: 0\.5 then, 0\.4 now"),
+        ({"flow_error_threshold": 0.2}, r"classes\.all\.flow_error_threshold: 0\.25 then, 0\.2 now"),
+        ({"block_shape": (8, 9, 6)}, r"block_shape: \[8, 9, 12\] then, \[8, 9, 6\] now"),
+        ({"halo": 3}, r"halo: \[16, 16, 16\] then, \[3, 3, 3\] now"),
+        ({"class_config": {**TWO, "all": {**ALL_STAGES, "n_steps": 10}}}, r"classes\.all\.n_steps: 9 then, 10 now"),
+        ({"class_config": {"all": ALL_STAGES}}, r"classes\.round: \{.* then, None now"),
+        ({"class_names": ["all", "round"]}, r"classes\.all\.channel: 1 then, 0 now"),
+    ],
+)
+def test_another_run_is_not_resumed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any, change: Any, message: str
+) -> None:
+    paths, arguments = two
+    interrupt(monkeypatch, paths, tmp_path / "out", **arguments)
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        segment_volume(*paths, tmp_path / "out", **{**arguments, **change}, resume=True)
+    with pytest.raises(FileExistsError, match="unfinished run: pass resume=True"):
+        segment_volume(*paths, tmp_path / "out", **arguments)
+    assert snapshot(tmp_path) == before
+    same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+
+
+def test_other_inputs_are_not_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any) -> None:
+    paths, arguments = two
+    interrupt(monkeypatch, paths, tmp_path / "out", **arguments)
+    zarr.create_array(tmp_path / "flow", data=FLOW[:6].astype("f8"), chunks=(2, 7, 11, 16), overwrite=True)
+    with pytest.raises(ValueError, match=r"flow\.dtype: 'float32' then, 'float64' now"):
+        segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
+    for name in ("semantic", "flow"):
+        shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
+    with pytest.raises(ValueError, match=r"semantic\.store: .*semantic.* then, .*copy.* now"):
+        segment_volume(tmp_path / "copy/semantic", tmp_path / "copy/flow", tmp_path / "out", **arguments, resume=True)
+
+
+def test_an_interrupted_run_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+) -> None:
+    paths, arguments = two
+    interrupt(monkeypatch, paths, tmp_path / "out", **{**arguments, "threshold": 0.2})
+    same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+    assert not (tmp_path / "out.scratch").exists()
+    with pytest.raises(ValueError, match="exclude one another"):
+        segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True, resume=True)
+
+
+def test_nothing_to_resume_is_a_run(tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    (tmp_path / "scratch").mkdir()
+    found = segment_volume(*paths, tmp_path / "out", **arguments, scratch=tmp_path / "scratch", resume=True)
+    same(found, expected_two)
+
+
+def test_labels_that_vanished_are_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+) -> None:
+    paths, arguments = two
+    with monkeypatch.context() as patch:
+        patch.setattr("topo_dask.segment.write_table", deny)
+        with pytest.raises(StopHereError):
+            segment_volume(*paths, tmp_path / "out", **arguments)  # all labels of the first class are on record
+    shutil.rmtree(tmp_path / "out")
+    same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+
+
+def deny(*args: Any, **kwargs: Any) -> None:
+    raise StopHereError
+
+
+def test_an_array_given_is_written_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    for where in (tmp_path / "out", {}):
+        array = zarr.create_array(where, shape=SHAPE, chunks=BLOCK, dtype="int32")
+        with monkeypatch.context() as patch:
+            patch.setattr("topo_dask.segment.ledger.clear", lambda scratch: scratch.is_empty() or deny())
+            with pytest.raises(StopHereError):
+                segment_volume(*paths, array, **settings(config), scratch=tmp_path / "s")
+        array[:] = 0
+        found = segment_volume(*paths, array, **settings(config), scratch=tmp_path / "s", resume=True)
+        same(found, in_memory(SEMANTIC[:1], FLOW[:3], config))
+
+
+def test_labels_of_another_run_are_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+) -> None:
+    paths, arguments = two
+    interrupt(monkeypatch, paths, tmp_path / "out", "relabel", **arguments)
+    segment_volume(*paths, tmp_path / "out", **arguments, scratch=tmp_path / "other", overwrite=True)
+    with pytest.raises(FileExistsError, match="written by another run"):
+        segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
+    same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+
+
+def test_scratch_that_was_half_removed_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+) -> None:
+    paths, arguments = two
+    for kind in (ledger.CLASSES, ledger.RUN, ledger.VOID):
+        interrupt(monkeypatch, paths, tmp_path / "out", "relabel", **arguments, overwrite=True)
+        with monkeypatch.context() as patch:
+            discard = FileScratch.discard
+            patch.setattr(
+                FileScratch, "discard", lambda self, k, stop=kind, f=discard: deny() if k == stop else f(self, k)
+            )
+            with pytest.raises(StopHereError):
+                segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True)
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
+        same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+        assert not (tmp_path / "out.scratch").exists()
+
+
+# ------------------------------------------------------------ what belongs to others
+
+
+def test_a_finished_run_is_replaced_only_when_asked(tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    segment_volume(*paths, tmp_path / "out", **{**arguments, "threshold": 0.2})
+    before = snapshot(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"'round' in .* exists: pass overwrite=True"):
+            segment_volume(*paths, tmp_path / "out", **arguments, resume=resume)
+    assert snapshot(tmp_path) == before
+    same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+
+
+def foreign_file(place: Path) -> None:
+    place.write_text("mine")
+
+
+def foreign_folder(place: Path) -> None:
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+
+
+def foreign_array(place: Path) -> None:
+    zarr.create_array(place, data=np.arange(9))
+
+
+def foreign_labels(place: Path) -> None:
+    zarr.open_group(place, mode="w").create_array("all", data=np.zeros(SHAPE, np.int32))
+
+
+def foreign_subgroup(place: Path) -> None:
+    zarr.open_group(place, mode="w").create_group("all")
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("make", [foreign_file, foreign_folder, foreign_array, foreign_labels, foreign_subgroup])
+def test_what_others_wrote_is_never_touched(
+    tmp_path: Path, two: Any, make: Callable[[Path], None], how: dict[str, bool]
+) -> None:
+    paths, arguments = two
+    make(tmp_path / "out")
+    before = snapshot(tmp_path)
+    with pytest.raises((FileExistsError, ValueError), match=r"output .*(choose another|can not be opened)"):
+        segment_volume(*paths, tmp_path / "out", **arguments, **how)
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "out.scratch").exists()
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("make", [foreign_folder, foreign_array, foreign_labels])
+def test_scratch_of_others_is_never_touched(
+    tmp_path: Path, two: Any, make: Callable[[Path], None], how: dict[str, bool]
+) -> None:
+    paths, arguments = two
+    make(tmp_path / "scratch")
+    before = snapshot(tmp_path)
+    with pytest.raises(FileExistsError, match=r"scratch .* is not empty and holds no run"):
+        segment_volume(*paths, tmp_path / "out", **arguments, scratch=tmp_path / "scratch", **how)
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_file_in_scratch_survives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+) -> None:
+    paths, arguments = two
+    interrupt(monkeypatch, paths, tmp_path / "out", **arguments)
+    (tmp_path / "out.scratch" / "notes.txt").write_text("mine")
+    same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+    assert snapshot(tmp_path / "out.scratch") == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("scratch", ["out", "out/scratch", ".", "link"])
+def test_scratch_and_output_do_not_lie_in_one_another(tmp_path: Path, two: Any, scratch: str) -> None:
+    paths, arguments = two
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "link").symlink_to(work)
+    with pytest.raises(ValueError, match="must not lie in one another"):
+        segment_volume(*paths, work / "out", **arguments, scratch=work / scratch)
+    assert list(work.iterdir()) == [work / "link"]
+
+
+def test_places_may_be_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    interrupt(monkeypatch, paths, "../out", **arguments)
+    monkeypatch.chdir(tmp_path)
+    same(segment_volume(*paths, "out/", **arguments, resume=True), expected_two)
+
+
+def test_classes_may_be_called_like_stages(tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    names = {"run": "round", "probe": "all"}
+    renamed = {**arguments, "class_names": list(names), "class_config": {new: TWO[old] for new, old in names.items()}}
+    found = segment_volume(*paths, tmp_path / "out", **renamed)
+    same(found, {new: expected_two[old] for new, old in names.items()})
+
+
+# ------------------------------------------------------------ arrays given for the labels
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"chunks": (5, 9, 12)}, r"multiple of the output's chunks or shards \(5, 9, 12\)"),
+        ({"chunks": (16, 9, 12)}, r"multiple of the output's chunks or shards \(16, 9, 12\)"),
+        ({"chunks": (4, 3, 4), "shards": (8, 9, 8)}, r"multiple of the output's chunks or shards \(8, 9, 8\)"),
+        ({"dtype": "int64"}, "must be int32 .* got int64"),
+        ({"dtype": "uint32"}, "must be int32 .* got uint32"),
+        ({"shape": (17, 26, 24)}, r"of shape \(17, 26, 23\) .* got int32 of shape \(17, 26, 24\)"),
+        ({"shape": (1, *SHAPE), "chunks": (1, *BLOCK)}, r"of shape \(17, 26, 23\)"),
+        ({"fill_value": 1}, "with fill value 1"),
+    ],
+)
+def test_arrays_that_can_not_take_the_labels(tmp_path: Path, layout: dict[str, Any], message: str) -> None:
+    paths = store_one_class(tmp_path)
+    array = zarr.create_array(
+        tmp_path / "out", **{"shape": SHAPE, "chunks": BLOCK, "dtype": "int32", "fill_value": 0, **layout}
+    )
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        segment_volume(*paths, array, **settings({"round": CONFIG["round"]}))
+    assert snapshot(tmp_path) == before
+
+
+def test_arrays_and_groups_open_for_reading_only(tmp_path: Path) -> None:
+    paths = store_one_class(tmp_path)
+    zarr.open_group(tmp_path / "out", mode="w").create_array("a", shape=SHAPE, chunks=BLOCK, dtype="int32")
+    before = snapshot(tmp_path)
+    for node in (zarr.open_group(tmp_path / "out", mode="r"), zarr.open_array(tmp_path / "out/a", mode="r")):
+        with pytest.raises(PermissionError, match="open for reading only"):
+            segment_volume(*paths, node, **settings({"round": CONFIG["round"]}))
+    assert snapshot(tmp_path) == before
