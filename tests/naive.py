@@ -178,9 +178,7 @@ def recover_orphans(labels: np.ndarray, sem_mask: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------ merge
 
 
-def _contacts(
-    labels: np.ndarray, flow: np.ndarray, head_on: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _contacts(labels: np.ndarray, flow: np.ndarray, head_on: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (lower, higher) of touching labels, int [M, 2], with the fixed-point sum and the number of faces.
 
     The score of a face is the dot product of the flow on its two sides; head_on adds how much the two flows
@@ -200,9 +198,7 @@ def _contacts(
     return _add_up(np.concatenate(pairs), score, np.ones_like(score))
 
 
-def _add_up(
-    pairs: np.ndarray, sums: np.ndarray, faces: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _add_up(pairs: np.ndarray, sums: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One row for each different pair (lower, higher), in ascending order, with its totals."""
     pairs = np.sort(pairs.astype(np.int64), axis=1)
     n = pairs.max(initial=0) + 1

@@ -109,9 +109,7 @@ def test_tables_of_blocks_add_up(data, volume, mode):
 def test_many_pairs(mode):
     rng = np.random.default_rng(0)
     shape = (7, 9, 70)
-    numbers = rng.integers(1, 1 << 62, 100)[
-        rng.integers(0, 100, shape)
-    ]  # most pairs come back in a grown table
+    numbers = rng.integers(1, 1 << 62, 100)[rng.integers(0, 100, shape)]  # most pairs come back in a grown table
     flow = draw_flow(rng, shape, np.float32)
     actual = contacts(numbers, flow, shape, mode)
     assert len(actual[0]) > 8 * FIRST_ROWS
@@ -219,9 +217,7 @@ def test_unites_above_the_threshold(n_nodes, seed, threshold):
     rng = np.random.default_rng(seed)
     pairs = rng.integers(0, n_nodes, (rng.integers(0, 15), 2))
     faces = rng.integers(1, 5, len(pairs))
-    sums = (
-        faces * rng.integers(-4, 5, len(pairs))
-    ) << 22  # means are multiples of 0.25: many equal the threshold
+    sums = (faces * rng.integers(-4, 5, len(pairs))) << 22  # means are multiples of 0.25: many equal the threshold
     expected = list(range(n_nodes))
     for _ in range(n_nodes):
         for (a, b), total, n in zip(pairs.tolist(), sums.tolist(), faces.tolist(), strict=True):

@@ -49,30 +49,18 @@ def same(found, expected):
         pytest.param([1, 0, 0, 0, 0], x_flow([1] * 5), 2, 1.0, [2], id="two steps of one voxel"),
         pytest.param([1, 0, 0, 0, 0], x_flow([1] * 5), 9, 1.0, [4], id="clipped to size - 1"),
         pytest.param([0, 0, 1], x_flow([-5] * 3), 1, 1.0, [0], id="clipped to 0"),
-        pytest.param(
-            [1, 0, 0], x_flow([1, 0, 0]), 2, 0.5, [1], id="step size; at 0.5 it still reads voxel 0"
-        ),
+        pytest.param([1, 0, 0], x_flow([1, 0, 0]), 2, 0.5, [1], id="step size; at 0.5 it still reads voxel 0"),
         # 0.75 still reads voxel 0 (rounded, it would be voxel 1 and lead to 0.25); 1.5 reads voxel 1
-        pytest.param(
-            [1, 0, 0], x_flow([0.75, -0.5, 0]), 2, 1.0, [1.5], id="truncated, not rounded nor blended"
-        ),
+        pytest.param([1, 0, 0], x_flow([0.75, -0.5, 0]), 2, 1.0, [1.5], id="truncated, not rounded nor blended"),
         pytest.param([1, 0, 0], x_flow([0.75, -0.5, 0]), 3, 1.0, [1.0], id="and once more"),
         pytest.param([1, 0, 0, 0], x_flow([1, 1, 1, 0]), 3, 1.0, [3], id="background flow moves particles"),
         # 3 * 13421773 = 40265319 needs 26 bits; to 24 bits it is 40265320
         pytest.param([1, 0], x_flow([0.1, 0]), 1, 3.0, [40265320 / 2**27], id="product rounded in float32"),
-        pytest.param(
-            [1, 0], x_flow([0.1, 0], np.float64), 1, 3.0, [0.30000000000000004], id="product in float64"
-        ),
-        pytest.param(
-            [1, 0], x_flow([0.1, 0]), 3, 1.0, [40265319 / 2**27], id="positions added up in float64"
-        ),
+        pytest.param([1, 0], x_flow([0.1, 0], np.float64), 1, 3.0, [0.30000000000000004], id="product in float64"),
+        pytest.param([1, 0], x_flow([0.1, 0]), 3, 1.0, [40265319 / 2**27], id="positions added up in float64"),
         pytest.param([1, 0], x_flow([1, 0]), 1, 0.1, [TENTH], id="the step size is rounded to float32 too"),
-        pytest.param(
-            [1, 0], x_flow([1, 0], np.float16), 1, 0.1, [TENTH], id="float16 flow becomes float32 first"
-        ),
-        pytest.param(
-            [1, 0], x_flow([1, 0], np.int8), 1, 0.1, [TENTH], id="integer flow becomes float32 first"
-        ),
+        pytest.param([1, 0], x_flow([1, 0], np.float16), 1, 0.1, [TENTH], id="float16 flow becomes float32 first"),
+        pytest.param([1, 0], x_flow([1, 0], np.int8), 1, 0.1, [TENTH], id="integer flow becomes float32 first"),
         pytest.param([1, 0], x_flow([1, 0], ">f4"), 1, 0.1, [TENTH], id="big-endian float32 is float32"),
         pytest.param([1, 0], x_flow([1, 0], ">f8"), 1, 0.1, [0.1], id="big-endian float64 is float64"),
         pytest.param([1, 0, 0], x_flow([3e38, 0, 0]), 1, 3.0, [2], id="a product beyond float32 is clipped"),
@@ -193,9 +181,7 @@ def test_cluster_convergence_of_nothing():
         pytest.param([5, 5], np.uint16, [1, 1], id="without background"),
         pytest.param([0, 0], np.int64, [0, 0], id="nothing"),
         pytest.param([2**40, 0, 2**31], np.int64, [2, 0, 1], id="above 2**31"),
-        pytest.param(
-            [2**64 - 1, 2**64 - 2, 0], np.uint64, [2, 1, 0], id="neighbours that a float64 confounds"
-        ),
+        pytest.param([2**64 - 1, 2**64 - 2, 0], np.uint64, [2, 1, 0], id="neighbours that a float64 confounds"),
     ],
 )
 def test_compact_relabel(labels, dtype, expected):
@@ -232,9 +218,7 @@ def test_filter_small(labels, min_size, expected):
         # 4 voxels, int(4 * 0.75) = 3, fragments of 2
         pytest.param([[1, 1, 0, 1, 1]], 0.75, [[1, 1, 0, 1, 1]], id="none large: whole"),
         # 5 voxels, int(5 * 0.4) = 2; the single voxel is 2 from either
-        pytest.param(
-            [[1, 1, 0, 1, 0, 1, 1]], 0.4, [[1, 1, 0, 1, 0, 2, 2]], id="a tie goes to the lower new id"
-        ),
+        pytest.param([[1, 1, 0, 1, 0, 1, 1]], 0.4, [[1, 1, 0, 1, 0, 2, 2]], id="a tie goes to the lower new id"),
         # 4 voxels, int(4 * 0.5) = 2; x = 5 is beside instance 2
         pytest.param([[1, 1, 1, 2, 2, 1]], 0.5, [[1, 1, 1, 2, 2, 1]], id="nearest of the same instance"),
         # 5 voxels, int(2.0) = 2; (0, 0) is sqrt(8) from (2, 2) and 3 from (0, 3), in steps 4 and 3
@@ -245,9 +229,7 @@ def test_filter_small(labels, min_size, expected):
             id="nearest by Euclid",
         ),
         # 21 voxels, int(2.1) = 2
-        pytest.param(
-            [[1] * 20 + [0, 1]], 0.1, [[1] * 20 + [0, 1]], id="a small fragment goes to the only large one"
-        ),
+        pytest.param([[1] * 20 + [0, 1]], 0.1, [[1] * 20 + [0, 1]], id="a small fragment goes to the only large one"),
         # 20 voxels, int(2.0) = 2 = the size of the second
         pytest.param([[1] * 18 + [0, 1, 1]], 0.1, [[1] * 18 + [0, 2, 2]], id="exactly the ratio is large"),
     ],
@@ -263,9 +245,7 @@ def test_split_disconnected_takes_wide_ids():
 @pytest.mark.parametrize(
     ("labels", "mask", "expected"),
     [
-        pytest.param(
-            [0, 1, 0, 0, 2, 0], [1, 1, 1, 0, 1, 1], [1, 1, 1, 0, 2, 2], id="nearest, foreground only"
-        ),
+        pytest.param([0, 1, 0, 0, 2, 0], [1, 1, 1, 0, 1, 1], [1, 1, 1, 0, 2, 2], id="nearest, foreground only"),
         pytest.param([2, 0, 1], [1, 1, 1], [2, 1, 1], id="a tie goes to the lower label"),
         pytest.param([0, 0, 0, 0, 0, 7], [1, 0, 0, 0, 0, 1], [7, 0, 0, 0, 0, 7], id="however far, id kept"),
         pytest.param([0, 0], [1, 1], [0, 0], id="nothing labelled"),
@@ -317,9 +297,7 @@ def test_merge_adjacent_on_a_line(labels, flow, threshold, expected):
     ("labels", "flow", "expected"),
     [
         # faces 1 and -0.5, mean 0.25
-        pytest.param(
-            [[1, 2], [1, 2]], [[(0, 1), (0, 1)], [(0, 1), (0, -0.5)]], [[1, 1], [1, 1]], id="mean of faces"
-        ),
+        pytest.param([[1, 2], [1, 2]], [[(0, 1), (0, 1)], [(0, 1), (0, -0.5)]], [[1, 1], [1, 1]], id="mean of faces"),
         pytest.param([[1, 2], [1, 2]], [[(0, 1), (0, 1)], [(0, 1), (0, -1)]], [[1, 2], [1, 2]], id="mean 0"),
         pytest.param([[1, 0], [0, 2]], [[(1, 1)] * 2] * 2, [[1, 0], [0, 2]], id="a corner is no contact"),
         # along y the flow (dy, dx) = (1, 0.5) on both sides: 1.25
@@ -491,12 +469,8 @@ TO_ONE = x_flow([1, 0, -1, 0, 0])
         ),
         pytest.param([0, 0], x_flow([1, 1]), STEPS | {"group": 3}, [0, 0], id="no foreground"),
         pytest.param([1, 0, 1], x_flow([1, 0, -1]), STEPS, [1, 0, 1], id="group 1 leaves fragments"),
-        pytest.param(
-            [1, 0, 1], x_flow([1, 0, -1]), STEPS | {"group": 2}, [1, 0, 2], id="group 2 splits them"
-        ),
-        pytest.param(
-            [1, 0, 1], x_flow([1, 0, -1]), STEPS | {"group": 3}, [1, 0, 2], id="group 3 splits them too"
-        ),
+        pytest.param([1, 0, 1], x_flow([1, 0, -1]), STEPS | {"group": 2}, [1, 0, 2], id="group 2 splits them"),
+        pytest.param([1, 0, 1], x_flow([1, 0, -1]), STEPS | {"group": 3}, [1, 0, 2], id="group 3 splits them too"),
         # end points 1, 1, 1 and 4; the last is alone
         pytest.param([1, 1, 1, 0, 1], TO_ONE, STEPS | {"min_size": 2}, [1, 1, 1, 0, 0], id="too small"),
         pytest.param(
@@ -531,9 +505,7 @@ TO_ONE = x_flow([1, 0, -1, 0, 0])
         ),
         pytest.param([1] * 4, x_flow([1] * 4), STAND_STILL, [1, 2, 3, 4], id="a sink per voxel, no merge"),
         pytest.param([1] * 4, x_flow([1] * 4), STAND_STILL | {"merge": "adjacent"}, [1] * 4, id="merged"),
-        pytest.param(
-            [1] * 4, x_flow([1] * 4), STAND_STILL | {"merge": "agglomerate"}, [1] * 4, id="agglomerated"
-        ),
+        pytest.param([1] * 4, x_flow([1] * 4), STAND_STILL | {"merge": "agglomerate"}, [1] * 4, id="agglomerated"),
         pytest.param(
             [1] * 4,
             x_flow([1] * 4),
@@ -651,7 +623,5 @@ def test_every_drawn_cut_fits_its_volume(data):
     block = data.draw(strategies.block_shapes(shape, max_blocks=20))
     assert 1 <= np.prod(-(-np.array(shape) // block)) <= 20
     assert all(0 <= h <= size for h, size in zip(data.draw(strategies.halos(shape)), shape, strict=True))
-    assert all(
-        1 <= c <= size + 2 for c, size in zip(data.draw(strategies.chunk_shapes(shape)), shape, strict=True)
-    )
+    assert all(1 <= c <= size + 2 for c, size in zip(data.draw(strategies.chunk_shapes(shape)), shape, strict=True))
     assert tuple(map(sum, data.draw(strategies.chunkings(shape)))) == shape

@@ -18,10 +18,7 @@ def brute_force(seeds, seeds_start, target_start, target_shape):
     for voxel in np.ndindex(*target_shape):
         candidates = [
             (
-                sum(
-                    (t + v - s - p) ** 2
-                    for t, v, s, p in zip(target_start, voxel, seeds_start, at, strict=True)
-                ),
+                sum((t + v - s - p) ** 2 for t, v, s, p in zip(target_start, voxel, seeds_start, at, strict=True)),
                 of,
             )
             for at, of in found
