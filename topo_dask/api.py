@@ -104,7 +104,7 @@ def track_flows(
     config = ClassConfig(n_steps=n_steps, step_size=step_size)
     if lazy.is_lazy(mask) or lazy.is_lazy(flow):
         return lazy.track_lazily(config, lazy.Options(block_shape, halo, scratch), mask=mask, flow=flow)
-    return held.track_held(mask != 0, flow, config.n_steps, config.step_size)
+    return held.track_held(mask, flow, config.n_steps, config.step_size)
 
 
 def cluster_convergence(

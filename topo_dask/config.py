@@ -38,6 +38,8 @@ def _integer(value: object, name: str, at_least: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
+    if int(value) > 2**31 - 1:
+        raise ValueError(f"{name} must be below 2**31, got {value!r}")
     return int(value)
 
 

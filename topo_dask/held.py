@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks.geometry import BlockGrid, Box, Triple
+from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
 from .execute import run, threads, usable_cores
 from .kernels.labels import number_roots
@@ -28,6 +28,10 @@ def slabs(shape: Triple, cores: int) -> BlockGrid:
     return BlockGrid(shape, (max(1, -(-shape[0] // n)), max(1, shape[1]), max(1, shape[2])))
 
 
+def _mask_name(threshold: float | None) -> str:
+    return "sem_mask" if threshold is None else "semantic_pred"
+
+
 def segment_held(
     recipe: Recipe,
     *,
@@ -39,7 +43,7 @@ def segment_held(
 ) -> NDArray[np.int32]:
     """Run a recipe on arrays in memory, from a mask and a flow or from labels."""
     config = config or ClassConfig()
-    source = Source(labels, "instances") if mask is None else Source(mask, "sem_mask")
+    source = Source(labels, "instances") if mask is None else Source(mask, _mask_name(threshold))
     out = np.zeros(source.shape, np.int32)
     if out.size == 0:
         return out
@@ -72,9 +76,11 @@ def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | Non
 
 
 def track_held(
-    mask: NDArray[np.bool_], flow: NDArray[Any], n_steps: int, step_size: float
+    sem_mask: NDArray[Any], flow: NDArray[Any], n_steps: int, step_size: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Foreground voxels in raster order, and where they end."""
+    whole = Box.whole(triple(sem_mask.shape, "sem_mask", at_least=0))
+    mask = Foreground(Source(sem_mask, "sem_mask")).read(whole)
     coords = np.argwhere(mask)
     positions = coords.astype(np.float64)
     if len(coords) == 0 or n_steps == 0:

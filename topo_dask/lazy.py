@@ -171,7 +171,7 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
         flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), spec.config.step_size),
         labels=None if labels is None else Source(labels, "instances"),
-        scratch=spec.scratch.within(spec.name),
+        scratch=spec.scratch.within(f"channel{spec.channel}"),  # whatever the class is called,
     )
 
 
