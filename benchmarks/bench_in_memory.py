@@ -20,7 +20,7 @@ from topo_dask.synthetic import blobs
 from topo_dask.targets import direct_flow
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import naive  # noqa: E402
+import naive
 
 
 def timed(function: Any, *args: Any, **options: Any) -> tuple[np.ndarray, float]:
