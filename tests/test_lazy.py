@@ -16,7 +16,7 @@ import topo_dask
 from topo_dask.execute import run
 from topo_dask.stages import track as track_stage
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+contract = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def blobs(shape: tuple[int, int, int] = (20, 30, 25)) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def deny(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("a lazy array was computed while it was built")
 
 
-@few
+@contract
 @given(st.data())
 def test_lazy_equals_naive_whatever_the_chunks(data: st.DataObject) -> None:
     mask, flow = data.draw(some.volumes())
@@ -55,7 +55,7 @@ def test_lazy_equals_naive_whatever_the_chunks(data: st.DataObject) -> None:
         np.testing.assert_array_equal(lazy.compute(), naive.postprocess_single(mask, flow, **parameters))
 
 
-@few
+@contract
 @given(st.data())
 def test_lazy_tracking_and_clustering_equal_naive(data: st.DataObject) -> None:
     mask, flow = data.draw(some.volumes())

@@ -29,7 +29,7 @@ class Errors(click.Group):
                 raise
             notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
             click.echo(" ".join(f"Error: {error}{notes}".split()), err=True)
-            bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, MemoryError))
+            bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, FileNotFoundError, MemoryError))
             ctx.exit(2 if bad_input and not notes else 1)
 
 
@@ -140,8 +140,11 @@ def _parameters(values: dict[str, Any]) -> dict[str, Any]:
             config = tomllib.loads(path.read_text()).get("classes")
         except tomllib.TOMLDecodeError as error:
             raise click.UsageError(f"{path} is not valid TOML: {error}") from None
-        if not config:
+        if not config or not isinstance(config, dict):
             raise click.UsageError(f"{path} has no table [classes.NAME]")
+        for name, parameters in config.items():
+            if not isinstance(parameters, dict):
+                raise click.UsageError(f"{path}: classes.{name} must be a table of parameters, got {parameters!r}")
     if flags:
         from .config import get_postprocess_config
 

@@ -28,6 +28,7 @@ from .stages.settle import sort_rows
 from .stages.table import instance_columns
 from .stages.trace import layer_of, trace
 from .stores.checked import CheckedArray
+from .stores.outputs import absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 
@@ -66,7 +67,7 @@ class _Opaque:
 
 def _open_scratch(options: Options) -> FileScratch:
     # A folder of our own, whoever chose the place: it goes with this process, and nothing else does.
-    root = options.scratch or tempfile.gettempdir()
+    root = absolute(os.fspath(options.scratch or tempfile.gettempdir()))
     scratch = FileScratch(f"{root.rstrip('/')}/topo_dask-{uuid4().hex}")
     atexit.register(_remove, scratch, os.getpid())
     return scratch

@@ -133,7 +133,7 @@ class Foreground:
         """
         array = self.source.array
         chunks = stored_chunks(array) if isinstance(array, CheckedArray) else None
-        if chunks is None or bool(np.asarray(array.fill_value) > (self.threshold or 0)):
+        if chunks is None or self._exceeds(np.asarray(array.fill_value)).any():
             return list(grid)
         channel = self.source.channels.start if self.source.channels else 0
         unit = array.shards or array.chunks
@@ -164,7 +164,12 @@ class Foreground:
             raise ValueError(f"{self.source.name} is NaN at voxel {voxel} (z, y, x)")
         if self.threshold is None:
             return values.astype(np.bool_)
-        mask: NDArray[np.bool_] = values > self.threshold
+        return self._exceeds(values)
+
+    def _exceeds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        # A threshold beyond the range of the values' type becomes infinity, which compares right.
+        with np.errstate(over="ignore"):
+            mask: NDArray[np.bool_] = np.asarray(values > (self.threshold or 0))
         return mask
 
 

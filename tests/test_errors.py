@@ -1,0 +1,571 @@
+"""Failing inputs, one row each: the call, the exception, the message. Nothing is written when a run is refused."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from blockwise import run_blocks
+from click.testing import CliRunner
+
+import topo_dask
+from topo_dask.cli import main
+from topo_dask.config import ClassConfig
+from topo_dask.plan import Recipe
+
+SHAPE = (4, 5, 6)
+MASK, FLOW = np.ones(SHAPE, bool), np.ones((3, *SHAPE), np.float32)
+LABELS = np.ones(SHAPE, np.int32)
+PROB = np.ones((1, *SHAPE), np.float32)
+CONFIG = {"nuc": {"group": 1, "n_steps": 3, "convergence_radius": 2.0, "min_size": 1}}
+NAN, INF = float("nan"), float("inf")
+
+As = Callable[[np.ndarray], Any]
+
+
+def as_numpy(array: np.ndarray) -> Any:
+    return array
+
+
+def as_dask(array: np.ndarray) -> Any:
+    return da.from_array(array, chunks=3)
+
+
+def as_zarr(array: np.ndarray) -> Any:
+    return zarr.create_array({}, data=array, chunks=(3,) * array.ndim)
+
+
+KINDS = [as_numpy, as_dask, as_zarr]
+
+
+def compute(result: Any) -> Any:
+    with dask.config.set(scheduler="synchronous"):
+        return dask.compute(result)[0]
+
+
+def track(a: As, mask: Any = MASK, flow: Any = FLOW, n_steps: Any = 2, step_size: Any = 1.0, **more: Any) -> Any:
+    return topo_dask.track_flows(a(mask), a(flow), n_steps, step_size, **more)
+
+
+def cluster(a: As, coords: Any, ends: Any, shape: Any = SHAPE, radius: Any = 2.0, min_size: Any = 0) -> Any:
+    return topo_dask.cluster_convergence(a(np.asarray(coords)), a(np.asarray(ends)), shape, radius, min_size)
+
+
+def single(a: As, mask: Any = MASK, flow: Any = FLOW, **parameters: Any) -> Any:
+    return topo_dask.postprocess_single(a(mask), a(flow), **parameters)
+
+
+def classes(a: As, prob: Any = PROB, flow: Any = FLOW, names: Any = ("nuc",), config: Any = CONFIG, **more: Any) -> Any:
+    return topo_dask.run_instance_segmentation(a(prob), a(flow), names, config, **more)
+
+
+def one(key: str, value: Any) -> dict[str, Any]:
+    """A configuration with one parameter changed."""
+    return {"nuc": {**CONFIG["nuc"], key: value}}
+
+
+VOXEL = [[0, 0, 0]]
+
+CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
+    # Shapes.
+    (lambda a: track(a, MASK[0]), ValueError, r"sem_mask must have 3 axes, got shape \(5, 6\)"),
+    (lambda a: track(a, MASK[None]), ValueError, r"sem_mask must have 3 axes, got shape \(1, 4, 5, 6\)"),
+    (lambda a: track(a, flow=FLOW[0]), ValueError, r"flow must have 4 axes, got shape \(4, 5, 6\)"),
+    (lambda a: track(a, flow=FLOW[:2]), ValueError, r"flow must have shape \(3, 4, 5, 6\).* got \(2, 4, 5, 6\)"),
+    (lambda a: track(a, flow=FLOW[..., :5]), ValueError, r"flow must have shape \(3, 4, 5, 6\).* got \(3, 4, 5, 5\)"),
+    (lambda a: single(a, MASK[0]), ValueError, "sem_mask must have 3 axes"),
+    (lambda a: single(a, flow=FLOW[:, :3]), ValueError, r"flow must have shape .*sem_mask; got \(3, 3, 5, 6\)"),
+    (lambda a: topo_dask.compact_relabel(a(LABELS[0])), ValueError, "instances must have 3 axes"),
+    (lambda a: topo_dask.filter_small(a(LABELS[None]), 3), ValueError, "instances must have 3 axes"),
+    (lambda a: topo_dask.split_disconnected(a(LABELS[0])), ValueError, "instances must have 3 axes"),
+    (lambda a: topo_dask.merge_adjacent(a(LABELS[0]), a(FLOW)), ValueError, "instances must have 3 axes"),
+    (lambda a: topo_dask.agglomerate(a(LABELS), a(FLOW[:, 1:])), ValueError, "flow must have shape .*of instances"),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW[:1])), ValueError, "pred_flow must have shape"),
+    (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW[:1])), ValueError, "flow must have shape"),
+    (lambda a: classes(a, PROB[0]), ValueError, "semantic_pred must have 4 axes"),
+    (lambda a: classes(a, flow=FLOW[0]), ValueError, "flow_pred must have 4 axes"),
+    (lambda a: classes(a, flow=FLOW[:2]), ValueError, "3 channels for each of the 1 classes .* got 2"),
+    (lambda a: classes(a, flow=np.concatenate([FLOW, FLOW])), ValueError, "3 channels for each .* got 6"),
+    (lambda a: classes(a, flow=FLOW[..., 1:]), ValueError, r"the same volume, got \(4, 5, 5\) and \(4, 5, 6\)"),
+    (lambda a: cluster(a, [0, 0, 0], VOXEL), ValueError, r"fg_coords must have shape \(N, 3\), got \(3,\)"),
+    (lambda a: cluster(a, VOXEL, [[0.0, 0.0]]), ValueError, r"final_positions must have shape \(N, 3\), got \(1, 2\)"),
+    (lambda a: cluster(a, VOXEL * 2, np.zeros((1, 3))), ValueError, "2 rows but final_positions has 1"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (4, 5)), TypeError, r"volume_shape must be three integers"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (4, -5, 6)), ValueError, "volume_shape must be at least 0"),
+    # Types and values of arrays.
+    (lambda a: track(a, MASK.astype(complex)), TypeError, "sem_mask must hold booleans, integers or floats .*complex"),
+    (lambda a: track(a, flow=FLOW.astype(complex)), TypeError, "flow must hold booleans, integers or floats"),
+    (lambda a: classes(a, PROB.astype(complex)), TypeError, "semantic_pred must hold booleans, integers or floats"),
+    (
+        lambda a: topo_dask.compact_relabel(a(LABELS * 1.0)),
+        TypeError,
+        "instances must hold integers, got dtype float64",
+    ),
+    (lambda a: topo_dask.filter_small(a(LABELS * 1.0), 1), TypeError, "instances must hold integers"),
+    (lambda a: topo_dask.split_disconnected(a(LABELS * 1j)), TypeError, "instances must hold .*complex128"),
+    (lambda a: topo_dask.merge_adjacent(a(LABELS * 1.0), a(FLOW)), TypeError, "instances must hold integers"),
+    (
+        lambda a: topo_dask.agglomerate(a(LABELS), a(FLOW * 1j)),
+        TypeError,
+        "flow must hold booleans, integers or floats",
+    ),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS * 1.0), a(FLOW)), TypeError, "instances must hold integers"),
+    (lambda a: topo_dask.compact_relabel(a(-LABELS)), ValueError, "instances must not be negative, got -1"),
+    (lambda a: topo_dask.filter_small(a(LABELS - 3), 1), ValueError, "instances must not be negative, got -2"),
+    (lambda a: topo_dask.split_disconnected(a(-LABELS)), ValueError, "must not be negative"),
+    (lambda a: topo_dask.merge_adjacent(a(-LABELS), a(FLOW)), ValueError, "must not be negative"),
+    (lambda a: topo_dask.agglomerate(a(-LABELS), a(FLOW)), ValueError, "must not be negative"),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(-LABELS), a(FLOW)), ValueError, "must not be negative"),
+    (lambda a: topo_dask.instance_table(a(-LABELS)), ValueError, "must not be negative"),
+    (lambda a: cluster(a, [[0.0, 0, 0]], np.zeros((1, 3))), TypeError, "fg_coords must hold integers, got .*float64"),
+    (lambda a: cluster(a, [[0, 5, 0]], np.zeros((1, 3))), ValueError, r"fg_coords must lie in .*\(4, 5, 6\)"),
+    (lambda a: cluster(a, [[0, -1, 0]], np.zeros((1, 3))), ValueError, r"fg_coords must lie in .*\(4, 5, 6\)"),
+    (lambda a: cluster(a, VOXEL, [[NAN, 0, 0]]), ValueError, "final_positions.*finite"),
+    (lambda a: cluster(a, VOXEL, [[INF, 0, 0]]), ValueError, "final_positions.*finite"),
+    (
+        lambda a: classes(a, np.where(np.arange(6) == 2, NAN, PROB)),
+        ValueError,
+        r"semantic_pred is NaN at voxel \(0, 0, 2\)",
+    ),
+    (lambda a: single(a, np.where(np.arange(6) == 2, NAN, MASK)), ValueError, r"sem_mask is NaN at voxel \(0, 0, 2\)"),
+    (lambda a: track(a, np.where(np.arange(6) == 2, NAN, MASK)), ValueError, r"sem_mask is NaN at voxel \(0, 0, 2\)"),
+    (lambda a: topo_dask.merge_adjacent(a(LABELS + (np.arange(6) > 2)), a(FLOW * NAN)), ValueError, "finite"),
+    (lambda a: topo_dask.agglomerate(a(LABELS + (np.arange(6) > 2)), a(FLOW * INF)), ValueError, "finite"),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW * NAN)), ValueError, "finite"),
+    # Parameters.
+    (lambda a: track(a, n_steps=-1), ValueError, "n_steps must be at least 0, got -1"),
+    (lambda a: track(a, n_steps=2.5), TypeError, "n_steps must be an integer, got 2.5"),
+    (lambda a: track(a, n_steps=NAN), TypeError, "n_steps must be an integer, got nan"),
+    (lambda a: track(a, n_steps=True), TypeError, "n_steps must be an integer, got True"),
+    (lambda a: track(a, n_steps=10**30), ValueError, "n_steps must be .*, got 1000000"),
+    (lambda a: track(a, step_size=0), ValueError, "step_size must be above 0 .* got 0"),
+    (lambda a: track(a, step_size=-1.0), ValueError, "step_size must be above 0 .* got -1.0"),
+    (lambda a: track(a, step_size=NAN), ValueError, "step_size must be finite, got nan"),
+    (lambda a: track(a, step_size=1e300), ValueError, r"step_size must be .* below 1e30, got 1e\+300"),
+    (lambda a: track(a, step_size="1"), TypeError, "step_size must be a number, got '1'"),
+    (lambda a: single(a, n_steps=-1), ValueError, "n_steps must be at least 0"),
+    (lambda a: single(a, step_size=INF), ValueError, "step_size must be finite, got inf"),
+    (lambda a: single(a, convergence_radius=0), ValueError, "convergence_radius must be above 0 .* got 0"),
+    (lambda a: single(a, convergence_radius=-2.0), ValueError, "convergence_radius must be above 0 .* got -2"),
+    (lambda a: single(a, convergence_radius=NAN), ValueError, "convergence_radius must be finite, got nan"),
+    (lambda a: single(a, convergence_radius=None), TypeError, "convergence_radius must be a number, got None"),
+    (lambda a: single(a, min_size=-1), ValueError, "min_size must be at least 0, got -1"),
+    (lambda a: single(a, min_size=1.5), TypeError, "min_size must be an integer, got 1.5"),
+    (lambda a: single(a, group=0), ValueError, "group must be 1, 2 or 3, got 0"),
+    (lambda a: single(a, group=4), ValueError, "group must be 1, 2 or 3, got 4"),
+    (lambda a: single(a, group="1"), ValueError, "group must be 1, 2 or 3, got '1'"),
+    (lambda a: single(a, group=True), ValueError, "group must be 1, 2 or 3, got True"),
+    (lambda a: single(a, group=NAN), ValueError, "group must be 1, 2 or 3, got nan"),
+    (lambda a: single(a, merge="all"), ValueError, "merge must be None, 'adjacent' or 'agglomerate', got 'all'"),
+    (lambda a: single(a, flow_error_threshold=-0.1), ValueError, "flow_error_threshold must be 0 or more, got -0.1"),
+    (lambda a: single(a, flow_error_threshold=INF), ValueError, "flow_error_threshold must be finite"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), radius=0.0), ValueError, "convergence_radius must be above 0"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), radius=NAN), ValueError, "convergence_radius must be finite"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), min_size=-1), ValueError, "min_size must be at least 0"),
+    (lambda a: topo_dask.filter_small(a(LABELS), -1), ValueError, "min_size must be at least 0, got -1"),
+    (lambda a: topo_dask.filter_small(a(LABELS), 1.0), TypeError, "min_size must be an integer, got 1.0"),
+    (lambda a: topo_dask.split_disconnected(a(LABELS), NAN), ValueError, "min_fragment_ratio must be finite, got nan"),
+    (lambda a: topo_dask.split_disconnected(a(LABELS), -0.1), ValueError, "min_fragment_ratio must be 0 or more"),
+    (lambda a: topo_dask.merge_adjacent(a(LABELS), a(FLOW), NAN), ValueError, "dot_threshold must .*, got nan"),
+    (lambda a: topo_dask.merge_adjacent(a(LABELS), a(FLOW), "0"), (TypeError, ValueError), "dot_threshold must .* '0'"),
+    (lambda a: topo_dask.agglomerate(a(LABELS), a(FLOW), NAN), ValueError, "threshold must .*, got nan"),
+    (lambda a: topo_dask.agglomerate(a(LABELS), a(FLOW), 1j), (TypeError, ValueError), "threshold must .*, got 1j"),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW), NAN), ValueError, "threshold must be finite"),
+    (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW), -1), ValueError, "threshold must be 0 or more"),
+    (lambda a: classes(a, names=()), ValueError, r"class_names has 0 names \(\) but .* 1 channels"),
+    (lambda a: classes(a, names=("nuc", "mito")), ValueError, "class_names has 2 names .* but .* 1 channels"),
+    (lambda a: classes(a, names="nuc"), TypeError, "class_names must be a sequence of str, got 'nuc'"),
+    (lambda a: classes(a, names=(3,)), TypeError, r"class_names must be a sequence of str, got \(3,\)"),
+    (lambda a: classes(a, names=7), TypeError, "class_names must be a sequence of str, got 7"),
+    (
+        lambda a: classes(a, np.concatenate([PROB, PROB]), np.concatenate([FLOW, FLOW]), names=("nuc", "nuc")),
+        ValueError,
+        "class_names must differ",
+    ),
+    (lambda a: classes(a, names=None), ValueError, "class_names has 9 names .* 1 channels"),
+    (lambda a: classes(a, config=3), TypeError, "class_config must map class names to parameters, got 3"),
+    (lambda a: classes(a, config={"nuc": 3}), TypeError, r"class_config\['nuc'\] must be a mapping .* got 3"),
+    (lambda a: classes(a, config=one("radius", 3)), ValueError, r"class_config\['nuc'\]: unknown parameter 'radius'"),
+    (lambda a: classes(a, config=one("group", 9)), ValueError, r"class_config\['nuc'\]: group must be 1, 2 or 3"),
+    (lambda a: classes(a, config=one("n_steps", NAN)), TypeError, r"class_config\['nuc'\]: n_steps must be an integer"),
+    (lambda a: classes(a, config=one("merge", "x")), ValueError, r"class_config\['nuc'\]: merge must be None"),
+    (lambda a: classes(a, flow_error_threshold=NAN), ValueError, "flow_error_threshold must be finite"),
+    (lambda a: classes(a, config=None, resolution_nm=0), ValueError, "resolution_nm must be above 0, got 0"),
+    (lambda a: classes(a, config=None, resolution_nm=-8), ValueError, "resolution_nm must be above 0, got -8"),
+    (lambda a: classes(a, config=None, resolution_nm=NAN), ValueError, "resolution_nm must be finite, got nan"),
+    (lambda a: classes(a, config=None, resolution_nm="8"), TypeError, "resolution_nm must be a number, got '8'"),
+    (lambda a: classes(a, threshold=NAN), ValueError, "threshold must be finite, got nan"),
+    (lambda a: classes(a, threshold="0.5"), TypeError, "threshold must be a number, got '0.5'"),
+    (lambda a: classes(a, threshold=None), TypeError, "threshold must be a number, got None"),
+    (lambda a: classes(a, threshold=True), TypeError, "threshold must be a number, got True"),
+    (lambda a: topo_dask.get_postprocess_config(0), ValueError, "resolution_nm must be above 0, got 0"),
+    (lambda a: topo_dask.get_postprocess_config(INF), ValueError, "resolution_nm must be finite, got inf"),
+    (lambda a: topo_dask.get_postprocess_config("8"), TypeError, "resolution_nm must be a number, got '8'"),
+]
+
+
+def row_ids(rows: list[Any]) -> list[str]:
+    return [f"{i}: {row[-1]}" for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("call", "error", "message"), CALLS, ids=row_ids(CALLS))
+def test_functions_refuse(kind: As, call: Callable[[As], Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        compute(call(kind))
+
+
+@pytest.mark.parametrize("kind", [as_numpy, as_dask])
+@pytest.mark.parametrize("dtype", [object, "U3", "M8[s]", [("a", "f4")], np.longdouble])
+def test_functions_refuse_what_is_no_number(kind: As, dtype: Any) -> None:
+    odd = {3: np.zeros(SHAPE, dtype), 4: np.zeros((1, *SHAPE), dtype), 5: np.zeros((3, *SHAPE), dtype)}
+    for call, name in (
+        (lambda: track(kind, odd[3]), "sem_mask"),
+        (lambda: track(kind, flow=odd[5]), "flow"),
+        (lambda: topo_dask.compact_relabel(kind(odd[3])), "instances"),
+        (lambda: topo_dask.remove_bad_flow_masks(kind(LABELS), kind(odd[5])), "pred_flow"),
+        (lambda: classes(kind, odd[4]), "semantic_pred"),
+        (lambda: classes(kind, flow=odd[5]), "flow_pred"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must hold booleans, integers or floats of at most 64 bits"):
+            compute(call())
+
+
+LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
+    ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),
+    ({"block_shape": (1, 2, 3, 4)}, TypeError, r"block_shape must be three integers .* got \(1, 2, 3, 4\)"),
+    ({"block_shape": (1.5, 2, 3)}, TypeError, r"block_shape must be three integers .* got \(1.5, 2, 3\)"),
+    ({"block_shape": "abc"}, TypeError, "block_shape must be three integers .* got 'abc'"),
+    ({"halo": -1}, ValueError, r"halo must be at least 0 .* got \(-1, -1, -1\)"),
+    ({"halo": (1, 2)}, TypeError, r"halo must be three integers .* got \(1, 2\)"),
+    ({"halo": 1.5}, TypeError, "halo must be three integers .* got 1.5"),
+    ({"halo": True}, TypeError, "halo must be three integers .* got True"),
+]
+
+
+@pytest.mark.parametrize("kind", [as_dask, as_zarr])
+@pytest.mark.parametrize(("options", "error", "message"), LAZY_OPTIONS, ids=row_ids(LAZY_OPTIONS))
+def test_lazy_options_are_refused(kind: As, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    for call in (track, single, classes):
+        with pytest.raises(error, match=message):
+            call(kind, **options)
+
+
+@pytest.mark.parametrize("kind", [as_dask, as_zarr])
+@pytest.mark.parametrize("name", ["..", "../up", "a/b", "a\\b", "", ".", "x" * 300, "inputs", "spilled", "labels"])
+def test_lazy_labels_of_classes_with_odd_names_stay_in_scratch(kind: As, name: str, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    found = classes(kind, names=(name,), config={name: CONFIG["nuc"]}, scratch=str(scratch))
+    np.testing.assert_array_equal(compute(found[name]), classes(as_numpy)["nuc"])
+    assert list(tmp_path.iterdir()) == [scratch]
+    assert [path.name[:10] for path in scratch.iterdir()] == ["topo_dask-"]
+
+
+# ------------------------------------------------------------ flow that is not finite
+
+
+def line(value: float, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """A voxel at (1, 1, 2) that flows along x; a bad component at (1, 1, 30)."""
+    mask, flow = np.zeros((3, 3, 40), bool), np.zeros((3, 3, 3, 40), dtype)
+    mask[1, 1, 2], flow[2] = True, 1
+    flow[1, 1, 1, 30] = value
+    return mask, flow
+
+
+def in_blocks(mask: np.ndarray, flow: np.ndarray, n_steps: int, halo: int) -> np.ndarray:
+    config = ClassConfig(n_steps=n_steps, min_size=1)
+    return run_blocks(Recipe.of(config), (2, 2, 8), (halo,) * 3, config=config, mask=mask, flow=flow)
+
+
+WAYS: dict[str, Callable[[np.ndarray, np.ndarray, int], Any]] = {
+    "track": lambda mask, flow, n: topo_dask.track_flows(mask, flow, n)[1],
+    "in memory": lambda mask, flow, n: topo_dask.postprocess_single(mask, flow, n, min_size=1),
+    "blocks, no halo": lambda mask, flow, n: in_blocks(mask, flow, n, 0),
+    "blocks, small halo": lambda mask, flow, n: in_blocks(mask, flow, n, 3),
+    "blocks, large halo": lambda mask, flow, n: in_blocks(mask, flow, n, 1000),
+    "dask": lambda mask, flow, n: topo_dask.postprocess_single(as_dask(mask), as_dask(flow), n, min_size=1, halo=0),
+    "zarr": lambda mask, flow, n: topo_dask.track_flows(as_zarr(mask), as_zarr(flow), n, block_shape=(3, 3, 8))[1],
+}
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("way", WAYS)
+def test_flow_under_a_particle_must_be_finite(way: str, dtype: str, value: float) -> None:
+    mask, flow = line(value, dtype)
+    with pytest.raises(ValueError, match=r"flow is not finite at voxel \(1, 1, 30\)"):
+        compute(WAYS[way](mask, flow, 29))
+    clean = np.where(np.isfinite(flow), flow, 0).astype(dtype)
+    np.testing.assert_array_equal(compute(WAYS[way](mask, flow, 28)), compute(WAYS[way](mask, clean, 28)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_flow_where_no_particle_goes_does_not_matter(way: str) -> None:
+    mask, flow = line(0, "float32")
+    flow[:, 0], flow[:, 2, :, ::2], flow[:, 1, 1, :2] = NAN, INF, -INF
+    clean = np.where(np.isfinite(flow), flow, 0).astype(np.float32)
+    np.testing.assert_array_equal(compute(WAYS[way](mask, flow, 50)), compute(WAYS[way](mask, clean, 50)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threshold"),
+    [
+        (dtype, value)
+        for dtype in ("float16", "float32", "float64", "uint8", "bool")
+        for value in (1e300, -1e300, 70000.0)
+    ],
+)
+def test_thresholds_beyond_the_type_of_the_probabilities(dtype: str, threshold: float) -> None:
+    for kind in KINDS:
+        labels = compute(classes(kind, PROB.astype(dtype), threshold=threshold)["nuc"])
+        assert (labels == (threshold < 0)).all()
+
+
+def test_a_halo_larger_than_the_volume_works() -> None:
+    expected = classes(as_numpy)["nuc"]
+    for kind in (as_dask, as_zarr):
+        np.testing.assert_array_equal(compute(classes(kind, halo=(10**9, 7, 0), block_shape=2)["nuc"]), expected)
+
+
+# ------------------------------------------------------------ segment_volume
+
+
+def segment(place: Path, *arrays: Any, **changes: Any) -> Any:
+    settings = {"class_names": ["nuc"], "class_config": CONFIG, "block_shape": 4, "progress": False, **changes}
+    semantic, flow, output = (*arrays, *(as_zarr(PROB), as_zarr(FLOW), place / "out")[len(arrays) :])
+    return topo_dask.segment_volume(semantic, flow, output, **settings)
+
+
+def large() -> list[Any]:
+    return [zarr.create_array({}, shape=(n, 256, 256, 256), chunks=(n, 64, 64, 64), dtype="f4") for n in (1, 3)]
+
+
+def unsafe(place: Path, name: str) -> Any:
+    return segment(place, class_names=[name], class_config={name: CONFIG["nuc"]})
+
+
+RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
+    (lambda p: segment(p, PROB), TypeError, "semantic must be a path, a URL or a zarr.Array, got ndarray"),
+    (lambda p: segment(p, as_zarr(PROB), 3), TypeError, "flow must be a path, a URL or a zarr.Array, got int"),
+    (lambda p: segment(p, p / "none"), FileNotFoundError, "none: there is no zarr array"),
+    (lambda p: segment(p, as_zarr(PROB), str(p / "none")), FileNotFoundError, "none: there is no zarr array"),
+    (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), 3), TypeError, "output must be a path, a URL, .* got int"),
+    (lambda p: segment(p, as_zarr(PROB[0])), ValueError, "semantic_pred must have 4 axes"),
+    (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW[:2])), ValueError, "3 channels for each .* got 2"),
+    (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW[:, 1:])), ValueError, "the same volume"),
+    (lambda p: segment(p, as_zarr(PROB * 1j)), TypeError, "semantic_pred must hold .*complex"),
+    (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW * 1j)), TypeError, "flow_pred must hold .*complex"),
+    (lambda p: segment(p, class_names=["a", "b"]), ValueError, "class_names has 2 names .* 1 channels"),
+    (lambda p: segment(p, class_names=["mito"]), ValueError, r"no entry for any of \['mito'\]"),
+    (lambda p: segment(p, class_config={}), ValueError, "no class to segment"),
+    (lambda p: segment(p, class_config=one("group", 5)), ValueError, r"class_config\['nuc'\]: group must be"),
+    (lambda p: segment(p, threshold=NAN), ValueError, "threshold must be finite, got nan"),
+    (lambda p: segment(p, flow_error_threshold=-1), ValueError, "flow_error_threshold must be 0 or more"),
+    (lambda p: unsafe(p, ".."), ValueError, r"class name '\.\.' can not name an output array"),
+    (lambda p: unsafe(p, "../up"), ValueError, "can not name an output array"),
+    (lambda p: unsafe(p, "a/b"), ValueError, "class name 'a/b' can not name an output array"),
+    (lambda p: unsafe(p, "a\\b"), ValueError, "can not name an output array"),
+    (lambda p: unsafe(p, ""), ValueError, "class name '' can not name an output array"),
+    (lambda p: unsafe(p, "x" * 300), ValueError, "1 to 100 letters"),
+    (lambda p: unsafe(p, "nuc\n"), ValueError, "can not name an output array"),
+    (lambda p: unsafe(p, "zarr.json"), ValueError, "class name 'zarr.json' can not name an output array"),
+    (lambda p: segment(p, block_shape=0), ValueError, "block_shape must be at least 1"),
+    (lambda p: segment(p, block_shape=(4, -4, 4)), ValueError, "block_shape must be at least 1"),
+    (lambda p: segment(p, block_shape=(4, 4, 4, 4)), TypeError, "block_shape must be three integers"),
+    (lambda p: segment(p, halo=-1), ValueError, "halo must be at least 0"),
+    (
+        lambda p: segment(p, memory_limit="1KiB"),
+        MemoryError,
+        r"projected to take .*B, but 0 .*allowed.*raise memory_limit",
+    ),
+    (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=2000), MemoryError, "a smaller block_shape"),
+    (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=None), MemoryError, "raise memory_limit"),
+    (lambda p: segment(p, memory_limit=0), ValueError, "memory_limit must be above 0, got 0"),
+    (lambda p: segment(p, memory_limit=-5), ValueError, "memory_limit must be above 0, got -5"),
+    (lambda p: segment(p, memory_limit="much"), ValueError, "memory_limit must be a size such as '4GiB', got 'much'"),
+    (lambda p: segment(p, memory_limit=""), ValueError, "memory_limit must be above 0, got ''"),
+    (lambda p: segment(p, memory_limit=NAN), TypeError, "memory_limit must be a number of bytes .* got nan"),
+    (lambda p: segment(p, memory_limit=True), TypeError, "memory_limit must be a number of bytes .* got True"),
+    (lambda p: segment(p, memory_limit=[1]), TypeError, r"memory_limit must be a number of bytes .* got \[1\]"),
+    (lambda p: segment(p, resume=True, overwrite=True), ValueError, "resume and overwrite exclude one another"),
+    (lambda p: segment(p, on_missing="zeros"), ValueError, "on_missing must be 'error' or 'background', got 'zeros'"),
+    (lambda p: segment(p, scratch=p / "out"), ValueError, "must not lie in one another"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), RUNS, ids=row_ids(RUNS))
+def test_runs_are_refused_before_anything_is_written(
+    call: Callable[[Path], Any], error: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        call(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_on_the_way_names_class_stage_and_block(tmp_path: Path) -> None:
+    mask, flow = line(NAN, "float32")
+    with pytest.raises(ValueError, match=r"flow is not finite at voxel \(1, 1, 30\)") as caught:
+        segment(
+            tmp_path,
+            as_zarr(mask[None].astype(np.float32)),
+            as_zarr(flow),
+            class_config=one("n_steps", 40),
+            block_shape=40,
+        )
+    assert "in class 'nuc', stage 'track', block 0.0.0 Box(" in caught.value.__notes__[0]
+    prob = np.where(np.arange(6) == 5, NAN, PROB)
+    with pytest.raises(ValueError, match=r"semantic is NaN at voxel \(0, 0, 5\)"):
+        segment(tmp_path, as_zarr(prob), as_zarr(FLOW), tmp_path / "other", block_shape=8)
+
+
+# ------------------------------------------------------------ command line
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with the inputs, where the command line is called."""
+    for name, array in (("semantic", PROB), ("flow", FLOW), ("bad", FLOW * NAN), ("short", FLOW[:, 1:])):
+        zarr.create_array(tmp_path / name, data=array)
+    (tmp_path / "broken.toml").write_text("[classes.nuc\n")
+    (tmp_path / "empty.toml").write_text("title = 3\n")
+    (tmp_path / "flat.toml").write_text("classes = 3\n")
+    (tmp_path / "number.toml").write_text("[classes]\nnuc = 3\n")
+    (tmp_path / "unknown.toml").write_text("[classes.nuc]\nradius = 3\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+INPUTS = "semantic flow"
+CLASS = "--class nuc --resolution-nm 8"
+COMMANDS: list[tuple[str, int, str]] = [
+    ("walk", 2, "No such command 'walk'"),
+    ("run", 2, "Missing argument 'SEMANTIC'"),
+    ("run semantic", 2, "Missing argument 'FLOW'"),
+    (f"run {INPUTS}", 2, "Missing argument 'OUTPUT'"),
+    (f"run none flow out {CLASS}", 2, "none: there is no zarr array"),
+    (f"run semantic none out {CLASS}", 2, "none: there is no zarr array"),
+    (f"run semantic short out {CLASS}", 2, "the same volume"),
+    (f"run {INPUTS} out --resolution-nm 8", 2, "class_names has 9 names .* 1 channels"),
+    (f"run {INPUTS} out --class a --class b", 2, "class_names has 2 names"),
+    (f"run {INPUTS} out --class other --resolution-nm 8", 2, "no entry for any of"),
+    (f"run {INPUTS} out --class nuc --resolution-nm 0", 2, "resolution_nm must be above 0"),
+    (f"run {INPUTS} out --class nuc --resolution-nm 0 --steps 3", 2, "resolution_nm must be above 0"),
+    (f"run {INPUTS} out --steps 3", 2, "need --class"),
+    (f"run {INPUTS} out {CLASS} --steps -1", 2, "n_steps must be at least 0, got -1"),
+    (f"run {INPUTS} out {CLASS} --steps many", 2, "'--steps': 'many' is not a valid int"),
+    (f"run {INPUTS} out {CLASS} --group 4", 2, "'--group': 4 is not in the range"),
+    (f"run {INPUTS} out {CLASS} --step-size 0", 2, "step_size must be above 0"),
+    (f"run {INPUTS} out {CLASS} --radius nan", 2, "convergence_radius must be finite"),
+    (f"run {INPUTS} out {CLASS} --merge all", 2, "'--merge': 'all' is not one of"),
+    (f"run {INPUTS} out {CLASS} --threshold nan", 2, "threshold must be finite"),
+    (f"run {INPUTS} out {CLASS} --flow-error -1", 2, "flow_error_threshold must be 0 or more"),
+    (f"run {INPUTS} out {CLASS} --block 0", 2, "block_shape must be at least 1"),
+    (f"run {INPUTS} out {CLASS} --block a,b,c", 2, "expected one integer or three like 128,128,128, got 'a,b,c'"),
+    (f"run {INPUTS} out {CLASS} --block 4,4", 2, "block_shape must be three integers"),
+    (f"run {INPUTS} out {CLASS} --halo -1", 2, "halo must be at least 0"),
+    (f"run {INPUTS} out {CLASS} --memory-limit much", 2, "memory_limit must be a size"),
+    (f"run {INPUTS} out {CLASS} --memory-limit 1KiB", 2, "raise memory_limit"),
+    (f"run {INPUTS} out {CLASS} --scheduler elsewhere", 2, "--scheduler must be .* got 'elsewhere'"),
+    (f"run {INPUTS} out {CLASS} --resume --overwrite", 2, "exclude one another"),
+    (f"run {INPUTS} out {CLASS} --scratch out", 2, "must not lie in one another"),
+    (f"run {INPUTS} flow {CLASS}", 2, "can not be opened as a zarr group"),
+    (f"run {INPUTS} empty.toml {CLASS}", 2, "exists and is no zarr group"),
+    (f"run {INPUTS} out --class ../up --resolution-nm 8 --steps 3", 2, "can not name an output array"),
+    (f"run {INPUTS} out --config none.toml", 2, "'none.toml' does not exist"),
+    (f"run {INPUTS} out --config broken.toml", 2, "broken.toml is not valid TOML"),
+    (f"run {INPUTS} out --config empty.toml", 2, r"empty.toml has no table \[classes.NAME\]"),
+    (f"run {INPUTS} out --config flat.toml", 2, r"flat.toml has no table \[classes.NAME\]"),
+    (f"run {INPUTS} out --config number.toml", 2, "classes.nuc must be a table of parameters, got 3"),
+    (
+        f"run {INPUTS} out --config number.toml --class nuc --steps 2",
+        2,
+        "classes.nuc must be a table of parameters, got 3",
+    ),
+    (f"run {INPUTS} out --config unknown.toml", 2, r"class_config\['nuc'\]: unknown parameter 'radius'"),
+    (f"plan semantic short {CLASS}", 2, "the same volume"),
+    (f"plan {INPUTS} {CLASS} --memory-limit 1KiB", 2, "raise memory_limit"),
+    (f"plan {INPUTS} {CLASS} --block 1,2,3,4", 2, "block_shape must be three integers"),
+    ("demo --output semantic/zarr.json", 2, "'semantic/zarr.json' is a file"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "message"), COMMANDS, ids=row_ids(COMMANDS))
+def test_commands_refuse_in_one_line(stored: Path, command: str, code: int, message: str) -> None:
+    before = sorted(stored.rglob("*"))
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == code
+    assert result.stdout == ""
+    errors = [text for text in result.stderr.splitlines() if text.startswith("Error: ")]
+    assert len(errors) == 1
+    assert result.stderr.splitlines()[-1] == errors[0]  # click shows the usage above
+    assert re.search(message, errors[0]), errors[0]
+    assert sorted(stored.rglob("*")) == before
+
+
+def test_a_command_that_fails_on_the_way_exits_with_1(stored: Path) -> None:
+    command = ["run", "semantic", "bad", "out", *CLASS.split(), "--block", "8", "--quiet"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "flow is not finite at voxel (0, 0, 0)" in result.stderr
+    assert "in class 'nuc', stage 'track', block 0.0.0" in result.stderr
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 2
+    assert "holds an unfinished run: pass resume=True" in again.stderr
+    loud = CliRunner().invoke(main, ["--verbose", *command])
+    assert isinstance(loud.exception, FileExistsError)
+
+
+def test_commands_run_plan_and_resume(stored: Path) -> None:
+    options = "--class nuc --group 1 --steps 5 --radius 3 --min-size 1 --resolution-nm 8 --block 4"
+    planned = CliRunner().invoke(main, f"plan {INPUTS} {options}".split())
+    assert planned.exit_code == 0
+    assert "track > link > tabulate > relabel" in planned.stdout
+    assert not (stored / "out").exists()
+    done = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet --scheduler synchronous".split())
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == "nuc: out/nuc"
+    expected = topo_dask.postprocess_single(MASK, FLOW, 5, convergence_radius=3, min_size=1)
+    np.testing.assert_array_equal(zarr.open_array("out/nuc", mode="r")[:], expected)
+    twice = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet".split())
+    assert twice.exit_code == 2
+    assert "exists" in twice.stderr
+    replaced = CliRunner().invoke(main, f"run {INPUTS} out {options} --overwrite".split())
+    assert replaced.exit_code == 0
+    assert "nuc relabel" in replaced.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("--help", ["run", "plan", "demo", "--version", "--verbose"]),
+        (
+            "run --help",
+            ["[default: 0.5]", "[default: 0.0]", "[default: 16]", "OUTPUT.scratch]", "--resume", "[1<=x<=3]"],
+        ),
+        ("plan -h", ["[default: 0.5]", "[default: 16]", "[default: the largest that memory allows]"]),
+        ("demo --help", ["[default: topo_dask_demo]"]),
+    ],
+)
+def test_help_shows_the_defaults(command: str, words: list[str]) -> None:
+    result = CliRunner().invoke(main, command.split(), terminal_width=200)
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    for word in words:
+        assert word in text
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "topo_dask"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.strip() == f"topo-dask, version {topo_dask.__version__}"
+    assert subprocess.run([*command, "walk"], capture_output=True, text=True).returncode == 2
