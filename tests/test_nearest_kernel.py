@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.nearest import LINES, NO_SEED, box_distance2, nearest, nearest_of
+from topo_dask.kernels.nearest import LINES, NO_SEED, box_distances2, nearest, nearest_of
 
 
 def brute_force(seeds, seeds_start, target_start, target_shape):
@@ -154,10 +154,6 @@ def test_box_distance(start_a, shape_a, start_b, shape_b):
         tuple(p + n for p, n in zip(start, shape, strict=True))
         for start, shape in ((start_a, shape_a), (start_b, shape_b))
     )
-    assert box_distance2(start_a, stop_a, start_b, stop_b) == expected
-    assert box_distance2(start_b, stop_b, start_a, stop_a) == expected
-
-
-def test_box_distance_needs_voxels():
-    with pytest.raises(ValueError, match="empty"):
-        box_distance2((0, 0, 0), (1, 0, 1), (0, 0, 0), (1, 1, 1))
+    box_a, box_b = (np.array(start_a), np.array(stop_a)), (np.array(start_b), np.array(stop_b))
+    assert box_distances2(*box_a, box_b[0][None], box_b[1][None]).tolist() == [expected]
+    assert box_distances2(*box_b, box_a[0][None], box_a[1][None]).tolist() == [expected]

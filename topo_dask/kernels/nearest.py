@@ -297,34 +297,26 @@ def nearest_of(seeds: Ints, seeds_start: tuple[int, ...], points: Int64s) -> tup
     return d2[z, y, x], label[z, y, x]
 
 
-def box_distance2(
-    start_a: tuple[int, ...], stop_a: tuple[int, ...], start_b: tuple[int, ...], stop_b: tuple[int, ...]
-) -> int:
-    """Return the smallest squared distance between a voxel of one box and a voxel of another.
+def box_distances2(start: Int64s, stop: Int64s, lower: Int64s, upper: Int64s) -> Int64s:
+    """Return the smallest squared distance between a voxel of one box and a voxel of each of many.
 
     Parameters
     ----------
-    start_a, stop_a, start_b, stop_b : tuple of 3 int
-        First voxel of each box, and one past its last voxel per axis.
+    start, stop : ndarray of int64, shape (3,)
+        First voxel of the box, and one past its last voxel per axis. It holds voxels.
+    lower, upper : ndarray of int64, shape (M, 3)
+        The same of the others.
 
     Returns
     -------
-    int
-        Squared Euclidean distance in voxels; 0 when the boxes share a voxel, 1 when they share a face.
-
-    Raises
-    ------
-    ValueError
-        When a box holds no voxel.
+    distances2 : ndarray of int64, shape (M,)
+        Squared Euclidean distances in voxels; 0 where the boxes share a voxel, 1 where they share a face.
 
     Examples
     --------
-    >>> box_distance2((0, 0, 0), (4, 4, 4), (4, 0, 6), (8, 4, 8))
-    10
+    >>> box_distances2(np.array([0, 0, 0]), np.array([4, 4, 4]), np.array([[4, 0, 6]]), np.array([[8, 4, 8]]))
+    array([10])
     """
-    distance2 = 0
-    for a0, a1, b0, b1 in zip(start_a, stop_a, start_b, stop_b, strict=True):
-        if a0 >= a1 or b0 >= b1:
-            raise ValueError(f"box from {start_a} to {stop_a} or {start_b} to {stop_b} is empty; expected voxels")
-        distance2 += max(0, int(b0) - int(a1) + 1, int(a0) - int(b1) + 1) ** 2
-    return distance2
+    gaps = np.maximum(np.maximum(lower - stop + 1, start - upper + 1), 0)
+    distances2: Int64s = (gaps * gaps).sum(axis=1)
+    return distances2

@@ -1,17 +1,17 @@
 """Give voxels the label of the nearest labelled voxel, at any distance: small fragments, then orphans."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, Box
+from ..blocks.geometry import Block, BlockGrid, Box
 from ..kernels.extents import measure
 from ..kernels.labels import apply_lut, scatter
-from ..kernels.nearest import box_distance2, nearest_of
+from ..kernels.nearest import box_distances2, nearest_of
 from ..kernels.sinks import number_values
 from .job import Job, View, extent_columns
 from .split import seed_rows
@@ -28,15 +28,54 @@ RADII = (4, 16, 64)
 NONE = np.iinfo(np.int64).max
 
 
+Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
+
+
 @dataclass(frozen=True)
-class Candidate:
-    """A box that may hold labelled voxels, and how to read them."""
+class Candidates:
+    """Boxes that may hold labelled voxels, one a block, and how to read these.
 
-    box: Box
-    read: Callable[[Box], NDArray[np.int32]]
+    Parameters
+    ----------
+    grid : BlockGrid
+        Blocks of the volume.
+    blocks : ndarray of int64, shape (M, 3)
+        Grid index of each block.
+    lower, upper : ndarray of int64, shape (M, 3)
+        Its box of labelled voxels.
+    pieces : callable
+        Numbered pieces of a block, and the label of each.
+    """
+
+    grid: BlockGrid
+    blocks: NDArray[np.int64]
+    lower: NDArray[np.int64]
+    upper: NDArray[np.int64]
+    pieces: Pieces
+
+    def distances2(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Smallest squared distance of a box to the voxels of each block's box."""
+        return box_distances2(start, stop, self.lower, self.upper)
+
+    def near(self, points: NDArray[np.int64], radius: int) -> "Candidates":
+        """Those within a radius of the box of some points, so that a search need not look at all of a volume's."""
+        kept = self.distances2(points.min(axis=0), points.max(axis=0) + 1) <= radius * radius
+        return replace(self, blocks=self.blocks[kept], lower=self.lower[kept], upper=self.upper[kept])
+
+    def box(self, row: int) -> Box:
+        """Box of labelled voxels of one block."""
+        (z, y, x), (d, h, w) = self.lower[row].tolist(), self.upper[row].tolist()
+        return Box((z, y, x), (d, h, w))
+
+    def read(self, row: int, window: Box) -> NDArray[np.int32]:
+        """Labels of a window of one block."""
+        z, y, x = self.blocks[row].tolist()
+        block = self.grid.block((z, y, x))
+        numbers, labels = self.pieces(block)
+        return apply_lut(np.ascontiguousarray(numbers[window.within(block.write)]), labels)
 
 
-def nearest_labels(points: NDArray[np.int64], candidates: list[Candidate]) -> NDArray[np.int32]:
+def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
     """Label of the nearest labelled voxel of each point, ties to the lower label; 0 when there is none.
 
     A result is final once its distance is within the radius that has been searched, so the labels do not depend on
@@ -46,15 +85,18 @@ def nearest_labels(points: NDArray[np.int64], candidates: list[Candidate]) -> ND
     ----------
     points : ndarray of int64, shape (N, 3)
         Voxels in volume coordinates.
-    candidates : list of Candidate
+    candidates : Candidates
         All boxes with labelled voxels.
     """
     best = np.full(len(points), NONE)
     labels = np.zeros(len(points), np.int32)
     left = np.arange(len(points))
     for radius in RADII:
+        if len(left) == 0:
+            return labels
+        near = candidates.near(points[left], radius)
         for group in _by_cell(points, left):
-            _search(points, group, candidates, radius, best, labels)
+            _search(points, group, near, radius, best, labels)
         left = left[best[left] > radius * radius]
     if len(left):
         _search(points, left, candidates, None, best, labels)
@@ -62,8 +104,6 @@ def nearest_labels(points: NDArray[np.int64], candidates: list[Candidate]) -> ND
 
 
 def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    if len(rows) == 0:
-        return
     cells = points[rows] // CELL
     cells -= cells.min(axis=0)
     _, height, width = (int(n) + 1 for n in cells.max(axis=0))
@@ -75,19 +115,19 @@ def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDA
 def _search(
     points: NDArray[np.int64],
     rows: NDArray[np.int64],
-    candidates: list[Candidate],
+    candidates: Candidates,
     radius: int | None,
     best: NDArray[np.int64],
     labels: NDArray[np.int32],
 ) -> None:
     start, stop = points[rows].min(axis=0), points[rows].max(axis=0) + 1
-    around = [(box_distance2(start, stop, c.box.start, c.box.stop), i) for i, c in enumerate(candidates)]
-    for distance2, i in sorted(around):
+    distances2 = candidates.distances2(start, stop)
+    for i in np.argsort(distances2, kind="stable").tolist():
         worst = int(best[rows].max())
         limit = worst if radius is None else min(worst, radius * radius)
-        if distance2 > limit:
+        if distances2[i] > limit:
             break
-        window = candidates[i].box
+        window = candidates.box(i)
         if limit != NONE:
             reach = isqrt(limit)
             lower = tuple(int(v) - reach for v in start)
@@ -95,7 +135,7 @@ def _search(
             window = window.intersect(Box(lower, upper))  # type: ignore[arg-type]
         if window.size == 0:
             continue
-        d2, found = nearest_of(candidates[i].read(window), window.start, points[rows])
+        d2, found = nearest_of(candidates.read(i, window), window.start, points[rows])
         closer = (d2 < best[rows]) | ((d2 == best[rows]) & (found < labels[rows]))
         best[rows[closer]], labels[rows[closer]] = d2[closer], found[closer]
 
@@ -136,7 +176,7 @@ def absorb(job: Job, key: str) -> None:
 
 def _seeds_of(
     job: Job, numbers_of: Callable[[Block], NDArray[np.uint32]], instance: int, begin: int, end: int
-) -> list[Candidate]:
+) -> Candidates:
     def pieces(block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
         ids = job.scratch.get("fragments.ids", block.key)["ids"]
         lut = job.scratch.get("split", block.key)["lut"]
@@ -144,28 +184,11 @@ def _seeds_of(
 
     _, blocks, lower, upper = seed_rows(job.scratch, begin, end)
     distinct, which = np.unique(blocks, axis=0, return_inverse=True)
-    candidates = []
-    for i, block_id in enumerate(distinct):
-        mine = which.reshape(-1) == i
-        block = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
-        start, stop = lower[mine].min(axis=0), upper[mine].max(axis=0)
-        candidates.append(Candidate(_box(start, stop), _reader(pieces, block)))
-    return candidates
-
-
-def _box(start: NDArray[np.int64], stop: NDArray[np.int64]) -> Box:
-    return Box((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
-
-
-Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
-
-
-def _reader(pieces: Pieces, block: Block) -> Callable[[Box], NDArray[np.int32]]:
-    def read(window: Box) -> NDArray[np.int32]:
-        numbers, labels = pieces(block)
-        return apply_lut(np.ascontiguousarray(numbers[window.within(block.write)]), labels)
-
-    return read
+    low = np.full(distinct.shape, NONE)
+    high = np.zeros(distinct.shape, np.int64)
+    np.minimum.at(low, which.reshape(-1), lower)
+    np.maximum.at(high, which.reshape(-1), upper)
+    return Candidates(job.grid, distinct, low, high, pieces)
 
 
 def survey(job: Job) -> None:
@@ -192,14 +215,11 @@ def orphans(job: Job, key: str, view: View) -> None:
     block = job.grid.named(key)
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
     points = np.argwhere(where) + np.array(block.write.start)
-    seeds = job.scratch.get("survey", "all")
     if len(points) == 0:
         job.scratch.put("orphans", key)
         return
+    seeds = job.scratch.get("survey", "all")
     pieces = lru_cache(RECENT)(lambda other: view.pieces(job, other))
-    candidates = []
-    for block_id, start, stop in zip(seeds["blocks"], seeds["lower"], seeds["upper"], strict=True):
-        other = job.grid.block((int(block_id[0]), int(block_id[1]), int(block_id[2])))
-        candidates.append(Candidate(_box(start, stop), _reader(pieces, other)))
+    candidates = Candidates(job.grid, seeds["blocks"], seeds["lower"], seeds["upper"], pieces)
     labels = nearest_labels(points, candidates)
     file_patch(job, "orphans", block, where, labels)
