@@ -675,3 +675,14 @@ def test_arrays_and_groups_open_for_reading_only(tmp_path: Path) -> None:
         with pytest.raises(PermissionError, match="open for reading only"):
             segment_volume(*paths, node, **settings({"round": CONFIG["round"]}))
     assert snapshot(tmp_path) == before
+
+
+def test_a_table_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    paths = store_one_class(tmp_path)
+    foreign = tmp_path / "out.tables" / "round.csv"
+    foreign.parent.mkdir()
+    foreign.write_text("mine,yours\n1,2\n")
+    with pytest.raises(FileExistsError, match=r"round\.csv exists and is no table"):
+        segment_volume(*paths, tmp_path / "out", **settings({"round": CONFIG["round"]}), overwrite=True)
+    assert foreign.read_text() == "mine,yours\n1,2\n"
+    assert not (tmp_path / "out").exists()

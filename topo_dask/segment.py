@@ -16,7 +16,7 @@ from .execute import ambient, check_done, check_reach, resources, run, shares_me
 from .plan import Plan, Recipe, plan_stages, track_together
 from .progress import ProgressBars
 from .stages.job import Job
-from .stages.table import write_table
+from .stages.table import check_table, write_table
 from .stores import ledger
 from .stores.checked import CheckedArray, OnMissing
 from .stores.inputs import open_input
@@ -295,6 +295,9 @@ def segment_volume(
     def admit() -> str | None:
         run_name = ledger.admit(store, record, resume=resume, overwrite=overwrite)
         check_outputs(target, plan.classes, spec, run_name, resume=run_name is not None, overwrite=overwrite)
+        if target.url is not None:
+            for name in plan.classes:
+                check_table(target.beside(".tables"), name)
         return run_name
 
     admit()  # what can be refused is refused before anything is written

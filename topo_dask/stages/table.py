@@ -35,6 +35,25 @@ def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
     return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))
 
 
+def _place(folder: str, name: str) -> str:
+    return f"{folder}/{name}.csv"
+
+
+def check_table(folder: str, name: str) -> None:
+    """Raise FileExistsError when there is a file where a table would go and it is no table of ours."""
+    import fsspec
+
+    try:
+        with fsspec.open(_place(folder, name), "r", newline="", errors="replace") as file:
+            found = next(csv.reader(file), [])
+    except FileNotFoundError:
+        return
+    if tuple(found) != COLUMNS:
+        raise FileExistsError(
+            f"{_place(folder, name)} exists and is no table of topo_dask: move it or choose another output"
+        )
+
+
 def write_table(job: Job, folder: str) -> None:
     """Write the table of a job's instances to ``<folder>/<class>.csv``."""
     import fsspec
@@ -42,7 +61,7 @@ def write_table(job: Job, folder: str) -> None:
     columns = instance_columns(job)
     if "://" not in folder:
         os.makedirs(folder, exist_ok=True)
-    with fsspec.open(f"{folder}/{job.name}.csv", "w", newline="") as file:
+    with fsspec.open(_place(folder, job.name), "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
