@@ -1,6 +1,5 @@
 """Checked reads: right or refused, whatever happened to the stored chunks."""
 
-import json
 import pickle
 from itertools import product
 from pathlib import Path
@@ -18,7 +17,6 @@ from topo_dask.stores.checked import (
     ChunkError,
     MissingChunkError,
     check_metadata,
-    open_array,
     stored_chunks,
 )
 
@@ -467,60 +465,6 @@ def test_good_metadata_passes(layout):
     check_metadata(array, "flow")
     check_metadata(CheckedArray(array), "flow")
     check_metadata(truth(), "flow")
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_open_array(tmp_path, zarr_format):
-    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=zarr_format)
-    array = group.create_array("raw/s0", shape=SHAPE, dtype="u2", chunks=CHUNKS)
-    for path in (tmp_path / "a.zarr/raw/s0", f"{tmp_path}/a.zarr/raw/s0/", f"file://{tmp_path}/a.zarr/raw/s0"):
-        found = open_array(path, "flow")
-        assert found.shape == SHAPE
-        assert found.read_only
-    assert open_array(array, "flow") is array
-
-
-def test_open_array_by_url():
-    url = "memory://test_open_array_by_url/a.zarr"
-    create(url)
-    array = open_array(url, "flow", storage_options={})
-    np.testing.assert_array_equal(CheckedArray(array)[WHOLE], truth())
-    assert len(stored_chunks(array)) == 18
-
-
-@pytest.mark.parametrize(
-    ("path", "error", "message"),
-    [
-        ("none.zarr", FileNotFoundError, "flow: there is no zarr array at .*none.zarr"),
-        ("a.zarr/none", FileNotFoundError, "flow: there is no zarr array at .*a.zarr/none"),
-        ("a.zarr", ValueError, "flow: .*a.zarr is a group, not an array; its arrays: deep/s0, deep/s1, mask"),
-        ("a.zarr/deep", ValueError, "deep is a group, not an array; its arrays: s0, s1"),
-        ("plain", ValueError, "flow: .*plain is no zarr array: it has no zarr.json and no .zarray"),
-        ("plain/file.txt", ValueError, "is no zarr array"),
-        ("broken.zarr", ValueError, "flow: .*broken.zarr can not be opened: JSONDecodeError"),
-        ("chunk0.zarr", ValueError, "flow: .*chunk0.zarr can not be opened"),
-    ],
-)
-def test_open_array_refuses(tmp_path, path, error, message):
-    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
-    for name in ("mask", "deep/s0", "deep/s1"):
-        group.create_array(name, shape=(4,), dtype="u1", chunks=(2,))
-    for name in ("plain", "broken.zarr", "chunk0.zarr"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "plain/file.txt").write_text("x")
-    (tmp_path / "broken.zarr/zarr.json").write_text("{")
-    metadata = json.loads((tmp_path / "a.zarr/mask/zarr.json").read_text())
-    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [-1]
-    (tmp_path / "chunk0.zarr/zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(error, match=message) as raised:
-        open_array(str(tmp_path / path), "flow")
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(("path", "error"), [(3, TypeError), (None, TypeError), ("nosuch://x", ValueError)])
-def test_open_array_refuses_what_is_no_path(path, error):
-    with pytest.raises(error, match="flow"):
-        open_array(path, "flow")
 
 
 def test_missing_is_both_kinds_of_error():

@@ -29,4 +29,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, t
         return array, None
     if not isinstance(array, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
-    return resolve_input(array, name, level)
+    try:
+        return resolve_input(array, name, level)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: {error}") from error
