@@ -384,7 +384,7 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (
         lambda p: segment(p, memory_limit="1KiB"),
         MemoryError,
-        r"projected to take .*B, but 0 .*allowed.*raise memory_limit",
+        r"projected to take .*, but 0.0 MiB are allowed.*raise memory_limit",
     ),
     (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=2000), MemoryError, "a smaller block_shape"),
     (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=None), MemoryError, "raise memory_limit"),

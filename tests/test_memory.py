@@ -112,7 +112,7 @@ def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job
 def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:
     footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4)
     projected = footprint.task_mem((256, 256, 256))
-    with pytest.raises(MemoryError, match=rf"{projected / 2**20:.0f} MiB.*100 MiB.*smaller block"):
+    with pytest.raises(MemoryError, match=rf"{projected / 2**20:.1f} MiB.*100.0 MiB.*smaller block"):
         check_memory(footprint, (256, 256, 256), 100 << 20, "choose a smaller block")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
+from numbers import Integral
 from typing import Any, TypeAlias
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -33,7 +34,7 @@ def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
     >>> triple(8, "halo")
     (8, 8, 8)
     """
-    given = (values,) * 3 if isinstance(values, int) else values
+    given = (values,) * 3 if isinstance(values, Integral) else values
     found: tuple[Any, ...] = tuple(given) if isinstance(given, Iterable) else ()
     if len(found) != 3 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in found):
         raise TypeError(f"{what} must be three integers (z, y, x), got {values!r}")

@@ -84,7 +84,7 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, l
     (192, 192, 192)
     """
     block = list(chunks)
-    check_memory(footprint, chunks, allowed_mem, "make the chunks of the output smaller")
+    check_memory(footprint, chunks, allowed_mem, "pass a smaller block_shape")
     grows = [True] * 3
     while any(grows):
         axis = min((block[k], k) for k in range(3) if grows[k])[1]
@@ -104,8 +104,9 @@ def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, re
     if projected > allowed_mem:
         raise MemoryError(
             f"a task on a block of {block_shape} with a halo of {footprint.halo} is projected to take "
-            f"{projected / 2**20:.0f} MiB, but {allowed_mem / 2**20:.0f} MiB are allowed for it: {remedy}, "
-            "use fewer threads per worker, or raise memory_limit"
+            f"{projected / 2**20:.1f} MiB, but {allowed_mem / 2**20:.1f} MiB are allowed for it, after "
+            f"{PROCESS_BYTES >> 20} MiB for the process itself: {remedy}, use fewer threads per worker, or raise "
+            "memory_limit"
         )
     return projected
 
