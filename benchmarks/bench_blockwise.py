@@ -16,9 +16,9 @@ import numpy as np
 import zarr
 
 import topo_dask
+from topo_dask.admission import plan_volume
 from topo_dask.blocks.memory import PROCESS_BYTES
 from topo_dask.execute import usable_cores
-from topo_dask.segment import plan_volume
 from topo_dask.synthetic import Tiling, blobs, noisy
 from topo_dask.targets import direct_flow
 

@@ -125,7 +125,7 @@ def test_without_resolution_the_finest_is_taken_and_a_warning_says_so():
 def test_preset_is_an_argument_of_every_driver(tmp_path):
     import zarr
 
-    from topo_dask.segment import plan_volume
+    from topo_dask.admission import plan_volume
 
     semantic = zarr.create_array(tmp_path / "semantic.zarr", data=np.ones((1, 8, 8, 8), np.float32))
     flow = zarr.create_array(tmp_path / "flow.zarr", data=np.full((3, 8, 8, 8), 0.25, np.float32))

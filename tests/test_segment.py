@@ -16,8 +16,8 @@ from distributed import Client, LocalCluster
 import topo_dask
 from topo_dask import plan as plan_module
 from topo_dask import segment_volume
+from topo_dask.admission import plan_volume
 from topo_dask.plan import Stage
-from topo_dask.segment import plan_volume
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 

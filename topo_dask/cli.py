@@ -200,7 +200,7 @@ def run(semantic: str, flow: str, output: str, scheduler: str | None, quiet: boo
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(semantic: str, flow: str, scheduler: str | None, as_json: bool, **values: Any) -> None:
     """Show what `run` would do: blocks, stages, projected memory and sizes. Reads no voxel and writes nothing."""
-    from .segment import plan_volume
+    from .admission import plan_volume
 
     with _scheduler(scheduler):
         planned = plan_volume(semantic, flow, **_parameters(values))

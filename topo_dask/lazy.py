@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .blocks.geometry import BlockGrid, Triple, triple
 from .config import ClassConfig
-from .execute import ambient, run
+from .execute import run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
 from .stages.job import Job
 from .stages.relabel import final_labels
@@ -31,6 +31,7 @@ from .stores.checked import CheckedArray
 from .stores.outputs import absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
+from .surroundings import ambient
 
 Array = Any
 

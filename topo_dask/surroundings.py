@@ -1,0 +1,143 @@
+"""Where this code runs: which executor, which cluster, how many cores, how much memory."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from .cluster import on_cluster
+from .execute import Executor, dask_scheduler, threads, usable_cores
+from .stores.scratch import LOCK, FileScratch, find
+
+
+@contextmanager
+def ambient() -> Iterator[Executor]:
+    """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler.
+
+    Inside a task of a cluster that is the same cluster; the task gives up its thread while it waits. Inside a process
+    of a local scheduler it is this process's threads.
+    """
+    if _in_cluster_task():
+        from distributed import worker_client
+
+        with worker_client() as client:
+            yield on_cluster(client)
+    elif (client := active_client()) is not None:
+        yield on_cluster(client)
+    elif parent_process() is not None:
+        yield threads
+    else:
+        with _processes_kept():
+            yield dask_scheduler
+
+
+@contextmanager
+def _processes_kept() -> Iterator[None]:
+    # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
+    import dask
+    from dask.multiprocessing import get, get_context, initialize_worker_process
+
+    own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
+    if dask.base.get_scheduler() is not get or own is not None:
+        yield
+        return
+    n = dask.config.get("num_workers", None) or usable_cores()
+    with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as pool, dask.config.set(pool=pool):
+        yield
+
+
+def _in_cluster_task() -> bool:
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def active_client() -> Any:
+    """The Dask client that is active here, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        client = get_client()
+    except ValueError:
+        return None
+    # One that failed to start, or whose cluster is gone, may still be the default.
+    return client if client.status == "running" else None
+
+
+def shares_memory() -> bool:
+    """Whether tasks run in this process."""
+    import dask
+
+    client = active_client()
+    if client is None:
+        return parent_process() is not None or dask.base.get_scheduler() is not dask.multiprocessing.get
+    return all(str(worker).startswith("inproc://") for worker in client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _probe(scratch: FileScratch, token: str) -> bool:
+    return find(scratch, LOCK, token) is not None
+
+
+def check_reach(scratch: FileScratch) -> None:
+    """Raise OSError when a worker of the active cluster can not read what is filed in scratch here."""
+    client = active_client()
+    if client is None:
+        return
+    token = uuid4().hex
+    scratch.put(LOCK, token, here=np.zeros(1, np.int8))
+    try:
+        blind = sorted(worker for worker, sees in client.run(_probe, scratch, token).items() if not sees)
+    finally:
+        scratch.remove(LOCK, token)
+    if blind:
+        raise OSError(
+            f"scratch {scratch.url} can not be reached by {len(blind)} workers, {blind[0]} among them: pass "
+            "scratch=<a path or URL that all workers share>"
+        )
+
+
+def _bytes(memory_limit: object) -> int:
+    from dask.utils import parse_bytes
+
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, (int, str)):
+        raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
+    try:
+        given = int(parse_bytes(memory_limit or "0"))
+    except ValueError:
+        raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
+    if given <= 0:
+        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    return given
+
+
+def resources(memory_limit: int | str | None) -> tuple[int, int, int]:
+    """Workers, threads of each, and bytes that each worker process may take, where this code runs."""
+    import dask
+    import psutil
+
+    given = None if memory_limit is None else _bytes(memory_limit)
+    client = active_client()
+    if client is None:
+        get = dask.base.get_scheduler() or dask.threaded.get
+        cores = dask.config.get("num_workers", None) or usable_cores()
+        processes = get is dask.multiprocessing.get
+        n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
+        return n, threads_each, given or psutil.virtual_memory().total // n
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:
+        raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
+    limits = [worker["memory_limit"] or psutil.virtual_memory().total for worker in workers]
+    return len(workers), max(worker["nthreads"] for worker in workers), given or min(limits)
