@@ -9,12 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from skimage import metrics
 
-from topo_dask import scores
 from topo_dask.scores import (
     ContingencyTable,
     SplitsAndMerges,
     adapted_rand_error,
     contingency,
+    counting,
     matching_scores,
     splits_and_merges,
     variation_of_information,
@@ -69,13 +69,13 @@ KINDS = {
 )
 def test_every_mix_of_arrays_and_blocks_counts_the_same(pair, first, second, block_bytes):
     truth, labels = pair
-    before = scores._BLOCK_BYTES
-    scores._BLOCK_BYTES = block_bytes
+    before = counting._BLOCK_BYTES
+    counting._BLOCK_BYTES = block_bytes
     try:
         with dask.config.set(scheduler="synchronous"):
             table = contingency(KINDS[first](truth), KINDS[second](labels), threads=2)
     finally:
-        scores._BLOCK_BYTES = before
+        counting._BLOCK_BYTES = before
     assert as_lists(table) == naive_table(truth, labels)
     assert table.counts.dtype == np.int64
 
@@ -89,7 +89,7 @@ def test_table_outgrows_its_first_size():
 def test_boxes_cover_the_volume_once_in_whole_chunks():
     volume = stored(np.zeros((7, 9, 11), np.int32), (2, 4, 5))
     seen = np.zeros(volume.shape, int)
-    for box in scores._boxes(volume, np.zeros(volume.shape, np.int32)):
+    for box in counting._boxes(volume, np.zeros(volume.shape, np.int32)):
         seen[box] += 1
         assert all(s.start % c == 0 for s, c in zip(box, volume.chunks, strict=True))
     assert (seen == 1).all()

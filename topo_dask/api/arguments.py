@@ -1,0 +1,48 @@
+"""What the public functions share: their arguments, checked, and the driver that they call for."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import held, lazy
+from ..config import ClassConfig
+from ..plan import Recipe
+from ..stores.volumes import check_array
+
+Array = Any
+"""numpy.ndarray, dask.array.Array or zarr.Array."""
+
+
+def as_volume(array: Array, name: str) -> Array:
+    """An array of three axes, NumPy unless it is lazy; ValueError or TypeError naming it otherwise."""
+    array = array if lazy.is_lazy(array) else np.asarray(array)
+    check_array(array, name, 3)
+    return array
+
+
+def as_labels(array: Array) -> Array:
+    """The argument `instances`: a volume of integers."""
+    array = as_volume(array, "instances")
+    if np.dtype(array.dtype).kind not in "biu":
+        raise TypeError(f"instances must hold integers, got dtype {array.dtype}")
+    return array
+
+
+def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> Array:
+    """A flow that covers a volume."""
+    array = array if lazy.is_lazy(array) else np.asarray(array)
+    check_array(array, name, 4)
+    expected = (3, *volume.shape)
+    if tuple(array.shape) != tuple(expected):
+        raise ValueError(
+            f"{name} must have shape {tuple(expected)}: 3 components (dz, dy, dx) and the shape of "
+            f"{volume_name}; got {tuple(array.shape)}"
+        )
+    return array
+
+
+def segment(recipe: Recipe, deferred: lazy.Options, *, config: ClassConfig | None = None, **arrays: Array) -> Array:
+    """Labels of a recipe: at once from NumPy arrays, lazily when any array is lazy."""
+    if any(lazy.is_lazy(array) for array in arrays.values()):
+        return lazy.segment_lazily(recipe, deferred, config=config, **arrays)
+    return held.segment_held(recipe, config=config, **arrays)

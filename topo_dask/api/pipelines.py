@@ -1,0 +1,165 @@
+"""From a prediction to labels in one call: one class, or all classes of a network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import held, lazy
+from ..config import ClassConfig, Merge, Preset, finite_number, resolve_classes
+from ..plan import Recipe
+from ..stores.volumes import check_prediction
+from .arguments import Array, as_flow, as_volume, segment
+
+
+def postprocess_single(
+    sem_mask: Array,
+    flow: Array,
+    n_steps: int = 100,
+    step_size: float = 1.0,
+    convergence_radius: float = 4.0,
+    min_size: int = 50,
+    group: int = 1,
+    *,
+    merge: Merge | None = None,
+    flow_error_threshold: float = 0.0,
+    block_shape: Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Instance labels of one class from its foreground and flow.
+
+    Parameters
+    ----------
+    sem_mask : array of bool, shape (D, H, W)
+        Foreground; 0 is background.
+    flow : array of float32 or float64, shape (3, D, H, W)
+        Vectors (dz, dy, dx), about one voxel long; other types are converted to float32.
+    n_steps : int
+        Euler steps.
+    step_size : float
+        Length of a step in units of the flow vector.
+    convergence_radius : float
+        Sinks closer than this many voxels belong together.
+    min_size : int
+        Instances of fewer voxels are dropped.
+    group : {1, 2, 3}
+        1: track and cluster. 2: and split what is disconnected. 3: and give orphans the nearest label.
+    merge : {None, "adjacent", "agglomerate"}
+        Unite instances that touch: see `merge_adjacent` and `agglomerate`.
+    flow_error_threshold : float
+        Above 0: drop instances with a larger flow error, see `remove_bad_flow_masks`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. The labels do not depend on it.
+    halo : int or sequence of 3 int, optional
+        For lazy arrays: margin read around a block. A matter of speed only.
+    scratch : str, optional
+        For lazy arrays: path or store URL, reachable by all workers, for intermediates. Default: a temporary
+        directory, removed at exit. Chunks of a zarr array that were never written read as its fill value.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+        0 background, 1..n instances. NumPy for NumPy; a lazy dask array when an input is a dask or zarr array.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When an argument does not fit, or a particle reads a vector that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> flow = np.zeros((3, 1, 1, 6), np.float32); flow[2] = [1, 0, 0, 0, 0, -1]
+    >>> topo_dask.postprocess_single(np.ones((1, 1, 6)), flow, convergence_radius=2.0, min_size=1)
+    array([[[1, 1, 1, 1, 1, 1]]], dtype=int32)
+    """
+    mask = as_volume(sem_mask, "sem_mask")
+    config = ClassConfig(
+        group=group,
+        n_steps=n_steps,
+        step_size=step_size,
+        convergence_radius=convergence_radius,
+        min_size=min_size,
+        merge=merge,
+        flow_error_threshold=flow_error_threshold,
+    )
+    flow = as_flow(flow, mask, "sem_mask")
+    options = lazy.Options(block_shape, halo, scratch)
+    return segment(Recipe.of(config), options, config=config, mask=mask, flow=flow)
+
+
+def run_instance_segmentation(
+    semantic_pred: Array,
+    flow_pred: Array,
+    class_names: Sequence[str] | None = None,
+    class_config: Mapping[str, Any] | None = None,
+    flow_error_threshold: float = 0.0,
+    *,
+    resolution_nm: float | None = None,
+    preset: Preset | None = None,
+    threshold: float = 0.5,
+    block_shape: Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> dict[str, Array]:
+    """Instance labels of every class of a prediction.
+
+    Parameters
+    ----------
+    semantic_pred : array, shape (N, D, H, W)
+        Foreground probability of each class; foreground where it is above `threshold`.
+    flow_pred : array, shape (3N, D, H, W)
+        Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
+    class_names : sequence of str, optional
+        Name of each class, by default `EVALUATED_INSTANCE_CLASSES`.
+    class_config : mapping, optional
+        Class name to a mapping of `group`, `n_steps`, `step_size`, `convergence_radius`, `min_size` and optionally
+        `merge`. A class without an entry is skipped. Default: `get_postprocess_config` for `resolution_nm`.
+    flow_error_threshold : float
+        Above 0: drop instances with a larger flow error.
+    resolution_nm : float, optional
+        Edge of a voxel in nanometres, for the default parameters; 8 with a warning if nothing is given.
+    preset : {"published", "touching"}, optional
+        Which default parameters: see `get_postprocess_config`. Not together with `class_config`.
+    threshold : float
+        Probability above which a voxel is foreground.
+    block_shape, halo, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : dict
+        Class name to labels of int32, shape (D, H, W).
+
+    Raises
+    ------
+    ValueError, TypeError
+        When shapes, names or parameters do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> config = {"nuc": {"group": 1, "n_steps": 5, "convergence_radius": 3.0, "min_size": 1}}
+    >>> prob, flow = np.ones((1, 1, 1, 3)), np.zeros((3, 1, 1, 3), np.float32)
+    >>> topo_dask.run_instance_segmentation(prob, flow, ["nuc"], config)
+    {'nuc': array([[[1, 1, 1]]], dtype=int32)}
+    """
+    semantic = semantic_pred if lazy.is_lazy(semantic_pred) else np.asarray(semantic_pred)
+    flow = flow_pred if lazy.is_lazy(flow_pred) else np.asarray(flow_pred)
+    check_prediction(semantic, flow)
+    threshold = finite_number(threshold, "threshold")
+    classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
+    options = lazy.Options(block_shape, halo, scratch)
+    if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
+        return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)
+    return {
+        name: held.segment_held(
+            Recipe.of(config),
+            config=config,
+            mask=semantic[channel],
+            flow=flow[3 * channel : 3 * channel + 3],
+            threshold=threshold,
+        )
+        for name, (channel, config) in classes.items()
+    }

@@ -1,0 +1,294 @@
+"""Functions of label volumes: numbering, filters, splits and mergers, and the table of instances."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import held, lazy
+from ..config import ClassConfig, Merge, finite_number
+from ..plan import Recipe
+from .arguments import Array, as_flow, as_labels, segment
+
+
+def compact_relabel(
+    instances: Array,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Number labels 1..n in ascending order of their old ids; 0 stays 0.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels of any integer type, 0 background; they need not be contiguous.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+
+    Raises
+    ------
+    OverflowError
+        When there are more than 2**31 - 1 labels.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> topo_dask.compact_relabel(np.array([[[0, 70, 5_000_000_000]]]))
+    array([[[0, 1, 2]]], dtype=int32)
+    """
+    return segment(Recipe(), lazy.Options(block_shape, None, scratch), labels=as_labels(instances))
+
+
+def filter_small(
+    instances: Array,
+    min_size: int,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Drop instances of fewer than `min_size` voxels and number the rest 1..n in ascending order of their old ids.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    min_size : int
+        Least number of voxels of an instance that is kept.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> topo_dask.filter_small(np.array([[[4, 9, 9]]]), 2)
+    array([[[0, 1, 1]]], dtype=int32)
+    """
+    recipe = Recipe(min_size=ClassConfig(min_size=min_size).min_size)
+    return segment(recipe, lazy.Options(block_shape, None, scratch), labels=as_labels(instances))
+
+
+def split_disconnected(
+    instances: Array,
+    min_fragment_ratio: float = 0.1,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Split instances into their 6-connected fragments; small ones join the nearest large one of their instance.
+
+    A fragment is large when it has at least ``max(1, int(total * min_fragment_ratio))`` of its instance's voxels. An
+    instance of one fragment, or without a large one, stays whole.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    min_fragment_ratio : float
+        Share of an instance from which a fragment is large.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+        Numbered by old id, then by the fragments' first voxels in raster order.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> topo_dask.split_disconnected(np.array([[[7, 7, 0, 7]]]))
+    array([[[1, 1, 0, 2]]], dtype=int32)
+    """
+    ratio = ClassConfig(min_fragment_ratio=min_fragment_ratio).min_fragment_ratio
+    recipe = Recipe(split=True, min_fragment_ratio=ratio)
+    return segment(recipe, lazy.Options(block_shape, None, scratch), labels=as_labels(instances))
+
+
+def _unite(instances: Array, flow: Array, merge: Merge, threshold: tuple[str, float], options: lazy.Options) -> Array:
+    labels = as_labels(instances)
+    name, value = threshold
+    recipe = Recipe(merge=merge, merge_threshold=finite_number(value, name))
+    return segment(recipe, options, labels=labels, flow=as_flow(flow, labels, "instances"))
+
+
+def merge_adjacent(
+    instances: Array,
+    flow: Array,
+    dot_threshold: float = 0.0,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Unite labels that touch through voxel faces where the flow on both sides runs the same way.
+
+    Pairs whose mean dot product over all common faces is strictly above the threshold are united. It mends elongated
+    objects that have several sinks.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    flow : array of float, shape (3, D, H, W)
+        Vectors (dz, dy, dx) in voxels.
+    dot_threshold : float
+        Mean dot product above which two labels are united.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+        Numbered by the lowest old id of each group.
+
+    Notes
+    -----
+    The rule is that of janelia-cellmap/topo. Where objects are packed, `agglomerate` is the better choice.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> topo_dask.merge_adjacent(np.array([[[3, 5, 9]]]), np.array([0.0, 0, 1] * 3).reshape(3, 3).T[:, None, None])
+    array([[[1, 1, 1]]], dtype=int32)
+    """
+    options = lazy.Options(block_shape, None, scratch)
+    return _unite(instances, flow, "adjacent", ("dot_threshold", dot_threshold), options)
+
+
+def agglomerate(
+    instances: Array,
+    flow: Array,
+    threshold: float = 0.0,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Unite labels that touch by average linkage of the agreement of the flow at their contacts.
+
+    The face between voxels a and b (b follows a along axis k) scores ``f_a . f_b + (f_a[k] - f_b[k])``: flows that run
+    the same way, or into each other across the face, belong together; flows that part do not. The pair of groups with
+    the highest mean score over all their common faces is united, again and again, until no mean is strictly above the
+    threshold.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    flow : array of float, shape (3, D, H, W)
+        Vectors (dz, dy, dx) in voxels.
+    threshold : float
+        Mean score above which two groups are united.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+        Numbered by the lowest old id of each group.
+
+    Notes
+    -----
+    Average linkage on signed graphs: GASP (Bailoni et al., CVPR 2022).
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> flow = np.zeros((3, 1, 1, 4), np.float32); flow[2] = [1, -1, -1, 1]
+    >>> topo_dask.agglomerate(np.array([[[1, 2, 3, 4]]]), flow)
+    array([[[1, 1, 1, 2]]], dtype=int32)
+    """
+    options = lazy.Options(block_shape, None, scratch)
+    return _unite(instances, flow, "agglomerate", ("threshold", threshold), options)
+
+
+def remove_bad_flow_masks(
+    instances: Array,
+    pred_flow: Array,
+    threshold: float = 0.4,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> Array:
+    """Drop instances whose flow differs too much from unit vectors towards their centre of mass.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background; not modified.
+    pred_flow : array of float, shape (3, D, H, W)
+        Vectors (dz, dy, dx) in voxels.
+    threshold : float
+        Largest mean squared difference, over voxels and the three components, of an instance that is kept.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    labels : array of int32, shape (D, H, W)
+        Numbered compactly in ascending order of the old ids.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> flow = np.zeros((3, 1, 1, 5)); flow[2] = [1, -1, 0, -1, 1]
+    >>> topo_dask.remove_bad_flow_masks(np.array([[[4, 4, 0, 6, 6]]]), flow)
+    array([[[1, 1, 0, 0, 0]]], dtype=int32)
+    """
+    labels = as_labels(instances)
+    limit = ClassConfig(flow_error_threshold=threshold).flow_error_threshold
+    flow = as_flow(pred_flow, labels, "instances", "pred_flow")
+    options = lazy.Options(block_shape, None, scratch)
+    return segment(Recipe(flow_error=limit), options, labels=labels, flow=flow)
+
+
+def instance_table(
+    instances: Array,
+    pred_flow: Array | None = None,
+    *,
+    block_shape: Sequence[int] | None = None,
+    scratch: str | None = None,
+) -> dict[str, Any]:
+    """Statistics of every instance, from sums that blocks combine exactly.
+
+    Unlike the other functions it works at once for lazy arrays too: a table is small.
+
+    Parameters
+    ----------
+    instances : array of int, shape (D, H, W)
+        Labels, 0 background.
+    pred_flow : array of float, shape (3, D, H, W), optional
+        Vectors (dz, dy, dx) in voxels, for the flow errors.
+    block_shape, scratch
+        For lazy arrays, see `postprocess_single`.
+
+    Returns
+    -------
+    table : dict
+        Column name to a NumPy array with a row for each label in ascending order: `label`; `voxels`; the bounding box
+        in voxels, `bbox_start_z` to `bbox_stop_x`, its stop exclusive; the centre of mass in voxels, `centroid_z` to
+        `centroid_x`; and `flow_error`, see `remove_bad_flow_masks`, NaN without a flow. It is what
+        ``pandas.DataFrame`` takes.
+
+    Examples
+    --------
+    >>> import numpy as np, topo_dask
+    >>> table = topo_dask.instance_table(np.array([[[0, 70, 70, 4]]]))
+    >>> table["label"], table["voxels"], table["centroid_x"]
+    (array([ 4, 70], dtype=uint64), array([1, 2]), array([3. , 1.5]))
+    """
+    labels = as_labels(instances)
+    flow = None if pred_flow is None else as_flow(pred_flow, labels, "instances", "pred_flow")
+    recipe = Recipe(table=True, flow_error=None if flow is None else float("inf"))
+    if lazy.is_lazy(labels) or lazy.is_lazy(flow):
+        arrays = {"labels": labels} if flow is None else {"labels": labels, "flow": flow}
+        table: dict[str, Any] = lazy.tabulate_lazily(
+            recipe, lazy.Options(block_shape, None, scratch), **arrays
+        ).compute()
+        return table
+    return held.tabulate_held(recipe, labels, flow)

@@ -1,0 +1,177 @@
+"""The one pass that scores stand on: it counts which ids of two volumes meet, block by block.
+
+A block emits its pairs of ids with their counts (chunk), counts of the same pair are added (combine), the scores are
+computed from the table (finalize). Counts are integers, so neither the blocks nor their order matter. Memory follows
+the number of distinct pairs, not the volume.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels.contingency import count_pairs
+
+_BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
+_FAN_IN = 16  # tables combined by one task
+
+
+@dataclass(frozen=True, eq=False)
+class ContingencyTable:
+    """How many voxels have which true id and which computed id.
+
+    Parameters
+    ----------
+    truth, labels : ndarray of int64, shape (P,)
+        The two ids of each pair that occurs, in ascending order of (truth, labels); 0 is background.
+    counts : ndarray of int64, shape (P,)
+        Voxels of each pair.
+    """
+
+    truth: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not self.truth.shape == self.labels.shape == self.counts.shape == (self.counts.size,):
+            raise ValueError(
+                f"truth, labels and counts have shapes {self.truth.shape}, {self.labels.shape} and "
+                f"{self.counts.shape}; expected three equal ones of one axis"
+            )
+
+    def without_truth(self, ignore: Iterable[int]) -> "ContingencyTable":
+        """Return the table of the voxels whose true id is none of `ignore`."""
+        keep = ~np.isin(self.truth, list(ignore))
+        return ContingencyTable(self.truth[keep], self.labels[keep], self.counts[keep])
+
+
+def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> ContingencyTable:
+    """Count which ids meet at the same voxels, block by block.
+
+    Parameters
+    ----------
+    truth, labels : ndarray, zarr.Array or dask.array.Array of any integer or boolean type, equal shapes
+        Ids, any values below 2**63, in any mix of kinds of array. With a dask array among them, Dask's
+        configured scheduler does the work, else threads do.
+    threads : int, optional
+        Without dask: number of threads, default one per core. Each holds at most 16 MiB of each volume, or
+        one chunk (shard) of a zarr array where that is more.
+
+    Returns
+    -------
+    ContingencyTable
+        Memory: 24 bytes per distinct pair, some 100 per pair while combining.
+
+    Raises
+    ------
+    TypeError
+        An argument is none of these arrays, or not of integers.
+    ValueError
+        The shapes differ. Nothing has been read then.
+    OverflowError
+        An unsigned id of 2**63 or more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo_dask.scores import contingency
+    >>> contingency(np.array([0, 1, 1, 2]), np.array([0, 5, 5, 5]))
+    ContingencyTable(truth=array([0, 1, 2]), labels=array([0, 5, 5]), counts=array([1, 2, 1]))
+    """
+    for name, array in (("truth", truth), ("labels", labels)):
+        _check_volume(name, array)
+    if truth.shape != labels.shape:
+        raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
+    if _is_dask(truth) or _is_dask(labels):
+        rows = _count_with_dask(truth, labels)
+    else:
+        rows = _count_with_threads(truth, labels, threads or os.cpu_count() or 1)
+    return ContingencyTable(*np.ascontiguousarray(rows.T))
+
+
+def _is_dask(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "dask"
+
+
+def _check_volume(name: str, array: Any) -> None:
+    if not isinstance(array, np.ndarray):
+        import dask.array as da
+        import zarr
+
+        if not isinstance(array, zarr.Array | da.Array):
+            raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array, zarr.Array or dask array")
+    if np.dtype(array.dtype).kind not in "iub":
+        raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
+
+
+def _count_block(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Chunk: rows (truth, label, count) of one block, sorted."""
+    flat = []
+    for name, block in (("truth", truth), ("labels", labels)):
+        kind = np.dtype(np.uint8) if block.dtype == bool else block.dtype.newbyteorder("=")
+        if kind == np.uint64 and block.size and int(block.max()) >= 1 << 63:
+            raise OverflowError(f"{name} holds id {block.max()}; expected ids below 2**63")
+        flat.append(np.ascontiguousarray(block, dtype=kind).reshape(-1))
+    rows: np.ndarray = count_pairs(*flat)
+    return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+
+
+def _combine(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Combine: counts of equal pairs added up, rows in ascending order of (truth, label)."""
+    rows = np.concatenate(tables)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
+    combined = rows[new]
+    if len(rows):
+        combined[:, 2] = np.add.reduceat(rows[:, 2], np.flatnonzero(new))
+    return combined
+
+
+def _count_with_dask(truth: Any, labels: Any) -> np.ndarray:
+    import dask
+    import dask.array as da
+
+    left = truth if _is_dask(truth) else da.from_array(truth, labels.chunks, name=False)
+    right = labels if _is_dask(labels) else da.from_array(labels, left.chunks, name=False)
+    right = right.rechunk(left.chunks)
+    chunk, combine = dask.delayed(_count_block), dask.delayed(_combine)
+    pairs = zip(left.to_delayed().ravel(), right.to_delayed().ravel(), strict=True)
+    tables = [chunk(a, b) for a, b in pairs]
+    while len(tables) > 1:
+        tables = [combine(tables[i : i + _FAN_IN]) for i in range(0, len(tables), _FAN_IN)]
+    rows: np.ndarray = tables[0].compute()
+    return rows
+
+
+def _count_with_threads(truth: Any, labels: Any, threads: int) -> np.ndarray:
+    def count(box: tuple[slice, ...]) -> np.ndarray:
+        return _count_block(np.asarray(truth[box]), np.asarray(labels[box]))
+
+    rows = np.empty((0, 3), np.int64)
+    boxes = _boxes(truth, labels)
+    with ThreadPoolExecutor(threads) as pool:  # in batches: no more tables at once than a batch has blocks
+        while batch := list(itertools.islice(boxes, 4 * threads)):
+            rows = _combine([rows, *pool.map(count, batch)])
+    return rows
+
+
+def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes that cover the volume: whole chunks of zarr arrays, of about `_BLOCK_BYTES`."""
+    shape = truth.shape
+    stored = [array for array in (truth, labels) if not isinstance(array, np.ndarray)]
+    block = [1] * len(shape)
+    for axis in reversed(range(len(shape))):  # grow along the last axis first: the order of memory
+        unit = max([(a.shards or a.chunks)[axis] for a in stored], default=1)
+        block[axis] = min(unit, shape[axis])
+    for axis in reversed(range(len(shape))):
+        itemsize = max(truth.dtype.itemsize, labels.dtype.itemsize)
+        fits = _BLOCK_BYTES // max(1, int(np.prod(block)) * itemsize)
+        block[axis] = min(shape[axis], block[axis] * max(1, fits))
+    ranges = (range(0, size, max(1, step)) for size, step in zip(shape, block, strict=True))
+    for corner in itertools.product(*ranges):
+        yield tuple(slice(c, c + n) for c, n in zip(corner, block, strict=True))
