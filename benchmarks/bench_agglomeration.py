@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from topo_dask.kernels.agglomeration import (
-    Table,
-    agglomerate_contacts,
-    combine_contacts,
-)
+from topo_dask.kernels.agglomeration import agglomerate_contacts
+from topo_dask.kernels.contact_tables import Table, combine_contacts
 from topo_dask.kernels.fixed_point import SCALE
 
 

@@ -7,12 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.agglomeration import (
-    agglomerate_contacts,
-    agglomerate_inside,
-    combine_contacts,
-    contract,
-)
+from topo_dask.kernels.agglomeration import agglomerate_contacts
+from topo_dask.kernels.contact_tables import combine_contacts, contract
 
 ONE = 1 << 24
 THRESHOLDS = [0.0, 0.25, 0.5, -0.5, -3.0, 1.0, np.inf, -np.inf]
@@ -116,7 +112,7 @@ def _agglomerate_region(table, others, lut, threshold):
     pairs, sums, faces = table
     nodes = np.unique(pairs)
     frozen = np.isin(nodes, np.concatenate([np.empty(0, np.int64), *(other[0].ravel() for other in others)]))
-    roots = agglomerate_inside(np.searchsorted(nodes, pairs), sums, faces, len(nodes), frozen, threshold)
+    roots = agglomerate_contacts(np.searchsorted(nodes, pairs), sums, faces, len(nodes), threshold, frozen)
     assert (roots[frozen] == np.flatnonzero(frozen)).all()
     assert not frozen[roots[~frozen]].any()
     lut[nodes] = nodes[roots]
@@ -196,7 +192,7 @@ def test_what_is_united_inside_a_region(case):
     rows, frozen_nodes, expected, why = INSIDE[case]
     frozen = np.isin(np.arange(len(expected)), frozen_nodes)
     before = frozen.copy()
-    roots = agglomerate_inside(*to_table(rows), len(expected), frozen, 0.0)
+    roots = agglomerate_contacts(*to_table(rows), len(expected), 0.0, frozen)
     assert roots.tolist() == expected, why
     assert (frozen == before).all()
 
@@ -208,8 +204,8 @@ def test_frozen_extremes(graph, threshold):
     table = to_table(rows)
     none, every = np.zeros(n_nodes, np.bool_), np.ones(n_nodes, np.bool_)
     expected = agglomerate_contacts(*table, n_nodes, threshold)
-    assert agglomerate_inside(*table, n_nodes, none, threshold).tolist() == expected.tolist()
-    assert agglomerate_inside(*table, n_nodes, every, threshold).tolist() == list(range(n_nodes))
+    assert agglomerate_contacts(*table, n_nodes, threshold, none).tolist() == expected.tolist()
+    assert agglomerate_contacts(*table, n_nodes, threshold, every).tolist() == list(range(n_nodes))
 
 
 @thorough
@@ -283,7 +279,7 @@ def test_bad_arguments_are_named(place, value, error, message):
 @pytest.mark.parametrize("frozen", [np.zeros(2, np.bool_), np.zeros(3, np.int64)])
 def test_frozen_is_checked(frozen):
     with pytest.raises(ValueError, match=r"frozen is .*: expected bool \(3,\)"):
-        agglomerate_inside(*GOOD[:4], frozen, 0.0)
+        agglomerate_contacts(*GOOD, frozen)
 
 
 def test_sums_that_leave_the_exact_range_are_refused():

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block
-from ..kernels.agglomeration import agglomerate_contacts, combine_contacts
+from ..kernels.agglomeration import agglomerate_contacts
+from ..kernels.contact_tables import combine_contacts
 from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots

@@ -1,0 +1,98 @@
+"""Contacts in the order of their scores, which fall as groups grow: a queue by upper bound."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compiled import kernel
+from .fixed_point import SCALE
+from .group_graph import Graph, score
+
+_UNIT = 1.0 / SCALE
+
+
+class Queue(NamedTuple):
+    """Edges above the threshold by upper bound: the first scores in a sorted list, later ones in a heap."""
+
+    order: NDArray[np.int32]  # [m] edges, best first
+    bounds: NDArray[np.float64]  # [m] heap
+    members: NDArray[np.int32]  # [m] edge of each heap entry
+    state: NDArray[np.int64]  # [2] place in `order`, size of the heap
+
+
+def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: float) -> Queue:
+    """Queue of the contacts of a table whose score is strictly above the threshold."""
+    scores = sums * _UNIT
+    scores /= faces
+    above = np.flatnonzero(scores > threshold).astype(np.int32)
+    order = above[np.argsort(-scores[above])]
+    # Every edge waits in one place, so the heap never holds more than began in the list.
+    heap = np.empty(len(order), np.float64), np.empty(len(order), np.int32)
+    return Queue(order, *heap, np.zeros(2, np.int64))
+
+
+@kernel
+def enqueue(graph: Graph, queue: Queue, edge: int, threshold: float) -> None:
+    """Let an edge wait under the score it has now, if that is above the threshold."""
+    now = score(graph, edge)
+    graph.edges[edge].bound = now
+    if now > threshold:
+        push(queue.bounds, queue.members, queue.state[1], now, edge)
+        queue.state[1] += 1
+
+
+@kernel
+def take(graph: Graph, queue: Queue, threshold: float, least: float) -> int:
+    """Remove and return an edge of the highest score, -1 when that is below `least` or none is left.
+
+    An edge found under a bound it no longer reaches goes back under its score.
+    """
+    while True:
+        listed = queue.state[0] < len(queue.order)
+        if listed:
+            edge = queue.order[queue.state[0]]
+            # The bound of an edge, even of one that is gone, stays the same until its entry is taken.
+            bound = graph.edges[edge].bound
+        if queue.state[1] > 0 and (not listed or queue.bounds[0] > bound):
+            if queue.bounds[0] < least:
+                return -1
+            bound = queue.bounds[0]
+            edge = pop(queue.bounds, queue.members, queue.state[1])
+            queue.state[1] -= 1
+        elif listed and bound >= least:
+            queue.state[0] += 1
+        else:
+            return -1
+        if graph.edges[edge].faces > 0:
+            if score(graph, edge) == bound:
+                return int(edge)
+            enqueue(graph, queue, edge, threshold)
+
+
+@kernel
+def push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: float, item: int) -> None:
+    """Add an item to a binary heap of `size` entries, the highest key on top."""
+    child = size
+    while child > 0 and keys[(child - 1) >> 1] < key:
+        keys[child], items[child] = keys[(child - 1) >> 1], items[(child - 1) >> 1]
+        child = (child - 1) >> 1
+    keys[child], items[child] = key, item
+
+
+@kernel
+def pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
+    """Remove and return the top item of a binary heap of `size` entries."""
+    top = int(items[0])
+    size -= 1
+    key, item = keys[size], items[size]
+    place, child = 0, 1
+    while child < size:
+        if child + 1 < size and keys[child + 1] > keys[child]:
+            child += 1
+        if keys[child] <= key:
+            break
+        keys[place], items[place] = keys[child], items[child]
+        place, child = child, 2 * child + 1
+    keys[place], items[place] = key, item
+    return top

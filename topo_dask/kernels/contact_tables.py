@@ -1,0 +1,148 @@
+"""Contact tables: who touches whom, and how well the flow agrees there, as sums that add up in any order.
+
+A **contact table** is three arrays: `pairs`, int64 [C, 2], the two nodes of a contact, the lower first, rows
+unique and in lexicographic order; `sums`, int64 [C], the fixed-point sum of the scores of its faces; `faces`,
+int64 [C], their number. The score of a contact is the mean ``sums * 2**-24 / faces`` in float64.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compiled import kernel
+from .fixed_point import EXACT, check_exact
+
+Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""`pairs` [C, 2], `sums` [C] and `faces` [C] of a contact table."""
+
+_MAX_CONTACTS = 1 << 30
+
+
+def combine_contacts(tables: Sequence[Table]) -> Table:
+    """Add up the contact tables of several blocks.
+
+    Parameters
+    ----------
+    tables : sequence of (pairs, sums, faces)
+        Contact tables over the same ids, in any order; ids are any int64 >= 0.
+
+    Returns
+    -------
+    pairs, sums, faces
+        Contact table in canonical order.
+
+    Raises
+    ------
+    OverflowError
+        When a sum or a number of faces exceeds 2**53.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> left = np.array([[4, 7]]), np.array([10]), np.array([1])
+    >>> right = np.array([[2, 4], [4, 7]]), np.array([5, -3]), np.array([2, 2])
+    >>> combine_contacts([left, right])
+    (array([[2, 4],
+           [4, 7]]), array([5, 7]), array([2, 3]))
+    """
+    if not tables:
+        return np.empty((0, 2), np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+    pairs, sums, faces = (np.concatenate(column) for column in zip(*tables, strict=True))
+    return _add_parallel(pairs, sums, faces)
+
+
+def contract(
+    pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], roots: NDArray[np.int64]
+) -> Table:
+    """Contact table of groups: nodes become their roots, contacts inside a group go, parallel ones add up.
+
+    Parameters
+    ----------
+    pairs, sums, faces
+        Contact table, as in `agglomerate_contacts`.
+    roots : ndarray of int64, shape (n_nodes,)
+        Group of every node.
+
+    Returns
+    -------
+    pairs, sums, faces
+        Contact table in canonical order, over the values of `roots`.
+
+    Raises
+    ------
+    OverflowError
+        When a sum or a number of faces exceeds 2**53.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pairs, sums, faces = np.array([[0, 1], [0, 2], [1, 2]]), np.array([3, -4, 2]), np.array([1, 1, 5])
+    >>> contract(pairs, sums, faces, roots=np.array([0, 0, 2]))
+    (array([[0, 2]]), array([-2]), array([6]))
+    """
+    ends = roots[pairs]
+    apart = ends[:, 0] != ends[:, 1]
+    return _add_parallel(np.sort(ends[apart], axis=1), sums[apart], faces[apart])
+
+
+def check_table(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:
+    """Refuse what is not a contact table over nodes 0 to n_nodes - 1.
+
+    Raises
+    ------
+    ValueError
+        When the arrays are not as the module describes.
+    OverflowError
+        When a sum exceeds 2**53.
+    """
+    if not 0 <= n_nodes < 1 << 31:
+        raise ValueError(f"n_nodes is {n_nodes}: expected 0 to 2**31 - 1")
+    rows = len(pairs)
+    if rows > _MAX_CONTACTS:
+        raise ValueError(f"pairs has {rows} rows: expected at most 2**30; agglomerate smaller regions first")
+    columns = ("pairs", pairs, (rows, 2)), ("sums", sums, (rows,)), ("faces", faces, (rows,))
+    for name, array, shape in columns:
+        if array.dtype != np.int64 or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}: expected int64 {shape}")
+    check_exact(sums, "sums")
+    if rows and not 1 <= faces.min() <= faces.max() <= int(EXACT):
+        raise ValueError(f"faces runs from {faces.min()} to {faces.max()}: expected 1 to 2**53")
+    row = _first_bad_row(pairs, n_nodes)
+    if row >= 0:
+        raise ValueError(
+            f"pairs[{row}] is {pairs[row].tolist()}: expected 0 <= low < high < n_nodes = {n_nodes}, "
+            "rows unique and in lexicographic order"
+        )
+
+
+def _add_parallel(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64]) -> Table:
+    if not len(pairs):
+        return pairs, sums, faces
+    span = int(pairs.max()) + 1
+    # One sort of packed pairs takes a third of the time of a lexsort.
+    low, high = pairs[:, 0], pairs[:, 1]
+    order = np.argsort(low * span + high) if span < 1 << 31 else np.lexsort((high, low))
+    pairs = pairs[order]
+    starts = np.flatnonzero(np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)])
+    return pairs[starts], _add_runs(sums[order], starts, "sums"), _add_runs(faces[order], starts, "faces")
+
+
+def _add_runs(values: NDArray[np.int64], starts: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+    totals = np.add.reduceat(values, starts)
+    check_exact(totals, what)
+    # A total that wrapped around may look small; its float shadow does not.
+    check_exact(np.add.reduceat(values * 0.5, starts), what)
+    return np.asarray(totals, dtype=np.int64)
+
+
+@kernel
+def _first_bad_row(pairs: NDArray[np.int64], n_nodes: int) -> int:
+    last_low, last_high = -1, -1
+    for row in range(len(pairs)):
+        low, high = pairs[row, 0], pairs[row, 1]
+        ascending = low > last_low or (low == last_low and high > last_high)
+        if not (ascending and 0 <= low < high < n_nodes):
+            return row
+        last_low, last_high = low, high
+    return -1
