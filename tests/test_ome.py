@@ -12,17 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topo_dask.blocks.geometry import BlockGrid
-from topo_dask.kernels.pyramid import downsample_labels, pyramid_factors
-from topo_dask.stores.ome import (
-    Level,
-    Multiscale,
-    coarse_shape,
-    create_label_pyramid,
-    downsample_block,
-    find_level,
-    read_multiscales,
-    resolve_input,
-)
+from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
+from topo_dask.stores.inputs import resolve_input
+from topo_dask.stores.multiscales import Level, Multiscale, find_level, read_multiscales
+from topo_dask.stores.pyramids import create_label_pyramid, downsample_block
 
 # ------------------------------------------------------------ downsampling
 

@@ -66,6 +66,12 @@ def pyramid_factors(
     return found
 
 
+def coarse_shape(shape: tuple[int, int, int], factors: Factors) -> tuple[int, int, int]:
+    """Shape of the next level of a pyramid: ``ceil(size / factor)`` along each axis."""
+    z, y, x = (-(-size // factor) for size, factor in zip(shape, factors, strict=True))
+    return z, y, x
+
+
 @kernel
 def _mode(values, n):  # type: ignore[no-untyped-def]
     # Sorts the first n values, then takes the longest run; 0 gives way to another value of the same count.

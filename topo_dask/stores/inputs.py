@@ -1,9 +1,14 @@
 """What a caller may name as an input: an array, a path, a URL, an OME-Zarr image."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .ome import resolve_input
+from .multiscales import Level, VoxelSize, find_image, find_level, open_node, read_axes, read_level, read_multiscales
+
+if TYPE_CHECKING:
+    import zarr
+
+_PARENTS = 3  # groups above an array in which its metadata are looked for: paths like "scale0/image" have two
 
 
 def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, tuple[float, float, float] | None]":
@@ -33,3 +38,83 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, t
         return resolve_input(array, name, level)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: {error}") from error
+
+
+def _check_axes(names: tuple[str, ...], shape: tuple[int, ...], name: str) -> None:
+    last = names[-3:]
+    if len(last) < 3 or (last != ("z", "y", "x") and set(last) == {"z", "y", "x"}):
+        raise ValueError(f"{name}: the last three axes must be z, y, x; got {names}")
+    if "t" in names or "time" in names:
+        raise ValueError(
+            f"{name} has a time axis, shape {shape} along {names}; give an array of one time point: (z, y, x) or "
+            "(channel, z, y, x)"
+        )
+
+
+def _enclosing(where: str) -> tuple[tuple[str, ...], Level] | None:
+    """Axes and level of an array, from the metadata of a group above it."""
+    import zarr
+
+    group, inner = where.rstrip("/"), ""
+    for _ in range(_PARENTS):
+        group, _, name = group.rpartition("/")
+        inner = f"{name}/{inner}".rstrip("/")
+        try:
+            attributes = zarr.open_group(group or "/", mode="r").attrs
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError):
+            continue
+        image = find_image(attributes, group)
+        for dataset in image["datasets"] if image is not None else ():
+            level = read_level(dataset, image, group)  # type: ignore[arg-type]
+            if level.path == inner:
+                return read_axes(image)[0], level  # type: ignore[arg-type]
+    return None
+
+
+def resolve_input(
+    path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None, resolution_nm: float | None = None
+) -> "tuple[zarr.Array[Any], VoxelSize | None]":
+    """Array of an input, and its voxel size where that is known.
+
+    Parameters
+    ----------
+    path_or_url : path or URL
+        A zarr array, also one inside a multiscale image, whose metadata then give the voxel size; or a multiscale
+        image, of which one level is taken.
+    name : str
+        Name of the argument, for messages.
+    level, resolution_nm
+        Level of a multiscale image, see `find_level`.
+
+    Returns
+    -------
+    array : zarr.Array
+        Opened for reading, axes (z, y, x) or (channel, z, y, x) if it belongs to a multiscale image.
+    voxel_size_nm : tuple of 3 float or None
+        Edges of a voxel along z, y, x in nanometres.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is nothing at the path.
+    ValueError
+        When a group is no multiscale image, its metadata can not be used, its last axes are not z, y, x, it has a time
+        axis, it has no such level, or a level is asked of an array.
+    """
+    where = os.fspath(path_or_url)
+    where = where if "://" in where else os.path.abspath(where)
+    node = open_node(where)
+    if hasattr(node, "shape"):
+        if level is not None or resolution_nm is not None:
+            raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
+        placed = _enclosing(where)
+        if placed is not None:
+            _check_axes(placed[0], node.shape, name)
+        return node, placed[1].voxel_size_nm if placed else None
+    multiscale = read_multiscales(node)
+    if multiscale is None:
+        inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
+        raise ValueError(f"{name}: {where} is a group without multiscales; give one of the arrays in it: {inside}")
+    found = find_level(multiscale, level, resolution_nm)
+    _check_axes(multiscale.axes, found.shape, name)
+    return node[found.path], found.voxel_size_nm

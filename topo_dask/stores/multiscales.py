@@ -1,0 +1,245 @@
+"""OME-Zarr 0.4 and 0.5: what the metadata of a multiscale image say about its levels and their place in space.
+
+A level of a pyramid is an array; its place in space is a voxel size and a translation, which is where the *centre* of
+its first voxel lies. Lengths are in nanometres here, whatever the unit in the file.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import zarr
+
+VoxelSize: TypeAlias = tuple[float, float, float]
+"""Edges of a voxel along z, y, x in nanometres."""
+
+VERSIONS = {"0.4": 2, "0.5": 3}
+"""Format of zarr that each version of OME-Zarr stands on."""
+
+_NANOMETRES = {
+    **dict.fromkeys(("picometer", "pm"), Decimal("1E-3")),
+    **dict.fromkeys(("angstrom", "Å"), Decimal("1E-1")),
+    **dict.fromkeys(("nanometer", "nanometre", "nm"), Decimal(1)),
+    **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), Decimal("1E3")),
+    **dict.fromkeys(("millimeter", "millimetre", "mm"), Decimal("1E6")),
+    **dict.fromkeys(("centimeter", "centimetre", "cm"), Decimal("1E7")),
+    **dict.fromkeys(("meter", "metre", "m"), Decimal("1E9")),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a multiscale image.
+
+    Parameters
+    ----------
+    path : str
+        Path of the array within the group.
+    shape : tuple of int
+        Shape of the array, all axes.
+    voxel_size_nm, translation_nm : tuple of 3 float, optional
+        Edges of a voxel and centre of the first voxel along z, y, x in nanometres; None when there are not three
+        axes of space, or not all of them have a metric unit.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    voxel_size_nm: VoxelSize | None
+    translation_nm: VoxelSize | None
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """A multiscale image: names of the axes in order, and the levels from fine to coarse."""
+
+    axes: tuple[str, ...]
+    levels: tuple[Level, ...]
+
+
+def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
+    """Entry of `multiscales` in the attributes of a group, or None; ValueError when it can not be used."""
+    ome = attributes.get("ome")
+    namespaced = isinstance(ome, Mapping)
+    images = (ome if namespaced else attributes).get("multiscales")  # type: ignore[union-attr]
+    if images is None:
+        return None
+    if not isinstance(images, list) or not images or not isinstance(images[0], Mapping):
+        raise ValueError(f"{where}: 'multiscales' must be a list of objects, got {images!r}")
+    image: Mapping[str, Any] = images[0]  # the specification's choice when there are several
+    version = ome.get("version") if namespaced else image.get("version")  # type: ignore[union-attr]
+    complete = isinstance(image.get("axes"), list) and isinstance(image.get("datasets"), list)
+    if version not in (None, *VERSIONS) or not complete:
+        raise ValueError(
+            f"{where}: OME-Zarr {' and '.join(VERSIONS)} are understood, with 'axes' and 'datasets'; got version "
+            f"{version!r} with {sorted(image)}"
+        )
+    return image
+
+
+def _vector(transform: Mapping[str, Any], n_axes: int, where: str) -> list[float]:
+    kind = transform["type"]
+    values = transform.get(kind)
+    numbers = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    if not numbers or len(values) != n_axes or (kind == "scale" and min(values) <= 0):  # type: ignore[arg-type]
+        limit = " above 0" if kind == "scale" else ""
+        raise ValueError(f"{where}: {kind} must be a list of {n_axes} finite numbers{limit}, got {dict(transform)!r}")
+    return [float(v) for v in values]  # type: ignore[union-attr]
+
+
+def _placement(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str) -> tuple[list[float], list[float]]:
+    """Scale and translation of a chain of transformations."""
+    scale, shift = [1.0] * n_axes, [0.0] * n_axes
+    for transform in transforms:
+        kind = transform.get("type")
+        if kind == "scale":
+            by = _vector(transform, n_axes, where)
+            scale = [a * b for a, b in zip(scale, by, strict=True)]
+            shift = [a * b for a, b in zip(shift, by, strict=True)]
+        elif kind == "translation":
+            shift = [a + b for a, b in zip(shift, _vector(transform, n_axes, where), strict=True)]
+        elif kind != "identity":
+            raise ValueError(f"{where}: transformations may be 'scale', 'translation' and 'identity', got {kind!r}")
+    return scale, shift
+
+
+def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], list[Decimal | None]]:
+    """Names of the axes, indices of those of space, and nanometres in their units."""
+    axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image["axes"]]
+    names = tuple(str(axis.get("name")).lower() for axis in axes)
+    space = [i for i, axis in enumerate(axes) if axis.get("type", "space" if names[i] in "zyx" else "") == "space"]
+    return names, space, [_NANOMETRES.get(str(axes[i].get("unit"))) for i in space]
+
+
+def _nanometres(values: list[float], space: list[int], units: list[Decimal | None]) -> VoxelSize | None:
+    if len(space) != 3 or None in units:
+        return None
+    # In decimals, so that 0.0043 micrometers are 4.3 nanometres and not 4.300000000000001.
+    z, y, x = (float(Decimal(repr(values[i])) * unit) for i, unit in zip(space, units, strict=True) if unit)
+    return z, y, x
+
+
+def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
+    """One of the datasets of an image; its array is not looked at."""
+    path = dataset.get("path") if isinstance(dataset, Mapping) else None
+    if not isinstance(path, str):
+        raise ValueError(f"{where}: every dataset must have a path, got {dataset!r}")
+    names, space, units = read_axes(image)
+    chain = [*(dataset.get("coordinateTransformations") or []), *(image.get("coordinateTransformations") or [])]
+    scale, shift = _placement(chain, len(names), f"{where}, level {path!r}")
+    return Level(path.strip("/"), (), _nanometres(scale, space, units), _nanometres(shift, space, units))
+
+
+def open_node(where: str) -> Any:
+    """Open a zarr group or array for reading; FileNotFoundError where there is none."""
+    import zarr
+
+    try:
+        return zarr.open(where, mode="r")
+    except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
+        raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group") from error
+
+
+def _array(group: "zarr.Group", path: str, n_axes: int) -> Any:
+    try:
+        array = group[path]
+    except KeyError:
+        raise FileNotFoundError(f"{group}: level {path!r} is in the metadata but not in the store") from None
+    if getattr(array, "ndim", None) != n_axes:
+        raise ValueError(f"{group}: level {path!r} must be an array of {n_axes} axes, got {array}")
+    return array
+
+
+def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Multiscale | None:
+    """Axes and levels of a multiscale image, or None where there is none.
+
+    Parameters
+    ----------
+    path_or_group : path, URL or zarr.Group
+        Group to look at. Of several images in it, the first is taken.
+
+    Returns
+    -------
+    multiscale : Multiscale or None
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is nothing at the path, or a level that the metadata name is not there.
+    ValueError
+        When the metadata are not those of OME-Zarr 0.4 or 0.5.
+
+    Notes
+    -----
+    https://ngff.openmicroscopy.org/0.5. The transformations of a level apply before those of the image.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> group = zarr.create_group({})
+    >>> array = group.create_array("s0", shape=(8, 200, 200), dtype="u1")
+    >>> axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    >>> size = {"type": "scale", "scale": [0.03, 0.008, 0.008]}
+    >>> image = {"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": [size]}]}
+    >>> group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    >>> [(level.path, level.shape, level.voxel_size_nm) for level in read_multiscales(group).levels]
+    [('s0', (8, 200, 200), (30.0, 8.0, 8.0))]
+    """
+    local = isinstance(path_or_group, str | os.PathLike)
+    node: Any = open_node(os.fspath(path_or_group)) if local else path_or_group  # type: ignore[arg-type]
+    image = find_image(node.attrs, str(node))
+    if image is None or hasattr(node, "shape"):
+        return None
+    names = read_axes(image)[0]
+    levels = [read_level(dataset, image, str(node)) for dataset in image["datasets"]]
+    shapes = [tuple(_array(node, level.path, len(names)).shape) for level in levels]
+    return Multiscale(names, tuple(replace(a, shape=b) for a, b in zip(levels, shapes, strict=True)))
+
+
+def find_level(multiscale: Multiscale, level: int | None = None, resolution_nm: float | None = None) -> Level:
+    """A level by its number or by its resolution.
+
+    Parameters
+    ----------
+    multiscale : Multiscale
+    level : int, optional
+        Number of the level, 0 for the finest, which is the default.
+    resolution_nm : float, optional
+        Edge of a cube as large as a voxel of the level that is wanted, in nanometres. The level whose edge has the
+        ratio nearest to 1 is taken, the finer one of two.
+
+    Returns
+    -------
+    level : Level
+
+    Raises
+    ------
+    ValueError
+        When both are given, there is no such level, no voxel size is known, or none is within a factor of 1.5.
+
+    Examples
+    --------
+    >>> levels = [Level(str(k), (9, 9, 9), (8.0 * 2**k,) * 3, (0.0,) * 3) for k in range(3)]
+    >>> find_level(Multiscale(("z", "y", "x"), tuple(levels)), resolution_nm=15).path
+    '1'
+    """
+    levels = multiscale.levels
+    if resolution_nm is None:
+        number = 0 if level is None else level
+        if not 0 <= number < len(levels):
+            raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
+        return levels[number]
+    if level is not None:
+        raise ValueError(f"give level or resolution_nm, not both; got {level!r} and {resolution_nm!r}")
+    if not 0 < resolution_nm < math.inf:
+        raise ValueError(f"resolution_nm must be above 0 and finite, got {resolution_nm!r}")
+    edges = {a: math.prod(a.voxel_size_nm) ** (1 / 3) for a in levels if a.voxel_size_nm is not None}
+    if edges:
+        found = min(edges, key=lambda a: round(abs(math.log(edges[a] / resolution_nm)), 9))
+        if max(edges[found] / resolution_nm, resolution_nm / edges[found]) <= 1.5:
+            return found
+    known = [round(edge, 3) for edge in edges.values()]
+    raise ValueError(f"resolution_nm: no level is within a factor of 1.5 of {resolution_nm!r} nm; levels have {known}")
