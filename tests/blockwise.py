@@ -24,6 +24,7 @@ def run_blocks(
     labels: np.ndarray | None = None,
     scratch: Scratch | None = None,
     executor: Executor = serial,
+    levels: int | None = None,
 ) -> np.ndarray:
     config = config or ClassConfig()
     start: Any = labels if mask is None else mask
@@ -38,6 +39,7 @@ def run_blocks(
         scratch=scratch or MemoryScratch(),
         output=Output(out),
     )
-    plan = plan_stages(recipe, "labels" if mask is None else "flow")
+    levels = job.grid.levels if levels is None else levels
+    plan = plan_stages(recipe, "labels" if mask is None else "flow", levels)
     run(job, (*plan.stages, plan.final), executor)
     return out

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages.drop import tabulate
+from topo_dask.stages.gather import enclose, gather
 from topo_dask.stages.job import Job, View, extent_columns
 from topo_dask.stages.link import link
 from topo_dask.stages.split import split
@@ -97,6 +99,7 @@ VIEW = View("numbers", "link")
     [
         ("unite", lambda job: unite(job, VIEW, "adjacent", 0.0, 2)),
         ("unite", lambda job: unite(job, VIEW, "agglomerate", 0.0, 2)),
+        ("enclose", enclose),
         ("split", lambda job: split(job, 0.1)),
         ("tabulate", lambda job: tabulate(job, VIEW, True)),
         ("link", lambda job: link(job, 2)),
@@ -107,6 +110,20 @@ def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job
     n = 160_000
     job = _filled_job(n)
     assert peak_of(lambda: work(job)) <= ROW_BYTES[step] * n
+
+
+def test_a_region_takes_the_stated_bytes_a_contact() -> None:
+    for n in (800, 160_000):  # compilation is not the stage's memory
+        job = _filled_job(n)
+        enclose(job)
+        halves = [job.grid.block((z, 0, 0)).key for z in range(2)]
+        for key in halves:
+            gather(job, key, 0, 0.0)
+        contacts = sum(len(job.scratch.get("gather.0", key)["sums"]) for key in halves)
+        region = replace(job, grid=job.grid.gathered(1))
+        peak = peak_of(lambda region=region: gather(region, "0.0.0", 1, 0.0))  # type: ignore[misc]
+    assert contacts > 30_000
+    assert peak <= ROW_BYTES["gather"] * contacts
 
 
 def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:

@@ -9,6 +9,7 @@ import topo_dask
 from topo_dask.config import ClassConfig
 from topo_dask.plan import Recipe
 from topo_dask.scores import adapted_rand_error, splits_and_merges
+from topo_dask.stores.scratch import MemoryScratch
 from topo_dask.synthetic import noisy, touching_plates, tubes
 from topo_dask.targets import diffusion_flow
 
@@ -106,3 +107,18 @@ def test_block_wise_equals_in_memory(scenes, name, block_shape):
     config = ClassConfig(**TIGHT, merge="agglomerate")
     labels = run_blocks(Recipe.of(config), block_shape, (3, 3, 3), config=config, mask=truth != 0, flow=flow)
     np.testing.assert_array_equal(labels, segment(truth, flow, "agglomerate"))
+
+
+@pytest.mark.parametrize(("apart", "left"), [(True, 0), (False, 1)])
+def test_only_what_no_region_decides_is_left_for_the_whole(apart, left):
+    # Columns of two halves that run into each other, one column a block. Columns that touch part from each other;
+    # the first half of the fifth, at the border of the two largest regions, has its contacts in both.
+    labels = (np.arange(48) // 4 + 1).astype(np.int32)[None, None]
+    flow = np.zeros((3, 1, 1, 48), np.float32)
+    flow[2] = np.where(labels % 2 == 1, 1, -1)
+    labels[..., 7::8] *= not apart
+    scratch = MemoryScratch()
+    found = run_blocks(Recipe(merge="agglomerate"), (1, 1, 8), labels=labels, flow=flow, scratch=scratch)
+    np.testing.assert_array_equal(found, topo_dask.agglomerate(labels, flow))
+    rows = [len(scratch.get("gather.2", key)["sums"]) for key in scratch.keys("gather.2")]
+    assert (len(rows), sum(rows)) == (2, left)

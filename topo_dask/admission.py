@@ -134,12 +134,16 @@ def plan_volume(
         block = triple(block_shape, "block_shape")
         chunks = _chunks_within(block, shape)
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
+    grid = BlockGrid(shape, block, margin)
     return RunPlan(
         semantic=CheckedArray(semantic, "semantic", "background"),
         flow=CheckedArray(flow, "flow", on_missing),
-        grid=BlockGrid(shape, block, margin),
+        grid=grid,
         classes=classes,
-        plans={name: plan_stages(Recipe.of(config, table=True)) for name, (_, config) in classes.items()},
+        plans={
+            name: plan_stages(Recipe.of(config, table=True), levels=grid.levels)
+            for name, (_, config) in classes.items()
+        },
         threshold=threshold,
         chunks=chunks,
         task_mem=task_mem,

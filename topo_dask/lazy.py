@@ -232,7 +232,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     assert volume is not None
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
     stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
-    plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow")
+    plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.levels)
     labels = _deferred_labels(_Spec(grid, scratch, config, "labels"), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
 
@@ -267,7 +267,9 @@ def segment_classes_lazily(
     }
     return {
         name: _as_asked(
-            _deferred_labels(_Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config)), stored),
+            _deferred_labels(
+                _Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config), levels=grid.levels), stored
+            ),
             options,
             [semantic, flow],
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb, orphans, survey
 from .stages.drop import drop, errors, tabulate
+from .stages.gather import enclose, gather, kind_of
 from .stages.job import Job, View
 from .stages.link import collect, link
 from .stages.localise import localise
@@ -89,6 +90,31 @@ class TrackTogether(Stage):
                 super().run(replace(one, flow=replace(flow, source=source)), key)  # type: ignore[type-var]
 
 
+@dataclass(frozen=True)
+class Gathering(Stage):
+    """A pass over regions of ``2**level`` blocks along each axis: a task for each that has bundles of the level below.
+
+    Parameters
+    ----------
+    level : int
+        Level of the regions, 0 for the blocks themselves.
+    """
+
+    level: int = 0
+
+    def keys(self, job: Job) -> list[str]:
+        """Keys of the regions to do, in raster order."""
+        assert self.over is not None
+        scale = 1 if self.level else 0
+        ids = {tuple(int(i) >> scale for i in key.split(".")) for key in job.scratch.keys(self.over)}
+        done = job.scratch.keys(self.name)
+        return [key for key in (".".join(map(str, block_id)) for block_id in sorted(ids)) if key not in done]
+
+    def run(self, job: Job, key: str) -> None:
+        """Do one region."""
+        super().run(replace(job, grid=job.grid.gathered(self.level)), key)
+
+
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
     """Stage that tracks several classes of one grid and one flow array."""
     return TrackTogether("track", track, EVERY, tuple(jobs))
@@ -167,7 +193,18 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
     return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size))]
 
 
-def plan_stages(recipe: Recipe, start: Start = "flow") -> Plan:
+def _gather_stages(levels: int, threshold: float) -> list[Stage]:
+    if levels == 0:
+        return []
+    decide = [partial(gather, level=level, threshold=threshold) for level in range(levels)]
+    names = [kind_of(level) for level in range(-1, levels)]
+    return [
+        Stage("enclose", enclose),
+        *(Gathering(names[level + 1], decide[level], names[level], level) for level in range(levels)),
+    ]
+
+
+def plan_stages(recipe: Recipe, start: Start = "flow", levels: int = 0) -> Plan:
     """Order the stages of a job.
 
     Parameters
@@ -176,6 +213,9 @@ def plan_stages(recipe: Recipe, start: Start = "flow") -> Plan:
         What is to be done.
     start : {"flow", "held", "rows", "labels"}
         What the job starts from.
+    levels : int
+        Levels of regions, each twice as wide as the last, in which instances are agglomerated before the whole; the
+        labels do not depend on it. 0: the whole at once.
     """
     # The published merge comes after the size filter, agglomeration before it.
     late = recipe.min_size if recipe.merge == "agglomerate" else 0
@@ -183,8 +223,10 @@ def plan_stages(recipe: Recipe, start: Start = "flow") -> Plan:
     view = View("numbers", "link")
     if recipe.merge is not None:
         look: dict[str, Any] = {"view": view, "mode": recipe.merge}
-        decide = partial(unite, **look, threshold=recipe.merge_threshold, min_size=late)
+        threshold, below = recipe.merge_threshold, levels if recipe.merge == "agglomerate" else 0
+        decide = partial(unite, **look, threshold=threshold, min_size=late, levels=below)
         stages.append(Stage("contacts", partial(contacts, **look), "numbers"))
+        stages.extend(_gather_stages(below, threshold))
         stages.append(Stage("unite", decide))
         view = View("numbers", "unite")
     if recipe.split:

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel
-from .fixed_point import SCALE
+from .contact_tables import scores_of
 from .group_graph import Graph, score
-
-_UNIT = 1.0 / SCALE
 
 
 class Queue(NamedTuple):
@@ -23,8 +21,7 @@ class Queue(NamedTuple):
 
 def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: float) -> Queue:
     """Queue of the contacts of a table whose score is strictly above the threshold."""
-    scores = sums * _UNIT
-    scores /= faces
+    scores = scores_of(sums, faces)
     above = np.flatnonzero(scores > threshold).astype(np.int32)
     order = above[np.argsort(-scores[above])]
     # Every edge waits in one place, so the heap never holds more than began in the list.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel
-from .fixed_point import EXACT, check_exact
+from .fixed_point import EXACT, SCALE, check_exact
 
 Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """`pairs` [C, 2], `sums` [C] and `faces` [C] of a contact table."""
@@ -84,6 +84,78 @@ def contract(
     ends = roots[pairs]
     apart = ends[:, 0] != ends[:, 1]
     return _add_parallel(np.sort(ends[apart], axis=1), sums[apart], faces[apart])
+
+
+def number_nodes(table: Table) -> tuple[NDArray[np.int64], Table]:
+    """Ids of a contact table in ascending order, and the table over their places in it.
+
+    Parameters
+    ----------
+    table : (pairs, sums, faces)
+        Contact table over any ids.
+
+    Returns
+    -------
+    nodes : ndarray of int64, shape (n,)
+    table : (pairs, sums, faces)
+        Contact table over nodes 0 to n - 1, in the same order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nodes, (pairs, sums, faces) = number_nodes((np.array([[4, 70]]), np.array([10]), np.array([1])))
+    >>> nodes, pairs
+    (array([ 4, 70]), array([[0, 1]]))
+    """
+    pairs, sums, faces = table
+    nodes, places = np.unique(pairs, return_inverse=True)
+    return nodes, (places.reshape(-1, 2), sums, faces)
+
+
+def drop_decided(
+    pairs: NDArray[np.int64],
+    sums: NDArray[np.int64],
+    faces: NDArray[np.int64],
+    reaching: NDArray[np.bool_],
+    threshold: float,
+) -> Table:
+    """Leave out the contacts of nodes that nothing will be united with any more.
+
+    As scores never rise, a node whose contacts are all known and none above the threshold stays alone, and none of
+    its contacts matters to anybody.
+
+    Parameters
+    ----------
+    pairs, sums, faces
+        Contact table over nodes 0 to n - 1.
+    reaching : ndarray of bool, shape (n,)
+        Nodes that may have contacts elsewhere.
+    threshold : float
+        Mean score above which groups are united.
+
+    Returns
+    -------
+    pairs, sums, faces
+        The rows both of whose nodes are open or have a contact above the threshold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pairs, sums = np.array([[0, 1], [1, 2], [2, 3]]), np.array([-1, -1, 1]) << 24
+    >>> reaching = np.array([True, False, False, False])
+    >>> drop_decided(pairs, sums, np.array([1, 1, 1]), reaching, 0.0)[0]
+    array([[2, 3]])
+    """
+    alive = reaching.copy()
+    alive[pairs[scores_of(sums, faces) > threshold]] = True
+    kept = alive[pairs].all(axis=1)
+    return pairs[kept], sums[kept], faces[kept]
+
+
+def scores_of(sums: NDArray[np.int64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean score of a face of each contact."""
+    scores = np.multiply(sums, 1.0 / SCALE, dtype=np.float64)
+    return np.divide(scores, faces, out=scores)
 
 
 def check_table(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:

@@ -1,15 +1,16 @@
-"""Unite instances that touch, by what the flow says on both sides of their contacts."""
+"""Unite instances that touch, by what the flow says on both sides of their contacts: count, then decide."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block
 from ..kernels.agglomeration import agglomerate_contacts
-from ..kernels.contact_tables import combine_contacts
+from ..kernels.contact_tables import Table, combine_contacts, number_nodes
 from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots
 from ..stores.scratch import find
+from .gather import kind_of, table_of
 from .job import Job, View
 from .link import file_luts, gather_rows
 
@@ -51,8 +52,8 @@ def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.
     return labels, (z, y, x)
 
 
-def unite(job: Job, view: View, mode: str, threshold: float, min_size: int) -> None:
-    """Combine the contact tables, unite instances and file a look-up table a block.
+def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, levels: int = 0) -> None:
+    """Combine what contact tables are left, unite instances and file a look-up table a block.
 
     Parameters
     ----------
@@ -64,16 +65,20 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int) -> N
         Mean score above which instances are united.
     min_size : int
         United instances of fewer voxels are dropped.
+    levels : int
+        Levels of regions in which instances were united before.
     """
     rows, columns = gather_rows(job, view.lut, ("lut",))
     if not rows:
         return
     lut = columns[0]
-    bundles = [job.scratch.get("contacts", block.key) for block, _ in rows]
-    pairs, sums, faces = combine_contacts([(b["pairs"], b["sums"], b["faces"]) for b in bundles])
     n = int(lut.max(initial=0))
+    roots = _roots_below(job, n, levels)
+    nodes, (pairs, sums, faces) = number_nodes(_gather_tables(job, levels))
     solve = unite_contacts if mode == "adjacent" else agglomerate_contacts
-    roots = solve(pairs - 1, sums, faces, n, threshold)
+    roots[nodes - 1] = nodes[solve(pairs, sums, faces, len(nodes), threshold)] - 1
+    for _ in range(levels):  # a root of one level may have been united at the next
+        roots = roots[roots]
     keep = np.ones(n, np.bool_)
     if min_size > 1:
         counts = gather_rows(job, f"{view.numbers}.extents", ("counts",))[1][0]
@@ -83,3 +88,18 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int) -> N
         keep = voxels >= min_size
     united = np.concatenate((np.zeros(1, np.int32), number_roots(roots, keep)))
     file_luts(job, "unite", rows, united[lut])
+
+
+def _gather_tables(job: Job, levels: int) -> Table:
+    kind = kind_of(levels - 1)
+    bundles = (job.scratch.get(kind, key) for key in sorted(job.scratch.keys(kind)))
+    return combine_contacts([table_of(bundle) for bundle in bundles])
+
+
+def _roots_below(job: Job, n: int, levels: int) -> NDArray[np.int64]:
+    roots = np.arange(n)
+    for level in range(levels):
+        for key in job.scratch.keys(kind_of(level)):
+            bundle = job.scratch.get(kind_of(level), key)
+            roots[bundle["united"] - 1] = bundle["roots"] - 1
+    return roots
