@@ -23,21 +23,30 @@ def naive_direct(labels):
     return flow
 
 
-def naive_diffusion(labels, n_iter):
+PLACES = [(0, 0, 0), (3, 0, 70), None]
+
+
+def naive_diffusion(labels, n_iter, place=(0, 0, 0)):
     flow = np.zeros((3, *labels.shape))
     for label in np.unique(labels[labels != 0]):
-        voxels = np.argwhere(labels == label)
-        low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        inside = np.pad(labels[box] == label, 1)
+        inside = labels == label
+        longest = max(np.ptp(np.argwhere(inside), axis=0)) + 1
         for d in range(3):
-            u = np.where(inside, np.indices(inside.shape)[d], 0.0)
-            for _ in range(min(6 * int((high - low).max()), n_iter)):
-                laplacian = sum(np.roll(u, s, axis) for s in (-1, 1) for axis in range(3)) - 6 * u
+            start = 1.0 if place is None else np.indices(labels.shape)[d] + place[d]
+            u = np.where(inside, start, 0.0)
+            for _ in range(min(6 * longest, n_iter)):
+                laplacian = sum(sum(sides(u, axis)) for axis in range(3)) - 6 * u
                 u = np.where(inside, u + laplacian / 6, 0.0)
-            flow[(d, *box)] += np.where(inside, np.gradient(u, axis=d), 0.0)[1:-1, 1:-1, 1:-1]
+            below, above = sides(u, d)
+            flow[d] += np.where(inside, (above - below) / 2, 0.0)
     length = np.linalg.norm(flow, axis=0)
     return flow / np.where(length > 0, length, 1)
+
+
+def sides(u, axis):
+    """Values of the lower and upper neighbours along an axis; what is beyond the volume repeats its edge."""
+    wide = np.pad(u, [(int(a == axis),) * 2 for a in range(3)], mode="edge")
+    return np.take(wide, range(u.shape[axis]), axis), np.take(wide, range(2, u.shape[axis] + 2), axis)
 
 
 def follow(mask, flow, steps):
@@ -98,10 +107,10 @@ def test_many_objects_outgrow_the_first_table():
 
 
 @settings(deadline=None, max_examples=40)
-@given(label_volumes(), st.integers(1, 60))
-def test_diffusion_flow_is_naive(labels, n_iter):
-    expected = naive_diffusion(labels, n_iter)
-    flow = diffusion_flow(labels, n_iter, threads=1)
+@given(label_volumes(), st.integers(1, 60), st.sampled_from(PLACES))
+def test_diffusion_flow_is_naive(labels, n_iter, place):
+    expected = naive_diffusion(labels, n_iter, place)
+    flow = diffusion_flow(labels, n_iter, place=place, threads=1)
     assert flow.dtype == np.float32
     # Differences that cancel exactly in one order of summation leave rounding in another: compare the rest.
     sure = np.abs(np.linalg.norm(expected, axis=0) - np.linalg.norm(flow, axis=0)) < 0.5
@@ -110,19 +119,31 @@ def test_diffusion_flow_is_naive(labels, n_iter):
     assert close[sure].mean() > 0.9
 
 
-def test_diffusion_flow_is_naive_on_solid_objects():
-    labels = blobs((24, 26, 28), 4, seed=3, radius=(4.0, 7.0))
-    np.testing.assert_allclose(diffusion_flow(labels, 50), naive_diffusion(labels, 50), atol=1e-5)
+@pytest.mark.parametrize("place", PLACES)
+def test_diffusion_flow_is_naive_on_solid_objects(place):
+    labels = blobs((24, 26, 28), 4, seed=3, radius=(4.0, 7.0))[:, 5:-5, 6:]  # some are cut by the volume's faces
+    np.testing.assert_allclose(diffusion_flow(labels, 50, place=place), naive_diffusion(labels, 50, place), atol=1e-5)
 
 
-def test_diffusion_flow_neither_depends_on_place_nor_on_neighbours_nor_on_threads():
-    labels = tubes((40, 40, 40), 6, seed=2, radius=2.0, length=50)
-    flow = diffusion_flow(labels, threads=1)
-    np.testing.assert_array_equal(flow, diffusion_flow(labels, threads=3))
+@pytest.mark.parametrize("place", [(0, 0, 0), None])
+def test_diffusion_flow_of_a_crop_at_its_place_is_that_of_the_whole(place):
+    labels = np.pad(tubes((40, 40, 40), 6, seed=2, radius=2.0, length=50), 1)
+    flow = diffusion_flow(labels, place=place, threads=1)
+    np.testing.assert_array_equal(flow, diffusion_flow(labels, place=place, threads=3))
     alone = np.where(labels == 4, np.uint64(2**63 + 1), np.uint64(0))
-    moved = np.pad(alone, ((3, 1), (0, 5), (7, 0)))
-    expected = np.where(labels == 4, flow, 0)
-    np.testing.assert_array_equal(diffusion_flow(moved)[:, 3:-1, :-5, 7:], expected)
+    whole = np.pad(alone, ((3, 1), (0, 5), (7, 0)))
+    here = None if place is None else (3, 0, 7)
+    expected = np.where(labels == 4, diffusion_flow(labels, place=here), 0)
+    np.testing.assert_array_equal(diffusion_flow(whole, place=place)[:, 3:-1, :-5, 7:], expected)
+
+
+def test_an_object_cut_by_the_volume_does_not_pile_up_there():
+    rod = np.zeros((3, 3, 30), np.int32)
+    rod[1, 1] = 1
+    whole = np.pad(rod, ((0, 0), (0, 0), (10, 10)), mode="edge")
+    flow, longer = diffusion_flow(rod, 20, place=None)[2, 1, 1], diffusion_flow(whole, 20, place=None)[2, 1, 1]
+    np.testing.assert_array_equal(flow, 0)
+    assert not longer[10:-10].any()
 
 
 @pytest.mark.parametrize("shape", ["ball", "plate", "tube"])
@@ -149,11 +170,15 @@ def test_long_thin_object_does_not_underflow():
     assert (np.abs(diffusion_flow(labels, 10_000)[2, 0, 0, 1:-1]) == 1).mean() > 0.99
 
 
-def test_lazy_diffusion_equals_in_memory_when_depth_suffices():
-    labels = blobs((40, 40, 40), 6, seed=1, radius=(4.0, 6.0)) * 11
-    lazy = diffusion_flow(da.from_array(labels, chunks=(20, 13, 40)), depth=13)
-    assert lazy.chunks == ((3,), (20, 20), (13, 13, 13, 1), (40,))  # the 1 is narrower than the depth
-    np.testing.assert_array_equal(lazy.compute(), diffusion_flow(labels))
+@pytest.mark.parametrize("place", PLACES)
+def test_lazy_diffusion_equals_in_memory_when_depth_suffices(place):
+    labels = blobs((50, 40, 40), 6, seed=1, radius=(4.0, 6.0))[5:-5, 4:] * 11
+    lazy = diffusion_flow(da.from_array(labels, chunks=(20, 12, 40)), depth=13, place=place)
+    assert lazy.chunks == ((3,), (20, 20), (12, 12, 12), (40,))
+    np.testing.assert_array_equal(lazy.compute(), diffusion_flow(labels, place=place))
+    narrow = diffusion_flow(da.from_array(labels, chunks=(20, 13, 7)), depth=13, place=place)  # narrower than the depth
+    assert narrow.chunks == ((3,), (20, 20), (13, 13, 10), (7, 7, 7, 7, 7, 5))
+    np.testing.assert_array_equal(narrow.compute(), lazy.compute())
 
 
 def test_lazy_diffusion_refuses_cut_objects():
@@ -197,6 +222,8 @@ REFUSED = [
     (lambda: diffusion_flow(ONES, depth=3), TypeError, "depth=3"),
     (lambda: diffusion_flow(LAZY), TypeError, "depends on its whole object"),
     (lambda: diffusion_flow(LAZY, depth=-1), ValueError, "depth is -1"),
+    (lambda: diffusion_flow(ONES, place=(1, 2)), TypeError, "place must be three integers"),
+    (lambda: diffusion_flow(ONES, place=(0, 0, -1)), ValueError, "place must be at least 0"),
     (lambda: direct_flow(LAZY[LAZY[:, 0, 0] > 0]), ValueError, "unknown size"),
 ]
 

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from topo_dask.blocks.geometry import Box, Triple, triple
 from topo_dask.kernels import flow_targets as kernels
 from topo_dask.kernels.flow_targets import COUNT, HIGH, ID, LOW, SUM
 
 if TYPE_CHECKING:
     import dask.array as da
+
+Place = Triple | None
+"""Coordinates of the first voxel of labels, or None."""
 
 _FAN_IN = 16  # tables combined by one task
 
@@ -73,17 +77,27 @@ def direct_flow(labels: Any) -> Any:
 
 @overload
 def diffusion_flow(
-    labels: np.ndarray, n_iter: int = ..., *, depth: None = ..., threads: int | None = ...
+    labels: np.ndarray, n_iter: int = ..., *, place: Place = ..., depth: None = ..., threads: int | None = ...
 ) -> np.ndarray: ...
 @overload
-def diffusion_flow(labels: "da.Array", n_iter: int = ..., *, depth: int, threads: None = ...) -> "da.Array": ...
-def diffusion_flow(labels: Any, n_iter: int = 200, *, depth: int | None = None, threads: int | None = None) -> Any:
+def diffusion_flow(
+    labels: "da.Array", n_iter: int = ..., *, place: Place = ..., depth: int, threads: None = ...
+) -> "da.Array": ...
+def diffusion_flow(
+    labels: Any,
+    n_iter: int = 200,
+    *,
+    place: Place = (0, 0, 0),
+    depth: int | None = None,
+    threads: int | None = None,
+) -> Any:
     """Unit vectors along which the voxels of an object gather deep inside it, whatever its shape.
 
     For each axis d a field u_d starts as the voxel's coordinate along d inside the object and is 0 outside.
     Then u_d <- u_d + (1/6) * (6-neighbour Laplacian), for voxels of the object only, ``min(6 * longest side
     of the bounding box, n_iter)`` times. Component d of the flow is the central difference of u_d along d;
-    all three are scaled to unit length together.
+    all three are scaled to unit length together. Beyond a face of the volume u_d is what it is at the face: an
+    object that is cut there does not pile up.
 
     Parameters
     ----------
@@ -92,7 +106,10 @@ def diffusion_flow(labels: Any, n_iter: int = 200, *, depth: int | None = None, 
     n_iter : int, default 200
         Largest number of diffusion steps, at least 1. Heat spreads about ``sqrt(n_iter / 3)`` voxels: an
         object much thicker than twice that keeps a core whose flow is the plain gradient of the coordinates,
-        (1, 1, 1).
+        (1, 1, 1) before scaling, or 0 with ``place=None``.
+    place : tuple of 3 int or None, default (0, 0, 0)
+        Coordinates of the first voxel of `labels`, at least 0: where in a larger volume they were cut out. None:
+        all u_d start at 1 instead, so that the flow of an object does not depend on where it lies (see Notes).
     depth : int, optional
         For dask arrays only, and required there: voxels, at least 0, by which each block is read beyond its
         faces. Blocks narrower than that are computed together with a neighbour.
@@ -110,22 +127,22 @@ def diffusion_flow(labels: Any, n_iter: int = 200, *, depth: int | None = None, 
     ------
     TypeError
         `labels` is no NumPy or dask array, or not of an integer type; a dask array without `depth` (the flow
-        of a voxel depends on its whole object), or a NumPy array with it.
+        of a voxel depends on its whole object), or a NumPy array with it; `place` is not three integers.
     ValueError
-        `labels` is not 3-D or has chunks of unknown size; `depth` below 0; `n_iter` or `threads` below 1.
+        `labels` is not 3-D or has chunks of unknown size; `depth` or `place` below 0; `n_iter` or `threads` below 1.
         When a lazy result is computed: an object's bounding box reaches out of a block it has voxels in, `depth`
         included.
 
     Notes
     -----
-    The rule is that of the README of janelia-cellmap/topo, with 0 on every side of the object that is not
-    the object (neighbours, background and the edge of the volume). The rule leaves the origin of the
-    coordinates open, and as u is 0 outside, it matters. Here they count from 1 at the object's lowest
-    voxel, that is, from 0 at the edge of the bounding box padded by one. So the flow does not depend on
-    where the object lies; u_d is positive inside, hence rises away from the border, and voxels gather along
-    the object's middle. (Coordinates that count from the box's centre are negative in one half: there the
-    flow leaves the object. Coordinates of the volume would weigh the three components by where in the
-    volume the object lies.)
+    The rule is that of the README of janelia-cellmap/topo: 0 in what is known not to be the object, no flux
+    through the border of what is known.
+
+    By this rule the flow depends on where the object lies. As u is 0 outside, component d is weighted by the
+    coordinate along d: near 0 the flow along d is weak on the low side of an object, and at (10, 300, 300) it
+    hardly has a z component. Far from 0 along all axes the coordinates within an object are nearly the same;
+    ``place=None`` is the limit. A network sees no coordinates and can only learn the mean over places, so
+    for training on crops take the same `place` for all, large (several times a crop's size) or None.
 
     Work and memory follow the objects' voxels, not their bounding boxes: about 10 ns per voxel and step on one
     core; 72 bytes per voxel of the objects in progress, besides 8 per foreground voxel and 4 per voxel of the
@@ -137,24 +154,25 @@ def diffusion_flow(labels: Any, n_iter: int = 200, *, depth: int | None = None, 
     >>> from topo_dask.targets import diffusion_flow
     >>> labels = np.zeros((3, 3, 6), np.int32)
     >>> labels[1, 1, 1:5] = 3
-    >>> diffusion_flow(labels)[2, 1, 1]
+    >>> diffusion_flow(labels, place=None)[2, 1, 1]
     array([ 0.,  1.,  1., -1., -1.,  0.], dtype=float32)
     """
     _check_labels(labels)
     _check_at_least_one("n_iter", n_iter)
+    place = None if place is None else triple(place, "place", at_least=0)
     if isinstance(labels, np.ndarray):
         if depth is not None:
             raise TypeError(f"depth={depth!r} is for dask arrays; labels is a NumPy array and read whole")
         threads = (os.cpu_count() or 1) if threads is None else threads
         _check_at_least_one("threads", threads)
         labels = _native(labels)
-        return _diffuse_objects(labels, _object_table(labels), n_iter, threads)
+        return _diffuse_objects(labels, _object_table(labels), place, np.ones(6, np.bool_), n_iter, threads)
     if depth is None:
         raise TypeError(
             "labels is a dask array: the flow of a voxel depends on its whole object; pass depth=, the "
             "number of voxels by which objects reach beyond the blocks they lie in; or pass labels.compute()"
         )
-    return _lazy_diffusion(labels, n_iter, depth)
+    return _lazy_diffusion(labels, n_iter, place, depth)
 
 
 def _check_labels(labels: Any) -> None:
@@ -213,7 +231,10 @@ def _direct_block(labels: np.ndarray, table: np.ndarray, origin: tuple[int, ...]
     return flow
 
 
-def _diffuse_objects(labels: np.ndarray, table: np.ndarray, n_iter: int, threads: int) -> np.ndarray:
+def _diffuse_objects(
+    labels: np.ndarray, table: np.ndarray, place: Place, walls: np.ndarray, n_iter: int, threads: int
+) -> np.ndarray:
+    # `walls`: whether the volume ends at each face of `labels`.
     flow = np.zeros((3, *labels.shape), np.float32)
     counts = table[:, COUNT]
     if counts.size and counts.max() >= np.iinfo(np.int32).max:
@@ -222,9 +243,11 @@ def _diffuse_objects(labels: np.ndarray, table: np.ndarray, n_iter: int, threads
     voxels, ranks = kernels.list_voxels(labels, np.ascontiguousarray(table[:, ID]), starts)
     steps = np.minimum(6 * (table[:, HIGH] - table[:, LOW] + 1).max(axis=1), n_iter)
 
+    first = np.array(() if place is None else place, np.int64)
+
     def diffuse(i: int) -> None:
         own = voxels[starts[i] : starts[i + 1]]
-        kernels.diffusion_object(labels, ranks, own, table[i, LOW], steps[i], flow.reshape(3, -1))
+        kernels.diffusion_object(labels, ranks, own, first, walls, steps[i], flow.reshape(3, -1))
 
     with ThreadPoolExecutor(threads) as pool:  # the most work first, so that no thread is left with it
         list(pool.map(diffuse, np.argsort(-counts * steps, kind="stable")))
@@ -232,20 +255,23 @@ def _diffuse_objects(labels: np.ndarray, table: np.ndarray, n_iter: int, threads
 
 
 def _diffusion_core(
-    labels: np.ndarray, table: np.ndarray, origin: tuple[int, ...], core: tuple[slice, ...], n_iter: int
+    labels: np.ndarray, table: np.ndarray, block: Box, core: Box, shape: Triple, place: Place, n_iter: int
 ) -> np.ndarray:
-    """Finalize: the flow of `core`, a part of the block `labels` that starts at `origin` of the volume."""
-    own = _object_table(labels[core])[:, ID]
+    """Finalize: the flow of `core` from the labels of `block`, boxes of a volume of a shape."""
+    part = core.within(block)
+    own = _object_table(labels[part])[:, ID]
     whole = table[np.searchsorted(table[:, ID], own)]
-    outside = (whole[:, LOW] < origin) | (whole[:, HIGH] >= np.add(origin, labels.shape))
+    outside = (whole[:, LOW] < block.start) | (whole[:, HIGH] >= block.stop)
     for row in whole[outside.any(axis=1)]:
         raise ValueError(
             f"object {row[ID]} spans {row[LOW].tolist()} to {row[HIGH].tolist()} and reaches out of "
-            f"the block read at {list(origin)} of shape {labels.shape}, depth included; "
+            f"the block read at {list(block.start)} of shape {labels.shape}, depth included; "
             "take a larger depth or larger chunks"
         )
     kept = np.where(np.isin(labels, own.astype(labels.dtype)), labels, labels.dtype.type(0))
-    return _diffuse_objects(kept, _object_table(kept), n_iter, threads=1)[(slice(None), *core)]
+    walls = np.array([end for a, b, s in zip(block.start, block.stop, shape, strict=True) for end in (a == 0, b == s)])
+    here = None if place is None else triple(np.add(place, block.start), "place", at_least=0)
+    return _diffuse_objects(kept, _object_table(kept), here, walls, n_iter, threads=1)[(slice(None), *part)]
 
 
 def _starts(chunks: tuple[tuple[int, ...], ...]) -> list[list[int]]:
@@ -278,7 +304,7 @@ def _lazy_direct(labels: "da.Array") -> "da.Array":
     return _map_flow(write, labels, labels)
 
 
-def _lazy_diffusion(labels: "da.Array", n_iter: int, depth: int) -> "da.Array":
+def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -> "da.Array":
     import dask.array as da
 
     depth = operator.index(depth)
@@ -288,14 +314,14 @@ def _lazy_diffusion(labels: "da.Array", n_iter: int, depth: int) -> "da.Array":
     wide = labels.rechunk(
         tuple(da.overlap.ensure_minimum_chunksize(min(depth, sum(sizes)), sizes) for sizes in labels.chunks)
     )
-    sizes, starts = wide.chunks, _starts(wide.chunks)
+    sizes, starts, shape = wide.chunks, _starts(wide.chunks), triple(labels.shape, "shape", at_least=0)
 
     def write(block: np.ndarray, table: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
-        start = [starts[axis][i] for axis, i in enumerate(block_id[1:])]
-        size = [sizes[axis][i] for axis, i in enumerate(block_id[1:])]
-        origin = tuple(max(s - depth, 0) for s in start)
-        core = tuple(slice(s - o, s - o + n) for s, o, n in zip(start, origin, size, strict=True))
-        return _diffusion_core(block, table, origin, core, n_iter)
+        start = triple((starts[axis][i] for axis, i in enumerate(block_id[1:])), "start", at_least=0)
+        stop = triple((a + sizes[axis][i] for axis, (a, i) in enumerate(zip(start, block_id[1:], strict=True))), "stop")
+        core = Box(start, stop)
+        margin = (depth, depth, depth)
+        return _diffusion_core(block, table, core.grow(margin, margin, shape), core, shape, place, n_iter)
 
     margins = {axis: depth if len(parts) > 1 else 0 for axis, parts in enumerate(sizes)}
     padded = da.overlap.overlap(wide, depth=margins, boundary="none", allow_rechunk=False)

@@ -154,7 +154,7 @@ def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tupl
 
 
 @kernel
-def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, walls: np.ndarray) -> np.ndarray:
     """Return the ranks of the six face neighbours of an object's voxels.
 
     Parameters
@@ -162,31 +162,34 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray) -
     labels : ndarray of any integer type, shape (D, H, W)
     ranks, voxels
         As `list_voxels` returns them; `voxels` are those of one object, shape (n,).
+    walls : ndarray of bool, shape (6,)
+        Whether the volume ends at the lower and upper face along z, y and x.
 
     Returns
     -------
     ndarray of int32, shape (n, 6)
-        Lower and upper neighbour along z, y and x; n where the neighbour is not of the object.
+        Lower and upper neighbour along z, y and x; n where the neighbour is not of the object, the voxel itself
+        where the volume ends.
     """
     depth, height, width = labels.shape
     out = np.full((voxels.size, 6), voxels.size, np.int32)
     for i in range(voxels.size):
-        x = voxels[i] % width
-        y = voxels[i] // width % height
-        z = voxels[i] // width // height
-        label = labels[z, y, x]
-        if z > 0 and labels[z - 1, y, x] == label:
-            out[i, 0] = ranks[z - 1, y, x]
-        if z < depth - 1 and labels[z + 1, y, x] == label:
-            out[i, 1] = ranks[z + 1, y, x]
-        if y > 0 and labels[z, y - 1, x] == label:
-            out[i, 2] = ranks[z, y - 1, x]
-        if y < height - 1 and labels[z, y + 1, x] == label:
-            out[i, 3] = ranks[z, y + 1, x]
-        if x > 0 and labels[z, y, x - 1] == label:
-            out[i, 4] = ranks[z, y, x - 1]
-        if x < width - 1 and labels[z, y, x + 1] == label:
-            out[i, 5] = ranks[z, y, x + 1]
+        at = (voxels[i] // width // height, voxels[i] // width % height, voxels[i] % width)
+        label = labels[at]
+        for side in range(6):
+            z, y, x = at
+            step = 2 * (side % 2) - 1
+            if side < 2:
+                z += step
+            elif side < 4:
+                y += step
+            else:
+                x += step
+            if not (0 <= z < depth and 0 <= y < height and 0 <= x < width):
+                if walls[side]:
+                    out[i, side] = i
+            elif labels[z, y, x] == label:
+                out[i, side] = ranks[z, y, x]
     return out
 
 
@@ -213,7 +216,7 @@ def _rescale(field: np.ndarray) -> None:
 
 @kernel
 def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
-    """Diffuse the three coordinate fields of an object; outside it they are held at 0.
+    """Diffuse the three fields of an object; outside it they are held at 0.
 
     Parameters
     ----------
@@ -267,26 +270,34 @@ def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray
 
 @kernel
 def diffusion_object(
-    labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, low: np.ndarray, steps: int, out: np.ndarray
+    labels: np.ndarray,
+    ranks: np.ndarray,
+    voxels: np.ndarray,
+    place: np.ndarray,
+    walls: np.ndarray,
+    steps: int,
+    out: np.ndarray,
 ) -> None:
     """Write the diffusion flow of one object.
 
     Parameters
     ----------
-    labels, ranks, voxels
+    labels, ranks, voxels, walls
         As for `face_neighbours`.
-    low : ndarray of int64, shape (3,)
-        Lowest z, y, x of the object; its coordinates count from 1 there.
+    place : ndarray of int64, shape (3,) or (0,)
+        Coordinates of the first voxel of `labels`; empty for fields that start at 1 instead of the coordinates.
     steps : int
         Number of diffusion steps.
     out : ndarray of float32, shape (3, D * H * W)
         Written at the object's voxels.
     """
     height, width = labels.shape[1:]
-    field = np.zeros((voxels.size + 1, 3))
-    for i in range(voxels.size):
-        field[i, 0] = voxels[i] // width // height - low[0] + 1
-        field[i, 1] = voxels[i] // width % height - low[1] + 1
-        field[i, 2] = voxels[i] % width - low[2] + 1
-    neighbours = face_neighbours(labels, ranks, voxels)
+    field = np.ones((voxels.size + 1, 3))
+    field[voxels.size] = 0.0
+    if place.size:
+        for i in range(voxels.size):
+            field[i, 0] = place[0] + voxels[i] // width // height
+            field[i, 1] = place[1] + voxels[i] // width % height
+            field[i, 2] = place[2] + voxels[i] % width
+    neighbours = face_neighbours(labels, ranks, voxels, walls)
     write_gradient(neighbours, diffuse(neighbours, field, steps), voxels, out)
