@@ -244,6 +244,11 @@ def resolve_classes(
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
     if len(names) != n_channels:
+        if class_names is None:
+            raise ValueError(
+                f"class_names is not given, and the nine published classes do not fit the semantic array of "
+                f"{n_channels} channels: name the class of each channel"
+            )
         raise ValueError(
             f"class_names has {len(names)} names {names!r} but the semantic array has {n_channels} channels"
         )

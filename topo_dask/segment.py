@@ -7,7 +7,7 @@ from typing import Any
 
 from .admission import RunPlan, plan_volume
 from .config import Preset
-from .execute import check_done, run
+from .execute import Progress, check_done, run
 from .plan import track_together
 from .progress import ProgressBars
 from .stages.job import Job
@@ -40,7 +40,7 @@ def segment_volume(
     level: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> dict[str, Any]:
     """Segment a stored prediction into stored labels, out of core.
 
@@ -77,8 +77,8 @@ def segment_volume(
         Go on with an interrupted run: what is on record in scratch is not done again.
     overwrite : bool
         Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
-    progress : bool
-        Whether to show bars on the terminal.
+    progress : bool or Progress
+        Whether to show bars on the terminal; or who else hears of each stage, such as `topo_dask.progress.JsonLog`.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def segment_volume(
     with (
         ledger.claim(store, insist=resume or overwrite),
         ambient() as executor,
-        ProgressBars() if progress else nullcontext() as bars,
+        ProgressBars() if progress is True else nullcontext(progress or None) as bars,
     ):
         earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)

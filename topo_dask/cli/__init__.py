@@ -3,14 +3,21 @@
 import click
 
 from ..version import __version__
+from .completing import completion
 from .demonstrate import demo
 from .errors import Errors
 from .segmenting import plan, run
 
+EPILOG = """Exit codes: 0 all is well; 1 it failed on the way, and can be resumed; 2 the input was refused, and nothing
+was written.
 
-@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+Completion of commands and options in your shell: see `topo-dask completion --help`.
+"""
+
+
+@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="topo-dask")
-@click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option("--verbose", is_flag=True, help="Show the traceback of an error; stands before the command.")
 def main(verbose: bool) -> None:
     """Instance labels from predicted foreground and 3-D flow, out of core.
 
@@ -19,5 +26,5 @@ def main(verbose: bool) -> None:
     """
 
 
-for command in (run, plan, demo):
+for command in (run, plan, demo, completion):
     main.add_command(command)

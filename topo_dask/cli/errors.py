@@ -1,8 +1,42 @@
-"""What the command line makes of errors: one line with the remedy, and an exit code."""
+"""What the command line makes of errors and warnings: one line with the remedy, and an exit code."""
 
+import json
+import re
+import warnings
 from typing import Any
 
 import click
+
+JSON_LOG = "topo_dask.json_log"
+"""Key in the context's `meta`: whether errors and warnings are JSON."""
+
+_FLAGS = {
+    "resume=True": "--resume",
+    "overwrite=True": "--overwrite",
+    'on_missing="background"': "--on-missing background",
+    "on_missing='background'": "--on-missing background",
+    "class_names": "--class",
+    "resolution_nm": "--resolution-nm",
+    "block_shape": "--block",
+    "memory_limit": "--memory-limit",
+    "scratch=<": "--scratch <",
+    "semantic_pred": "SEMANTIC",
+    "flow_pred": "FLOW",
+    "resume": "--resume",
+    "overwrite": "--overwrite",
+}
+_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?![\w/.])")
+
+
+def in_flags(message: str) -> str:
+    """A message in the words of the command line: arguments of functions become options, line breaks blanks.
+
+    Examples
+    --------
+    >>> in_flags("output 'a' exists: pass overwrite=True to replace it")
+    "output 'a' exists: pass --overwrite to replace it"
+    """
+    return " ".join(_NAMES.sub(lambda found: _FLAGS[found.group()], message).split())
 
 
 class Errors(click.Group):
@@ -10,14 +44,29 @@ class Errors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            if ctx.params.get("verbose"):
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
+            try:
+                return super().invoke(ctx)
+            except (click.exceptions.Exit, click.Abort):
                 raise
-            notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
-            click.echo(" ".join(f"Error: {error}{notes}".split()), err=True)
-            bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, FileNotFoundError, MemoryError))
-            ctx.exit(2 if bad_input and not notes else 1)
+            except click.ClickException as error:
+                if not ctx.meta.get(JSON_LOG):
+                    raise
+                _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
+                ctx.exit(error.exit_code)
+            except Exception as error:
+                if ctx.params.get("verbose"):
+                    raise
+                notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
+                bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, FileNotFoundError, MemoryError))
+                code = 2 if bad_input and not notes else 1
+                _say(ctx, "error", in_flags(f"{error}{notes}"), exit_code=code)
+                ctx.exit(code)
+
+
+def _say(ctx: click.Context, event: str, message: str, **more: Any) -> None:
+    if ctx.meta.get(JSON_LOG):
+        click.echo(json.dumps({"event": event, "message": message, **more}), err=True)
+    else:
+        click.echo(f"{event.capitalize()}: {message}", err=True)

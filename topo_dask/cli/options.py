@@ -6,24 +6,38 @@ from typing import Any
 
 import click
 
+from .parameters import read_config
+
 Command = Callable[..., Any]
 
 
-def parse_triple(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Integers of an option like ``128`` or ``64,128,128``."""
-    if value is None:
-        return None
-    parts = value.replace("x", ",").split(",")
-    try:
-        numbers = tuple(int(part) for part in parts)
-    except ValueError:
-        raise click.BadParameter(f"expected one integer or three like 128,128,128, got {value!r}") from None
-    return numbers * 3 if len(numbers) == 1 else numbers
+class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """Three integers, or one that stands for three."""
+
+    name = "Z,Y,X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Integers of ``128``, ``64,128,128`` or, from a file, a list."""
+        parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
+        try:
+            numbers = tuple(int(part) for part in (parts if isinstance(parts, (list, tuple)) else [parts]))
+        except (TypeError, ValueError):
+            self.fail(f"expected one integer or three like 128,128,128, got {value!r}", param, ctx)
+        return numbers * 3 if len(numbers) == 1 else numbers
 
 
 INPUT = (
     click.argument("semantic"),
     click.argument("flow"),
+)
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=read_config,
+    is_eager=True,
+    help="TOML or YAML file: a table [classes.NAME] of parameters for each class, and a table [run] of options by "
+    "their names here without dashes in front. Options on the command line win.",
 )
 
 CLASSES = (
@@ -32,23 +46,49 @@ CLASSES = (
         "classes",
         multiple=True,
         metavar="NAME",
-        help="Name of each channel of SEMANTIC, in order; repeat it.  [default: the nine published classes]",
+        help="Name of each channel of SEMANTIC, in order; repeat it.  [default: those of --config, else the nine "
+        "published classes]",
+    ),
+    CONFIG,
+    click.option(
+        "--resolution-nm",
+        type=float,
+        help="Edge of a voxel, which chooses the default parameters.  [default: from OME-Zarr metadata, else 8]",
     ),
     click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="TOML file: a table [classes.NAME] of parameters for each class.",
+        "--preset",
+        type=click.Choice(["published", "touching"]),
+        help="Which default parameters: the published ones, or ours for packed objects.  [default: published]",
     ),
-    click.option("--resolution-nm", type=float, help="Voxel edge, for the default parameters."),
+)
+
+SHAPES = (
     click.option(
-        "--preset", type=click.Choice(["published", "touching"]), help="Default parameters.  [default: published]"
+        "--group",
+        type=click.IntRange(1, 3),
+        help="For all classes: 1 convex, 2 elongated (split what is disconnected), 3 thin (and give orphans the "
+        "nearest label).  [default: each class's own]",
     ),
-    click.option("--group", type=click.IntRange(1, 3), help="For all classes named: 1 convex, 2 elongated, 3 thin."),
-    click.option("--steps", "n_steps", type=int, help="For all classes named: Euler steps."),
-    click.option("--step-size", type=float, help="For all classes named: length of a step."),
-    click.option("--radius", "convergence_radius", type=float, help="For all classes named: convergence radius."),
-    click.option("--min-size", type=int, help="For all classes named: least voxels of an instance."),
-    click.option("--merge", type=click.Choice(["adjacent", "agglomerate"]), help="For all classes named."),
+    click.option(
+        "--steps", "n_steps", type=int, help="For all classes: steps along the flow.  [default: each class's own]"
+    ),
+    click.option(
+        "--step-size", type=float, help="For all classes: length of a step, in voxels.  [default: each class's own]"
+    ),
+    click.option(
+        "--radius",
+        "convergence_radius",
+        type=float,
+        help="For all classes: end points closer than this many voxels belong together.  [default: each class's own]",
+    ),
+    click.option(
+        "--min-size", type=int, help="For all classes: least voxels of an instance.  [default: each class's own]"
+    ),
+    click.option(
+        "--merge",
+        type=click.Choice(["adjacent", "agglomerate"]),
+        help="For all classes: how touching instances are united.  [default: each class's own]",
+    ),
     click.option("--threshold", type=float, default=0.5, help="Probability above which a voxel is foreground."),
     click.option(
         "--flow-error",
@@ -59,28 +99,57 @@ CLASSES = (
     ),
 )
 
+LEVEL = click.option("--level", type=int, help="Level of an OME-Zarr multiscale image.  [default: 0, the finest]")
+
+MISSING = click.option(
+    "--on-missing",
+    type=click.Choice(["error", "background"]),
+    default="error",
+    help="What a chunk of the flow means that was never written.",
+)
+
 GEOMETRY = (
-    click.option(
-        "--on-missing",
-        type=click.Choice(["error", "background"]),
-        default="error",
-        help="What a chunk of the flow means that was never written.",
-    ),
-    click.option("--level", type=int, help="Level of an OME-Zarr multiscale image.  [default: 0]"),
+    MISSING,
+    LEVEL,
     click.option(
         "--block",
         "block_shape",
-        callback=parse_triple,
-        metavar="Z,Y,X",
-        help="Voxels of a task.  [default: the largest that memory allows]",
+        type=Triple(),
+        help="Voxels of a task; never changes the labels.  [default: the largest that memory allows]",
     ),
-    click.option("--halo", callback=parse_triple, metavar="Z,Y,X", default="16", help="Margin read around a block."),
+    click.option(
+        "--halo", type=Triple(), default="16", help="Margin read around a block: speed only, never changes the labels."
+    ),
+)
+
+SCHEDULER = (
     click.option("--memory-limit", help="Memory of a worker process, e.g. 4GiB.  [default: the workers' own]"),
     click.option(
         "--scheduler",
-        metavar="ADDRESS",
-        help="'threads', 'processes', 'synchronous', 'cluster' for a local cluster, or tcp://host:port.  "
-        "[default: threads]",
+        metavar="KIND|ADDRESS",
+        default="threads",
+        help="'threads' of this process share compiled code and memory: fastest on one machine. 'cluster' starts "
+        "worker processes here, sized to the machine, and survives the death of one. tcp://host:port is a Dask "
+        "cluster that runs already. Also 'processes' and 'synchronous'. The labels are the same with all.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes of 'cluster' or 'processes'.  [default: as many as keep all cores busy]",
+    ),
+    click.option(
+        "--threads-per-worker",
+        type=click.IntRange(1),
+        help="Threads of 'threads', or of each worker of 'cluster'.  [default: all cores; up to 4 in a 'cluster']",
+    ),
+)
+
+LOG = (
+    click.option("--quiet", is_flag=True, help="No progress on the terminal."),
+    click.option(
+        "--json-log",
+        is_flag=True,
+        help="Progress, warnings and errors as JSON, one object a line on stderr, for batch systems.",
     ),
 )
 

@@ -1,36 +1,94 @@
-"""Parameters of classes, from flags and from a file."""
+"""Parameters of classes and options of runs, from flags and from a file."""
 
 import tomllib
+import warnings
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import click
+
+PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
+
+
+def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> tuple[Path, Any] | None:
+    """Table [classes] of a parameter file; its table [run] becomes the defaults of the command's options."""
+    if path is None:
+        return None
+    content = _parse(path)
+    unknown = sorted(set(map(str, content)) - {"run", "classes"})
+    if unknown:
+        raise click.UsageError(f"{path}: unknown table {unknown[0]!r}; known are [run] and [classes.NAME]")
+    run = content.get("run", {})
+    if not isinstance(run, dict):
+        raise click.UsageError(f"{path}: [run] must be a table of options, got {run!r}")
+    ctx.default_map = {**(ctx.default_map or {}), **_by_parameter(ctx, path, run)}
+    classes = content.get("classes")
+    if (classes is None and not run) or (classes is not None and not (classes and isinstance(classes, dict))):
+        raise click.UsageError(f"{path} has no table [classes.NAME]")
+    for name, parameters in (classes or {}).items():
+        if not isinstance(parameters, dict):
+            raise click.UsageError(f"{path}: classes.{name} must be a table of parameters, got {parameters!r}")
+    return path, classes
+
+
+def _parse(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    kind = "YAML" if path.suffix in (".yaml", ".yml") else "TOML"
+    try:
+        text = path.read_text()
+        content = yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is not valid {kind}: {error}") from None
+    if not isinstance(content, dict):
+        raise click.UsageError(f"{path} has no table [classes.NAME]")
+    return content
+
+
+def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[str, Any]:
+    # One file serves `run` and `plan`: what only the other takes is left alone.
+    group = ctx.find_root().command
+    commands = [group.commands[name] for name in ("run", "plan")] if isinstance(group, click.Group) else [ctx.command]
+    known = {
+        flag.lstrip("-"): str(param.name)
+        for command in commands
+        for param in command.params
+        if isinstance(param, click.Option) and param.name not in ("config", "verbose")
+        for flag in param.opts
+    }
+    found: dict[str, Any] = {}
+    for key, value in run.items():
+        flag = str(key).replace("_", "-")
+        name = known.get(flag)
+        if name is None:
+            close = get_close_matches(flag, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+            raise click.UsageError(f"{path}: [run] has the unknown option {key!r}; {hint}")
+        if name in PER_CLASS:
+            raise click.UsageError(f"{path}: {key!r} belongs to [classes.NAME], not to [run]")
+        found[name] = value
+    return found
 
 
 def read_parameters(values: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `plan_volume` and `segment_volume` from the values of the options."""
     # Flags win over the file, the file over the published values.
-    names = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
-    flags = {name: values.pop(name) for name in names}
+    flags = {name: values.pop(name) for name in PER_CLASS}
     flags = {name: value for name, value in flags.items() if value is not None}
-    classes, path = values.pop("classes"), values.pop("config")
-    config: dict[str, Any] | None = None
-    if path is not None:
-        try:
-            config = tomllib.loads(path.read_text()).get("classes")
-        except tomllib.TOMLDecodeError as error:
-            raise click.UsageError(f"{path} is not valid TOML: {error}") from None
-        if not config or not isinstance(config, dict):
-            raise click.UsageError(f"{path} has no table [classes.NAME]")
-        for name, parameters in config.items():
-            if not isinstance(parameters, dict):
-                raise click.UsageError(f"{path}: classes.{name} must be a table of parameters, got {parameters!r}")
+    classes, given = values.pop("classes"), values.pop("config")
+    path, config = given or (None, None)
     if flags:
         from ..config import get_postprocess_config
 
-        if not classes:
+        names = classes or list(config or ())
+        if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
         resolution = values["resolution_nm"]
         preset = None if config else values.pop("preset")
         base = config or get_postprocess_config(8 if resolution is None else resolution, preset or "published")
-        config = {name: {**base.get(name, {}), **flags} for name in classes}
+        config = {name: {**base.get(name, {}), **flags} for name in names}
+    for name in classes:
+        if config is not None and name not in config:
+            warnings.warn(f"class {name!r} is skipped: {path} has no [classes.{name}]", UserWarning, stacklevel=2)
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}

@@ -5,39 +5,66 @@ from typing import Any
 
 import click
 
-from .options import CLASSES, GEOMETRY, INPUT, options
+from .errors import JSON_LOG
+from .options import CLASSES, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import use_scheduler
 
 
-@click.command()
-@options(INPUT, (click.argument("output"),), CLASSES, GEOMETRY)
-@click.option("--scratch", help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def run(semantic: str, flow: str, output: str, scheduler: str | None, quiet: bool, **values: Any) -> None:
-    """Segment the zarr arrays SEMANTIC (N, D, H, W) and FLOW (3N, D, H, W) into the zarr group OUTPUT.
+def _scheduling(values: dict[str, Any]) -> Any:
+    scheduler, workers, threads = (values.pop(name) for name in ("scheduler", "workers", "threads_per_worker"))
+    return use_scheduler(scheduler, workers, threads, values["memory_limit"])
 
-    Each class becomes an int32 array OUTPUT/NAME; statistics of its instances go to OUTPUT.tables/NAME.csv.
+
+@click.command()
+@options(INPUT, (click.argument("output"),), CLASSES, SHAPES, GEOMETRY, SCHEDULER)
+@click.option("--scratch", help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run; give the same options again.")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote, and nothing else.")
+@options(LOG)
+@click.pass_context
+def run(
+    ctx: click.Context, /, semantic: str, flow: str, output: str, quiet: bool, json_log: bool, **values: Any
+) -> None:
+    """Segment a stored prediction.
+
+    SEMANTIC is a zarr array (N, D, H, W): the foreground probability of N classes. FLOW is a zarr array (3N, D, H, W):
+    for each class the z, y and x components of the flow, in voxels. Both may be OME-Zarr images, and paths or URLs.
+
+    Each class becomes an int32 array OUTPUT/NAME, 0 background, 1..n instances; a table of its instances goes to
+    OUTPUT.tables/NAME.csv.
+
+    \b
+    An interrupted run is gone on with by the same command and --resume:
+      topo-dask run semantic.zarr flow.zarr labels.zarr --class nuc --resolution-nm 8
+      topo-dask status labels.zarr
+      topo-dask run semantic.zarr flow.zarr labels.zarr --class nuc --resolution-nm 8 --resume
     """
+    from ..progress import JsonLog
     from ..segment import segment_volume
 
+    if quiet and json_log:
+        raise click.UsageError("--quiet and --json-log exclude one another")
+    ctx.meta[JSON_LOG] = json_log
     kept = {name: values.pop(name) for name in ("scratch", "resume", "overwrite")}
-    with use_scheduler(scheduler):
-        labels = segment_volume(semantic, flow, output, **read_parameters(values), **kept, progress=not quiet)
+    with _scheduling(values):
+        progress = JsonLog() if json_log else not quiet
+        labels = segment_volume(semantic, flow, output, **read_parameters(values), **kept, progress=progress)
     for name in labels:
         click.echo(f"{name}: {output.rstrip('/')}/{name}")
 
 
 @click.command()
-@options(INPUT, CLASSES, GEOMETRY)
+@options(INPUT, CLASSES, SHAPES, GEOMETRY, SCHEDULER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(semantic: str, flow: str, scheduler: str | None, as_json: bool, **values: Any) -> None:
-    """Show what `run` would do: blocks, stages, projected memory and sizes. Reads no voxel and writes nothing."""
+def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
+    """Show what `run` would do: blocks, stages, projected memory and sizes.
+
+    Reads no voxel and writes nothing. Takes the options of `run`; what it refuses, `run` refuses too.
+    """
     from ..admission import plan_volume
 
-    with use_scheduler(scheduler):
+    with _scheduling(values):
         planned = plan_volume(semantic, flow, **read_parameters(values))
     summary: dict[str, Any] = {
         "volume": planned.grid.shape,

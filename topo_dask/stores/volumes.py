@@ -39,8 +39,10 @@ def check_prediction(semantic: Any, flow: Any) -> None:
     check_array(flow, "flow_pred", 4)
     n = semantic.shape[0]
     if n == 0 or flow.shape[0] != 3 * n:
+        exchanged = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
         raise ValueError(
             f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}"
+            f"{exchanged}"
         )
     if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
         raise ValueError(

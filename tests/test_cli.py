@@ -1,0 +1,220 @@
+"""The command line: parameters from files and flags, schedulers, and what it says on the way."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+
+import topo_dask
+from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.cli import main
+from topo_dask.cli.schedulers import size_cluster
+from topo_dask.plan import Stage
+from topo_dask.progress import JsonLog
+from topo_dask.stages.job import Job
+from topo_dask.targets import direct_flow
+
+SHAPE = (8, 8, 8)
+COMMON = ["semantic", "flow"]
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a prediction of two classes: two cubes whose voxels flow to the centre of each."""
+    labels = np.zeros(SHAPE, np.int32)
+    labels[1:4, 1:4, 1:4], labels[4:7, 4:7, 4:7] = 1, 2
+    flow = direct_flow(labels).astype(np.float32)
+    semantic = np.repeat((labels > 0)[None], 2, 0).astype(np.float32)
+    zarr.create_array(tmp_path / "semantic", data=semantic, chunks=(2, 4, 4, 4))
+    zarr.create_array(
+        tmp_path / "flow", data=np.concatenate([flow, flow]), chunks=(6, 4, 4, 4), config={"write_empty_chunks": True}
+    )
+    zarr.create_array(tmp_path / "one", data=semantic[:1])
+    zarr.create_array(tmp_path / "one_flow", data=flow)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TOML = """
+[run]
+block = [4, 4, 4]
+halo = 2
+resolution-nm = 16
+scheduler = "synchronous"
+[classes.nuc]
+group = 1
+n_steps = 5
+convergence_radius = 1.5
+min_size = 1
+[classes.mito]
+group = 2
+n_steps = 7
+convergence_radius = 1.5
+min_size = 1
+"""
+
+YAML = """
+run: {block: 4, halo: 2, resolution_nm: 16, scheduler: synchronous}
+classes:
+  nuc: {group: 1, n_steps: 5, convergence_radius: 1.5, min_size: 1}
+  mito: {group: 2, n_steps: 7, convergence_radius: 1.5, min_size: 1}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.toml", TOML), ("run.yaml", YAML)])
+def test_a_file_gives_parameters_and_options_and_flags_win(stored: Path, name: str, text: str) -> None:
+    (stored / name).write_text(text)
+    planned = json.loads(invoke("plan", *COMMON, "--config", name, "--json").stdout)
+    assert planned["block"] == [4, 4, 4]
+    assert planned["halo"] == [2, 2, 2]
+    assert list(planned["stages"]) == ["nuc", "mito"]
+    assert "absorb" in planned["stages"]["mito"]
+    flagged = json.loads(invoke("plan", *COMMON, "--config", name, "--halo", 3, "--group", 1, "--json").stdout)
+    assert flagged["halo"] == [3, 3, 3]
+    assert "absorb" not in flagged["stages"]["mito"]
+
+
+def test_a_file_runs_as_the_function_does(stored: Path) -> None:
+    (stored / "run.toml").write_text(TOML)
+    done = invoke("run", *COMMON, "out", "--config", "run.toml", "--quiet")
+    assert (done.exit_code, done.stderr) == (0, "")
+    for name, options in {"nuc": {"n_steps": 5}, "mito": {"n_steps": 7, "group": 2}}.items():
+        mask, flow = zarr.open("semantic")[0] > 0.5, zarr.open("flow")[:3]
+        expected = topo_dask.postprocess_single(mask, flow, convergence_radius=1.5, min_size=1, **options)
+        np.testing.assert_array_equal(zarr.open(f"out/{name}")[:], expected)
+        assert expected.max() == 2
+
+
+FILES = [
+    ("[run]\nblok = 4\n[classes.nuc]\ngroup = 1", "unknown option 'blok'; did you mean 'block'?"),
+    ("[run]\nsteps = 4\n[classes.nuc]\ngroup = 1", r"'steps' belongs to \[classes.NAME\], not to \[run\]"),
+    ("[run]\nconfig = 4\n[classes.nuc]\ngroup = 1", "unknown option 'config'"),
+    ("run = 3\n[classes.nuc]\ngroup = 1", r"\[run\] must be a table of options, got 3"),
+    ("[run]\nthreshold = 'high'\n[classes.nuc]\ngroup = 1", "'high' is not a valid float"),
+    ("[run]\nblock = [4, 'a', 4]\n[classes.nuc]\ngroup = 1", "expected one integer or three"),
+    ("[runs]\nblock = 4", r"unknown table 'runs'; known are \[run\] and \[classes.NAME\]"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES)
+def test_mistakes_in_a_file_are_named(stored: Path, text: str, message: str) -> None:
+    (stored / "run.toml").write_text(text)
+    result = invoke("plan", *COMMON, "--config", "run.toml")
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr.splitlines()[-1])
+
+
+def test_a_damaged_yaml_file_is_named(stored: Path) -> None:
+    (stored / "run.yml").write_text("run: [")
+    result = invoke("plan", *COMMON, "--config", "run.yml")
+    assert result.exit_code == 2
+    assert "run.yml is not valid YAML" in result.stderr
+
+
+def test_a_class_without_parameters_is_skipped_with_a_warning(stored: Path) -> None:
+    (stored / "run.toml").write_text(TOML)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = invoke("plan", *COMMON, "--config", "run.toml", "--class", "nuc", "--class", "cell")
+    assert result.exit_code == 0
+    assert "Warning: class 'cell' is skipped: run.toml has no [classes.cell]" in result.stderr
+
+
+SLIPS = [
+    ("plan flow semantic --class nuc --resolution-nm 8", "FLOW must have 3 channels .*"),
+    ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
+    ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
+    ("plan one flow --class nuc --resolution-nm 8", "FLOW must have 3 channels for each of the 1 classes of SEMANTIC"),
+    ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
+    (
+        "plan one one_flow --class nuc --resolution-nm 8 --workers 2",
+        "--workers has no meaning with --scheduler threads",
+    ),
+    ("plan one one_flow --scheduler tcp://localhost:1 --threads-per-worker 2", "no meaning with --scheduler tcp"),
+    ("run one one_flow out --quiet --json-log", "--quiet and --json-log exclude one another"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), SLIPS, ids=[slip[0] for slip in SLIPS])
+def test_slips_are_answered_with_the_remedy(stored: Path, command: str, message: str) -> None:
+    result = invoke(*command.split())
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr.splitlines()[-1])
+
+
+def test_a_json_log_is_json_and_nothing_else(stored: Path) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--json-log", "--block", 4]
+    done = invoke(*words)
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.exit_code == 0
+    stages = ["track", "link", "tabulate", "relabel"]
+    assert [e["stage"] for e in events if e["event"] == "begin"] == stages
+    assert [e["stage"] for e in events if e["event"] == "end"] == stages
+    assert next(e for e in events if e["event"] == "end")["tasks"] == 8
+    refused = invoke(*words)
+    (error,) = [json.loads(line) for line in refused.stderr.splitlines()]
+    assert (error["event"], error["exit_code"], refused.exit_code) == ("error", 2, 2)
+    assert "pass --overwrite to replace it" in error["message"]
+
+
+def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([0.0, 4.0, 12.0, 13.0, 20.0])
+    log = JsonLog(every=10.0, clock=lambda: next(seconds))
+    job = Job("nuc", BlockGrid((4, 4, 4), (1, 4, 4), (0, 0, 0)), None)  # type: ignore[arg-type]
+    tick = log.begin(job, Stage("track", lambda *_: None), 4)
+    for _ in range(4):
+        tick()
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [e["event"] for e in events] == ["begin", "progress", "end"]
+    assert (events[1]["done"], events[1]["rate"], events[1]["eta_seconds"]) == (2, round(2 / 12, 3), 12.0)
+    assert events[2]["seconds"] == 20.0
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 4, 7, 8, 64])
+def test_a_cluster_is_sized_to_the_machine(cores: int) -> None:
+    workers, threads = size_cluster(cores, None, None)
+    assert cores / 2 < workers * threads <= cores
+    assert workers >= min(2, cores)
+
+
+def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--radius", 1.5, "--quiet"]
+    done = invoke(*words, "--scheduler", "cluster", "--workers", 1, "--threads-per-worker", 2, "--min-size", 1)
+    assert done.exit_code == 0, done.stderr
+    assert zarr.open("out/nuc")[:].max() == 2
+
+
+def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.cli.schedulers.TO_CONNECT", "500ms")
+    result = invoke("plan", "one", "one_flow", "--scheduler", "tcp://127.0.0.1:9", "--class", "nuc")
+    assert result.exit_code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed(shell: str) -> None:
+    result = invoke("completion", shell)
+    assert result.exit_code == 0
+    assert "_TOPO_DASK_COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_says_what_it_does_and_its_defaults(name: str) -> None:
+    command = main.commands[name]
+    assert command.help
+    assert len(command.help.split("\n")[0]) < 100
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and not option.required:
+            has_default = option.default is not None or option.multiple
+            assert option.help
+            assert has_default or "[default:" in option.help, option.name
