@@ -14,7 +14,17 @@ from .stages.job import Job
 from .stages.table import check_table, write_table
 from .stores import ledger
 from .stores.checked import OnMissing
-from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, holds, locate_output, open_output
+from .stores.outputs import (
+    OutputSpec,
+    Target,
+    absolute,
+    check_outputs,
+    check_owned,
+    holds,
+    locate_output,
+    mark_complete,
+    open_output,
+)
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, shares_memory
@@ -166,6 +176,7 @@ def segment_volume(
             check_done(job, (*stages, final))
             if target.url is not None:
                 write_table(job, target.beside(".tables"))
+            mark_complete(target, name)
         ledger.clear(store)
     return outputs
 

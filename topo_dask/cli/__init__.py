@@ -6,6 +6,7 @@ from ..version import __version__
 from .completing import completion
 from .demonstrate import demo
 from .errors import Errors
+from .following import status
 from .segmenting import plan, run
 
 EPILOG = """Exit codes: 0 all is well; 1 it failed on the way, and can be resumed; 2 the input was refused, and nothing
@@ -26,5 +27,5 @@ def main(verbose: bool) -> None:
     """
 
 
-for command in (run, plan, demo, completion):
+for command in (run, plan, status, demo, completion):
     main.add_command(command)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import random
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,8 +153,27 @@ def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
     """Clear scratch, file the record of a new run there, and return the run's name."""
     clear(scratch)
     name = uuid4().hex
-    scratch.put(RUN, MANIFEST, record=_to_bytes({**record, "run": name}))
+    # How the run was called shapes no label, and is no part of the record: it is for people who want to go on with it.
+    origin = {"command": sys.argv, "folder": os.getcwd()}
+    scratch.put(RUN, MANIFEST, record=_to_bytes({**record, "run": name}), origin=_to_bytes(origin))
     return name
+
+
+def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Record of the unfinished run in scratch, and the command and folder it was begun with; None without a run."""
+    bundle = find(scratch, RUN, MANIFEST)
+    if bundle is None or find(scratch, VOID, VOID) is not None:
+        return None
+    record, origin = (json.loads(bytes(bundle[name])) for name in ("record", "origin"))
+    return record, origin
+
+
+def at_work(scratch: FileScratch) -> dict[str, Any] | None:
+    """Machine (``host``) and process (``pid``) of the run at work in scratch; None where there is none.
+
+    Whether a process of another machine lives can not be seen from here: it counts as being at work.
+    """
+    return _other_run(scratch, "", insist=False)
 
 
 def compartment(scratch: FileScratch, name: str) -> FileScratch:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def _check_old(old: Any, what: str, spec: OutputSpec, run: str | None, resume: b
     check_output(old, spec)
 
 
-def _existing_group(target: Target) -> Any:
+def _existing_group(target: Target, mode: Literal["r", "r+"] = "r") -> Any:
     # The group that is there, or None where there is nothing.
     import zarr
 
@@ -157,7 +157,7 @@ def _existing_group(target: Target) -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        return zarr.open_group(target.url, mode="r")
+        return zarr.open_group(target.url, mode=mode)
     except FileNotFoundError:
         if local and os.listdir(target.url):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
@@ -220,6 +220,20 @@ def check_owned(target: Target, name: str, run: str) -> None:
             f"output {name!r} in {target.url or target.node.store} was replaced by another run while this one was at "
             "work: give each run an output of its own"
         )
+
+
+def mark_complete(target: Target, name: str) -> None:
+    """Say in the mark of an array that its labels are whole; an array that was given has no mark."""
+    if not target.is_array:
+        attributes = _existing_group(target, "r+")[name].attrs
+        attributes[MARK] = {**attributes[MARK], "complete": True}
+
+
+def read_marks(url: str) -> dict[str, dict[str, Any]]:
+    """Mark of each array of labels in a group, by class; empty where there is no group."""
+    group = _existing_group(Target(absolute(url)))
+    marks = {} if group is None else {name: node.attrs.get(MARK) for name, node in group.members()}
+    return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
 
 
 def _clear(array: Any, spec: OutputSpec) -> None:

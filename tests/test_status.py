@@ -1,0 +1,96 @@
+"""How far a run has come, told while it is interrupted, at work, and finished."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+import topo_dask
+from topo_dask.cli import main
+from topo_dask.status import read_status
+from topo_dask.stores import ledger
+from topo_dask.stores.scratch import FileScratch
+
+CONFIG = {"nuc": {"n_steps": 2, "min_size": 1}, "mito": {"group": 2, "n_steps": 2, "min_size": 1}}
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a run that found NaN in the flow of its second class after one block of tracking."""
+    mask = np.zeros((2, 4, 4, 8), np.float32)
+    mask[..., :4] = 1
+    flow = np.zeros((6, 4, 4, 8), np.float32)
+    flow[5, 3, 3, 3] = np.nan
+    zarr.create_array(tmp_path / "mask", data=mask, chunks=(1, 2, 4, 4))
+    zarr.create_array(tmp_path / "flow", data=flow, chunks=(3, 4, 4, 4), config={"write_empty_chunks": True})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["/bin/topo-dask", "run", "mask", "flow", "a b", "--overwrite"])
+    with pytest.raises(ValueError, match="flow is not finite"):
+        segment(scheduler="synchronous")
+    return tmp_path
+
+
+def segment(scheduler: str = "threads", **more: bool) -> None:
+    import dask
+
+    common = {"class_names": ["nuc", "mito"], "class_config": CONFIG, "block_shape": (2, 4, 4), "halo": 0}
+    with dask.config.set(scheduler=scheduler):
+        topo_dask.segment_volume("mask", "flow", "a b", **common, progress=False, **more)
+
+
+def status(*words: str) -> str:
+    result = CliRunner().invoke(main, ["status", *words])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("place", ["a b", "a b.scratch"])
+def test_what_is_left_and_how_to_go_on(interrupted: Path, place: str) -> None:
+    found = read_status(place)
+    assert not found.is_complete
+    assert [(s.name, s.done, s.total) for s in found.classes["nuc"]] == [
+        ("track", 2, 2),  # blocks of which no chunk of the foreground is stored are not counted
+        ("link", 1, 1),
+        ("tabulate", 1, 1),
+        ("relabel", 2, 2),
+    ]
+    mito = {s.name: (s.done, s.total) for s in found.classes["mito"]}
+    assert mito["track"] in ((0, 2), (1, 2))  # the order of tasks is the scheduler's
+    assert mito["link"] == (0, 1)
+    assert mito["fragments"] == (0, None)
+    text = status(place)
+    assert "interrupted; to go on: topo-dask run mask flow 'a b' --resume" in text
+    assert json.loads(status(place, "--json"))["complete"] is False
+
+
+def test_elsewhere_the_command_says_where(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert f"to go on: cd {interrupted} && topo-dask run" in status(str(interrupted / "a b"))
+
+
+def test_a_run_at_work_is_seen_and_not_disturbed(interrupted: Path) -> None:
+    with ledger.claim(FileScratch(str(interrupted / "a b.scratch"))):
+        before = sorted(interrupted.rglob("*"))
+        assert "at work: process" in status("a b")
+        assert sorted(interrupted.rglob("*")) == before
+
+
+def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
+    zarr.open("flow")[5, 3, 3, 3] = 0.5
+    segment(resume=True)
+    assert status("a b") == f"finished: {interrupted}/a b\n  mito: whole\n  nuc: whole\n"
+    marks = zarr.open("a b/nuc").attrs
+    marks["topo_dask"] = {**marks["topo_dask"], "complete": False}
+    result = CliRunner().invoke(main, ["status", "a b"])
+    assert result.exit_code == 2
+    assert "not finished ['nuc']" in result.stderr
+
+
+@pytest.mark.parametrize("place", ["nothing", "mask"])
+def test_what_is_no_run_is_refused(interrupted: Path, place: str) -> None:
+    result = CliRunner().invoke(main, ["status", place])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,57 @@
+"""``status``: how far a run has come, and how to go on with it."""
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ..status import RunStatus, StageStatus
+
+
+@click.command()
+@click.argument("place", metavar="OUTPUT|SCRATCH")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(place: str, as_json: bool) -> None:
+    """Show what is done and what is left of a run.
+
+    For each class and stage: how many of its tasks are done. Then whether a process is at work, and else the command
+    that goes on with the run. Nothing is changed, so that a run at work may be watched.
+    """
+    from ..status import read_status
+
+    found = read_status(place)
+    if as_json:
+        click.echo(json.dumps({"complete": found.is_complete, **asdict(found)}))
+        return
+    if found.is_complete:
+        click.echo(f"finished: {found.output}")
+        for name in found.classes:
+            click.echo(f"  {name}: whole")
+        return
+    for name, stages in found.classes.items():
+        click.echo(name)
+        for stage in stages:
+            click.echo(f"  {stage.name:<12} {_describe(stage)}")
+    click.echo(_outlook(found))
+
+
+def _describe(stage: "StageStatus") -> str:
+    if stage.total is None:
+        return "waits for what is above"
+    return f"{stage.done} of {stage.total}{'  done' if stage.is_complete else ''}"
+
+
+def _outlook(found: "RunStatus") -> str:
+    if found.holder is not None:
+        return f"at work: process {found.holder['pid']} of {found.holder['host']}"
+    assert found.origin is not None
+    command, folder = found.origin["command"], found.origin["folder"]
+    if "run" not in command[1:]:
+        return f"interrupted; to go on: call segment_volume as before with resume=True (it was called by {command[0]})"
+    words = [word for word in command[1:] if word not in ("--resume", "--overwrite")]
+    there = "" if folder == os.getcwd() else f"cd {shlex.quote(folder)} && "
+    return f"interrupted; to go on: {there}{shlex.join(['topo-dask', *words, '--resume'])}"

@@ -1,0 +1,129 @@
+"""How far a run has come: what its record and its bundles say, without touching any of them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from .blocks.geometry import BlockGrid
+from .config import ClassConfig
+from .plan import DONE, EVERY, Recipe, plan_stages
+from .stores import ledger
+from .stores.checked import CheckedArray
+from .stores.inputs import open_input
+from .stores.outputs import absolute, read_marks
+from .stores.scratch import FileScratch
+from .stores.volumes import Foreground, Source
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Tasks of a stage that are done, and all of them; None while earlier stages decide how many there are."""
+
+    name: str
+    done: int
+    total: int | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done == self.total
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """State of a run.
+
+    Parameters
+    ----------
+    place : str
+        Scratch of an unfinished run, output of a finished one.
+    output : str, optional
+        Path or URL of the output, where it has one.
+    classes : dict
+        Class name to its stages in order; no stages when they are all done and forgotten.
+    holder : dict, optional
+        Machine (``host``) and process (``pid``) at work.
+    origin : dict, optional
+        How the run was begun: its ``command``, as a list of words, and its ``folder``.
+    """
+
+    place: str
+    output: str | None
+    classes: dict[str, list[StageStatus]]
+    holder: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has ended well."""
+        return self.origin is None
+
+
+def read_status(place: str | os.PathLike[str]) -> RunStatus:
+    """Find out how far a run has come.
+
+    Parameters
+    ----------
+    place : path or URL
+        Output of the run, or its scratch.
+
+    Returns
+    -------
+    status : RunStatus
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no run and no output of one.
+    """
+    url = absolute(os.fspath(place)).rstrip("/")
+    for scratch in (FileScratch(url), FileScratch(f"{url}.scratch")):
+        if (found := ledger.read_run(scratch)) is not None:
+            return _unfinished(scratch, *found)
+    marks = read_marks(url)
+    if not marks:
+        raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
+    partial = sorted(name for name, mark in marks.items() if not mark.get("complete"))
+    if partial:
+        raise FileNotFoundError(
+            f"{place} is the output of a run that has not finished {partial}, and {url}.scratch has no record of it: "
+            "give the folder that was its scratch"
+        )
+    return RunStatus(url, url, {name: [] for name in marks})
+
+
+def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, Any]) -> RunStatus:
+    grid = BlockGrid(tuple(record["semantic"]["shape"][1:]), tuple(record["block_shape"]), tuple(record["halo"]))
+    classes = {}
+    for name, values in record["classes"].items():
+        channel = values.pop("channel")
+        candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
+        classes[name] = _stages(ledger.compartment(scratch, name), ClassConfig(**values), candidates)
+    return RunStatus(scratch.url, record["output"], classes, ledger.at_work(scratch), origin)
+
+
+def _stages(scratch: FileScratch, config: ClassConfig, candidates: Callable[[], int]) -> list[StageStatus]:
+    plan = plan_stages(Recipe.of(config, table=True))
+    listed = cache(scratch.keys)
+    found: list[StageStatus] = []
+    for stage in (*plan.stages, plan.final):
+        done = int(stage.name in listed(DONE)) if stage.over is None else len(listed(stage.name))
+        total: int | None = 1
+        if stage.over == EVERY:
+            total = candidates()
+        elif stage.over is not None:
+            total = len(listed(stage.over)) if all(earlier.is_complete for earlier in found) else None
+        found.append(StageStatus(stage.name, done, total))
+    return found
+
+
+def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int) -> int:
+    # Blocks that a stored chunk of the foreground meets; all of them where the input can not be found again.
+    try:
+        array, _ = open_input(record["semantic"]["store"].removeprefix("file://").rstrip("/"), "semantic")
+    except (OSError, ValueError):
+        return len(grid)
+    source = Source(CheckedArray(array, "semantic", "background"), "semantic", slice(channel, channel + 1))
+    return len(Foreground(source, record["threshold"]).stored_blocks(grid))
