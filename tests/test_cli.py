@@ -201,6 +201,70 @@ def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
 
 
+@pytest.fixture
+def segmented(stored: Path) -> Path:
+    """The folder with the labels of both classes: two cubes of 27 voxels each."""
+    (stored / "run.toml").write_text(TOML)
+    assert invoke("run", *COMMON, "out", "--config", "run.toml", "--quiet").exit_code == 0
+    return stored
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["out", "--class", "nuc"],
+        ["out.tables/nuc.csv"],
+        ["out/nuc"],
+        ["out/nuc", "--flow", "one_flow"],
+        ["out", "--class", "nuc", "--flow", "one_flow"],
+    ],
+)
+def test_tables_are_read_or_computed(segmented: Path, words: list[str]) -> None:
+    shown = invoke("table", *words, "--where", "centroid_z > 2", "--sort", "voxels", "--descending")
+    assert shown.exit_code == 0, shown.stderr
+    head, row = (line.split() for line in shown.stdout.splitlines())
+    values = dict(zip(head, row, strict=True))
+    assert (values["label"], values["voxels"], values["bbox_start_z"], values["centroid_x"]) == ("2", "27", "4", "5")
+    assert values["flow_error"] == ("0" if "--flow" in words else "-")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+def test_tables_are_exported_whole(segmented: Path, name: str) -> None:
+    done = invoke("table", "out", "--class", "mito", "--rows", 1, "-o", name)
+    assert done.stdout == f"2 instances: {name}\n"
+    if name == "rows.csv":
+        assert Path(name).read_bytes() == Path("out.tables/mito.csv").read_bytes()
+    else:
+        first = json.loads(Path(name).read_text())[0]
+        assert (first["label"], first["voxels"], first["flow_error"]) == (1, 27, None)
+
+
+def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
+    lines = invoke("table", "out", "--class", "mito", "--rows", 1).stdout.splitlines()
+    assert len(lines) == 3
+    assert "1 of 2 more" in lines[-1]
+
+
+TABLES = [
+    ("table out", "out has tables of mito, nuc: choose one with --class, got None"),
+    ("table out --class nucleus", "choose one with --class, got 'nucleus'"),
+    ("table out/nuc --where voxels", "--where must be like 'voxels >= 500', got 'voxels'"),
+    ("table out/nuc --where voxels>x", "'x' is not a number"),
+    ("table out/nuc --sort size", "there is no column 'size': label, voxels,"),
+    ("table out/nuc -o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
+    ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
+    ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), TABLES, ids=[row[0] for row in TABLES])
+def test_tables_are_refused_with_the_remedy(segmented: Path, command: str, message: str) -> None:
+    Path("other.csv").write_text("a,b\n1,2\n")
+    result = invoke(*command.split())
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_printed(shell: str) -> None:
     result = invoke("completion", shell)

@@ -2,7 +2,8 @@
 
 import csv
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +59,49 @@ def write_table(job: Job, folder: str) -> None:
     """Write the table of a job's instances to ``<folder>/<class>.csv``."""
     import fsspec
 
-    columns = instance_columns(job)
     if "://" not in folder:
         os.makedirs(folder, exist_ok=True)
     with fsspec.open(_place(folder, job.name), "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+        write_columns(file, instance_columns(job))
+
+
+def write_columns(file: TextIO, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as comma-separated values, names first."""
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def find_tables(folder: str) -> dict[str, str]:
+    """Place of the table of each class in a folder, by class in alphabetical order; empty where there is no folder."""
+    from fsspec.core import url_to_fs
+
+    fs, root = url_to_fs(folder)
+    try:
+        names = [str(name).rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    classes = sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv"))
+    return {name: _place(folder, name) for name in classes}
+
+
+def read_table(place: str) -> dict[str, NDArray[Any]]:
+    """Columns of a table written by `write_table`.
+
+    Raises
+    ------
+    ValueError
+        When the file is no such table.
+    """
+    import fsspec
+
+    with fsspec.open(place, "r", newline="", errors="replace") as file:
+        rows = list(csv.reader(file))
+    if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise ValueError(f"{place} is no table of topo_dask: its columns must be {', '.join(COLUMNS)}")
+    columns = zip(*rows[1:], strict=True) if rows[1:] else [()] * len(COLUMNS)
+    whole = len(COLUMNS) - 4  # centroids and the flow error are fractions
+    return {
+        name: np.array(column, np.int64 if i < whole else np.float64)
+        for i, (name, column) in enumerate(zip(COLUMNS, columns, strict=True))
+    }

@@ -1,0 +1,156 @@
+"""``table``: the instances of a result, or of any label volume."""
+
+import json
+import math
+import operator
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from .options import LEVEL
+
+Columns = Mapping[str, NDArray[Any]]
+
+COMPARISONS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@click.command()
+@click.argument("place", metavar="OUTPUT|LABELS|TABLE.csv")
+@click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: the only one]")
+@click.option("--flow", help="Flow of the instances of LABELS, (3, D, H, W), for their flow errors.  [default: none]")
+@LEVEL
+@click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Keep rows for which this holds, such as 'voxels >= 500'; may be repeated.",
+)
+@click.option("--sort", metavar="COLUMN", default="label", help="Column to sort by.")
+@click.option("--descending", is_flag=True, help="Largest first.")
+@click.option("--rows", type=click.IntRange(0), default=20, help="Rows to show at most; 0 shows all.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all rows to this .csv or .json file.  [default: show them]",
+)
+def table(
+    place: str,
+    name: str | None,
+    flow: str | None,
+    level: int | None,
+    conditions: tuple[str, ...],
+    sort: str,
+    descending: bool,
+    rows: int,
+    output: Path | None,
+) -> None:
+    """Show, filter, sort or export the table of instances.
+
+    Of the OUTPUT of a run the table that the run left is read. Of any other volume of LABELS (D, H, W) it is computed,
+    block by block. Columns: label; voxels; bounding box and centroid in voxels; flow_error, which is the mean squared
+    difference of the flow from unit vectors to the centroid.
+
+    \b
+      topo-dask table labels.zarr --class nuc --where 'voxels > 1000' --sort voxels --descending
+      topo-dask table others.zarr/labels/0 --flow flow.zarr -o instances.csv
+    """
+    if output is not None and output.suffix not in (".csv", ".json"):
+        raise click.UsageError(f"--output must end in .csv or .json, got {str(output)!r}")
+    columns = select(_load(place, name, flow, level), conditions, sort, descending)
+    if output is None:
+        _show(columns, rows)
+    else:
+        _export(columns, output)
+        click.echo(f"{len(columns['label'])} instances: {output}")
+
+
+def _load(place: str, name: str | None, flow: str | None, level: int | None) -> Columns:
+    from ..stages.table import find_tables, read_table
+
+    if place.endswith(".csv"):
+        return read_table(place)
+    tables = {} if flow is not None else find_tables(f"{place.rstrip('/')}.tables")
+    if tables:
+        if name is None and len(tables) == 1:
+            (name,) = tables
+        if name not in tables:
+            raise click.UsageError(f"{place} has tables of {', '.join(tables)}: choose one with --class, got {name!r}")
+        return read_table(tables[name])
+    from ..api import instance_table
+    from ..stores.inputs import open_input
+
+    labels, _ = open_input(place if name is None else f"{place.rstrip('/')}/{name}", "labels", level)
+    return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
+
+
+def select(columns: Columns, conditions: tuple[str, ...], sort: str, descending: bool = False) -> Columns:
+    """Rows for which all conditions hold, sorted by a column; equals in the order of their labels.
+
+    Examples
+    --------
+    >>> columns = {"label": np.array([1, 2, 3]), "voxels": np.array([9, 7, 9])}
+    >>> select(columns, ("voxels > 7",), "voxels", descending=True)["label"]
+    array([1, 3])
+    """
+    keep = np.ones(len(columns["label"]), bool)
+    for condition in conditions:
+        found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*([-+.\w]+)\s*", condition)
+        if found is None:
+            raise click.UsageError(f"--where must be like 'voxels >= 500', got {condition!r}")
+        try:
+            number = float(found[3])
+        except ValueError:
+            raise click.UsageError(f"--where {condition!r}: {found[3]!r} is not a number") from None
+        keep &= COMPARISONS[found[2]](_column(columns, found[1]), number)
+    values = _column(columns, sort)[keep]
+    order = np.lexsort((columns["label"][keep], -values.astype(np.float64) if descending else values))
+    return {name: column[keep][order] for name, column in columns.items()}
+
+
+def _column(columns: Columns, name: str) -> NDArray[Any]:
+    if name not in columns:
+        raise click.UsageError(f"there is no column {name!r}: {', '.join(columns)}")
+    return columns[name]
+
+
+def _show(columns: Columns, rows: int) -> None:
+    n = len(columns["label"])
+    shown = min(n, rows or n)
+    cells = [[name, *map(_cell, column[:shown].tolist())] for name, column in columns.items()]
+    widths = [max(map(len, column)) for column in cells]
+    for row in zip(*cells, strict=True):
+        click.echo("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
+    if shown < n:
+        click.echo(f"... {n - shown} of {n} more: --rows 0 shows all, --output FILE writes them")
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _export(columns: Columns, output: Path) -> None:
+    from ..stages.table import write_columns
+
+    with output.open("w", newline="") as file:
+        if output.suffix == ".csv":
+            write_columns(file, columns)
+            return
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        cleared = [[None if value != value else value for value in row] for row in rows]  # JSON has no NaN
+        json.dump([dict(zip(columns, row, strict=True)) for row in cleared], file)
