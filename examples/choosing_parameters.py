@@ -9,16 +9,16 @@ matplotlib; takes less than a minute.
 
 The rule that comes out of it and of docs/touching.md:
 
-- **Thin, elongated or branching objects that touch** (cisternae, stacked vesicles, neurites), diffusion flow:
-  ``merge="agglomerate"``, convergence_radius 1.5, 200 steps of 0.5; or ``preset="touching"``.
+- **Objects that touch** (cisternae, stacked vesicles, neurites, packed cells), diffusion flow:
+  ``merge="agglomerate"``, convergence_radius 1.5, 200 steps of 0.5; or ``preset="touching"``. Where every object has
+  one sink (packed cells) and the flow is clean there is nothing to mend: it changes little.
 - **Radius**: at most half the thickness of the thinnest object. Above, the sinks of neighbours are joined before the
   flow at their contact is asked, and nothing parts them again. Below, nothing is lost: agglomeration mends the rest.
 - **Travel** (steps times step size): from an object's rim to its middle line at least, 10 voxels here. More costs time
   and changes little; it need not cover an object's length.
-- **Step size**: 0.5. It hardly matters between 0.25 and 1.
-- **Threshold**: leave it at 0; it hardly matters between -0.2 and 0.6. Raise it where you see neighbours joined.
-- **Packed objects with one sink each** (cells, nuclei; straight rods, last row): no merge. There is nothing to mend,
-  and with noise a merge can only join neighbours.
+- **Step size**: 0.5 to 1. Shorter steps gain nothing.
+- **Threshold**: leave it at 0. It hardly matters between -0.2 and 0.2; above, dense tissue falls apart
+  (docs/touching.md). Raise it where you see neighbours joined.
 - **Direct flow** (towards the centre of mass): no merge. At the border of long neighbours it runs along the border,
   which looks like one object.
 """
