@@ -31,8 +31,9 @@ PROCESS_BYTES = 400 << 20
 ROW_BYTES = {"link": 150, "enclose": 40, "gather": 210, "unite": 170, "split": 190, "tabulate": 310}
 """Bytes a step takes per row of its input: sinks, contact pairs, fragments and pieces, each once a block.
 
-A row of `enclose` is an instance in a block's contact table (one without contacts takes 24 bytes too); one of `gather` is a contact that the regions in a region
-left undecided, one of `unite` a contact that all regions left. All but `gather` are global.
+A row of `enclose` is an instance in a block's contact table (one without contacts takes 24 bytes too); one of
+`gather` is a contact that the regions in a region left undecided, one of `unite` a contact that all regions left. All
+but `gather` are global.
 """
 
 
