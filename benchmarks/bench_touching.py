@@ -183,6 +183,7 @@ def segment_stored(cache: Path, method: str) -> tuple[Cost, list[int]]:
             class_names=["cortex"],
             class_config=config,
             memory_limit="3GiB",
+            ome_zarr=None,
             overwrite=True,
             progress=False,
         )

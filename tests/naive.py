@@ -5,6 +5,7 @@ package's own. Tests compare the two bit for bit, and benchmarks use this as the
 Arrays are (z, y, x); flow is [3, D, H, W]; labels may come in any integer type and leave as int32.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -299,3 +300,13 @@ def run_instance_segmentation(
                 mask, flow, **class_config[name], flow_error_threshold=flow_error_threshold
             )
     return labels
+
+
+def downsample_labels(labels: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+    """One cell at a time: the most frequent, then anything but 0, then the lowest."""
+    out = np.empty([-(-n // f) for n, f in zip(labels.shape, factors, strict=True)], labels.dtype)
+    for at in np.ndindex(*out.shape):
+        cell = labels[tuple(slice(i * f, (i + 1) * f) for i, f in zip(at, factors, strict=True))]
+        counts = Counter(cell.ravel().tolist())
+        out[at] = min(counts, key=lambda v: (-counts[v], v == 0, v))
+    return out

@@ -91,7 +91,7 @@ def test_a_file_runs_as_the_function_does(stored: Path) -> None:
     for name, options in {"nuc": {"n_steps": 5}, "mito": {"n_steps": 7, "group": 2}}.items():
         mask, flow = zarr.open("semantic")[0] > 0.5, zarr.open("flow")[:3]
         expected = topo_dask.postprocess_single(mask, flow, convergence_radius=1.5, min_size=1, **options)
-        np.testing.assert_array_equal(zarr.open(f"out/{name}")[:], expected)
+        np.testing.assert_array_equal(zarr.open(f"out/labels/{name}/0")[:], expected)
         assert expected.max() == 2
 
 
@@ -191,7 +191,7 @@ def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
     words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--radius", 1.5, "--quiet"]
     done = invoke(*words, "--scheduler", "cluster", "--workers", 1, "--threads-per-worker", 2, "--min-size", 1)
     assert done.exit_code == 0, done.stderr
-    assert zarr.open("out/nuc")[:].max() == 2
+    assert zarr.open("out/labels/nuc/0")[:].max() == 2
 
 
 def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def segmented(stored: Path) -> Path:
     [
         ["out", "--class", "nuc"],
         ["out.tables/nuc.csv"],
-        ["out/nuc"],
-        ["out/nuc", "--flow", "one_flow"],
+        ["out/labels/nuc"],
+        ["out/labels/nuc", "--flow", "one_flow"],
         ["out", "--class", "nuc", "--flow", "one_flow"],
     ],
 )
@@ -248,10 +248,10 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 TABLES = [
     ("table out", "out has tables of mito, nuc: choose one with --class, got None"),
     ("table out --class nucleus", "choose one with --class, got 'nucleus'"),
-    ("table out/nuc --where voxels", "--where must be like 'voxels >= 500', got 'voxels'"),
-    ("table out/nuc --where voxels>x", "'x' is not a number"),
-    ("table out/nuc --sort size", "there is no column 'size': label, voxels,"),
-    ("table out/nuc -o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
+    ("table out/labels/nuc --where voxels", "--where must be like 'voxels >= 500', got 'voxels'"),
+    ("table out/labels/nuc --where voxels>x", "'x' is not a number"),
+    ("table out/labels/nuc --sort size", "there is no column 'size': label, voxels,"),
+    ("table out/labels/nuc -o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
     ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
 ]

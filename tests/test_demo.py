@@ -270,7 +270,9 @@ def test_demo_and_again_in_its_own_folder(tmp_path, capfd):
         "flow": ((3, 60, 256, 256), "float32"),
         "truth": ((60, 256, 256), "int32"),
     }
-    labels = zarr.open_group(tmp_path / "labels.zarr", mode="r")["nuclei"]
+    pyramid = zarr.open_group(tmp_path / "labels.zarr", mode="r")["labels/nuclei"]
+    assert {path: level.shape for path, level in pyramid.arrays()} == {"0": (60, 256, 256), "1": (30, 128, 128)}
+    labels = pyramid["0"]
     assert labels.dtype == np.int32
     assert labels[:].max() == first.n_nuclei
     assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")

@@ -530,12 +530,19 @@ def test_commands_run_plan_and_resume(stored: Path) -> None:
     planned = CliRunner().invoke(main, f"plan {INPUTS} {options}".split())
     assert planned.exit_code == 0
     assert "track > link > tabulate > relabel" in planned.stdout
+    assert "levels of the output               1\n" in planned.stdout
     assert not (stored / "out").exists()
     done = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet --scheduler synchronous".split())
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.strip() == "nuc: out/nuc"
+    assert done.stdout.strip() == "nuc: out/labels/nuc"
     expected = topo_dask.postprocess_single(MASK, FLOW, 5, convergence_radius=3, min_size=1)
-    np.testing.assert_array_equal(zarr.open_array("out/nuc", mode="r")[:], expected)
+    np.testing.assert_array_equal(zarr.open_array("out/labels/nuc/0", mode="r")[:], expected)
+    plain = CliRunner().invoke(main, f"run {INPUTS} plain {options} --quiet --ome-zarr none".split())
+    assert plain.stdout.strip() == "nuc: plain/nuc"
+    np.testing.assert_array_equal(zarr.open_array("plain/nuc", mode="r")[:], expected)
+    older = CliRunner().invoke(main, f"run {INPUTS} older {options} --quiet --ome-zarr 0.4".split())
+    assert older.stdout.strip() == "nuc: older/labels/nuc"
+    assert zarr.open_group("older", mode="r").metadata.zarr_format == 2
     twice = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet".split())
     assert twice.exit_code == 2
     assert "exists" in twice.stderr

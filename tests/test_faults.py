@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import naive
 import numpy as np
 import pytest
 import zarr
 
 import topo_dask
-from topo_dask import segment_volume
+from topo_dask import admission, segment_volume
 from topo_dask.kernels import labels as labels_module
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch, find
@@ -40,7 +42,7 @@ HOW: dict[str, Any] = {
 }
 STAGES = [
     *("track", "link", "contacts", "unite", "fragments", "join", "split", "absorb", "survey", "orphans"),
-    *("tabulate", "errors", "drop", "relabel"),
+    *("tabulate", "errors", "drop", "relabel", "downsample.1"),
 ]
 
 
@@ -80,12 +82,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def segment(folder: Path, **more: Any) -> np.ndarray:
-    return segment_volume(folder / "semantic", folder / "flow", folder / "out", **{**HOW, **more})["thin"][:]
+    with patch.object(admission, "COARSEST", 48):  # a pyramid of two levels
+        return segment_volume(folder / "semantic", folder / "flow", folder / "out", **{**HOW, **more})["thin"][:]
 
 
 def check_resumed(folder: Path) -> None:
     """Going on gives the undisturbed run's bits and leaves nothing behind."""
     np.testing.assert_array_equal(segment(folder, resume=True), expected())
+    coarser = zarr.open_array(folder / "out" / "labels" / "thin" / "1", mode="r")
+    np.testing.assert_array_equal(coarser[:], naive.downsample_labels(expected(), (2, 2, 2)))
     assert not (folder / "out.scratch").exists()
     assert not list((folder / "out").rglob("*.partial"))
 
@@ -99,7 +104,7 @@ def start(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
     root = str(Path(topo_dask.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -135,7 +140,7 @@ def test_too_many_labels_are_refused_before_any_is_written(tmp_path: Path, monke
     with pytest.raises(OverflowError, match="instances do not fit into int32 labels") as caught:
         run()
     assert "class 'thin', stage" in caught.value.__notes__[0]
-    assert zarr.open_array(tmp_path / "out" / "thin", mode="r").nchunks_initialized == 0
+    assert zarr.open_array(tmp_path / "out" / "labels" / "thin" / "0", mode="r").nchunks_initialized == 0
     monkeypatch.undo()
     assert run(overwrite=True).max() >= 1
 
@@ -230,7 +235,7 @@ def test_two_runs_at_once(folder: Path) -> None:
     assert sorted(run.returncode for run in runs) == [0, 1], ends
     refused = ends[0 if runs[0].returncode else 1]
     assert "another run is at work" in refused or "unfinished run" in refused or "exists: pass overwrite" in refused
-    np.testing.assert_array_equal(zarr.open_array(folder / "out" / "thin", mode="r")[:], expected())
+    np.testing.assert_array_equal(zarr.open_array(folder / "out" / "labels" / "thin" / "0", mode="r")[:], expected())
 
 
 # ------------------------------------------------------------ killed workers

@@ -17,7 +17,7 @@ from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages.drop import tabulate
 from topo_dask.stages.gather import enclose, gather
-from topo_dask.stages.job import Job, View, extent_columns
+from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import link
 from topo_dask.stages.split import split
 from topo_dask.stages.unite import unite
@@ -42,7 +42,11 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
     vectors = rng.normal(0, 0.7, (3, *shape)).astype("f2")
     semantic = zarr.create_array(tmp_path / "semantic.zarr", data=mask, chunks=(1, 32, 32, 32))
     flow = zarr.create_array(tmp_path / "flow.zarr", data=vectors, chunks=(3, 32, 32, 32))
-    labels = zarr.create_array(tmp_path / "labels.zarr", shape=shape, chunks=(24, 24, 24), dtype="i4")
+    sizes, cells = (shape, (48, 48, 48), (48, 24, 24)), ((2, 2, 2), (1, 2, 2))
+    levels = [
+        Output(zarr.create_array(tmp_path / f"labels{i}.zarr", shape=size, chunks=(24, 24, 24), dtype="i4"))
+        for i, size in enumerate(sizes)
+    ]
     config = ClassConfig(group=3, n_steps=20, merge="adjacent", flow_error_threshold=2.0, min_size=3)
     job = Job(
         name="full",
@@ -51,11 +55,12 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
         foreground=Foreground(Source(semantic, "semantic", slice(0, 1)), 0.5),
         flow=StoredFlow(Source(flow, "flow", slice(0, 3))),
         scratch=FileScratch(str(tmp_path / "scratch")),
-        output=Output(labels),
+        output=levels[0],
+        levels=tuple(CoarserLevel(*pair) for pair in zip(cells, levels[1:], strict=True)),
     )
     projected = Footprint(shape, halo, 1, 2, 4).task_mem(block)
-    plan = plan_stages(Recipe.of(config))
-    for stage in (*plan.stages, plan.final):
+    plan = plan_stages(Recipe.of(config), pyramid=cells)
+    for stage in (*plan.stages, *plan.writers):
         for key in stage.keys(job):
             measured = peak_of(lambda stage=stage, key=key: stage.run(job, key))  # type: ignore[misc]
             if stage.over is not None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import dask
 import dask.array as da
+import naive
 import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster
 
 import topo_dask
+from topo_dask import admission, segment_volume
 from topo_dask import plan as plan_module
-from topo_dask import segment_volume
 from topo_dask.admission import plan_volume
 from topo_dask.plan import Stage
 from topo_dask.stores import ledger
@@ -74,6 +75,27 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _pyramids_of_three_levels() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "COARSEST", 9)
+        yield
+
+
+def stored_labels(output: Any, names: Any, level: int = 0) -> dict[str, Any]:
+    """Arrays of one level of the labels of each class."""
+    group = zarr.open_group(output, mode="r")
+    return {name: group[f"labels/{name}/{level}"] for name in names}
+
+
+def same_pyramids(output: Path, expected: dict[str, np.ndarray]) -> None:
+    """All levels follow from the labels in memory."""
+    for level in range(3):
+        same(stored_labels(output, expected, level), expected)
+        expected = {name: naive.downsample_labels(labels, (2, 2, 2)) for name, labels in expected.items()}
+    assert not any("3" in zarr.open_group(output / "labels" / name, mode="r") for name in expected)
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> tuple[str, str]:
     return store(tmp_path, SEMANTIC, FLOW)
@@ -110,8 +132,7 @@ def test_storage_does_not_matter(
     expected = in_memory(semantic, flow, flow_error_threshold=limit)
     assert any((in_memory(semantic, flow)[name] != expected[name]).any() for name in expected)
     same(found, expected)
-    written = zarr.open_group(tmp_path / "out", mode="r")
-    same({name: written[name] for name in expected}, expected)
+    same_pyramids(tmp_path / "out", expected)
 
 
 def test_shards_and_arrays_that_are_open(tmp_path: Path) -> None:
@@ -120,16 +141,19 @@ def test_shards_and_arrays_that_are_open(tmp_path: Path) -> None:
     same(segment_volume(semantic, flow, tmp_path / "out", **settings()), in_memory(SEMANTIC, FLOW))
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_group_takes_the_labels(tmp_path: Path, inputs: Any, zarr_format: Any) -> None:
-    group = zarr.open_group(tmp_path / "out", mode="w", zarr_format=zarr_format).create_group("labels")
+@pytest.mark.parametrize(("zarr_format", "ome_zarr"), [(2, None), (3, None), (2, "0.4"), (3, "0.5")])
+def test_a_group_takes_the_labels(tmp_path: Path, inputs: Any, zarr_format: Any, ome_zarr: Any) -> None:
+    group = zarr.open_group(tmp_path / "out", mode="w", zarr_format=zarr_format).create_group("inner")
     other = group.create_array("other", data=np.arange(3))
-    same(segment_volume(*inputs, group, **settings()), in_memory(SEMANTIC, FLOW))
+    expected = in_memory(SEMANTIC, FLOW)
+    same(segment_volume(*inputs, group, **settings(ome_zarr=ome_zarr)), expected)
     np.testing.assert_array_equal(other[:], np.arange(3))
-    assert group["long"].metadata.zarr_format == zarr_format
-    assert (tmp_path / "out" / "labels.tables" / "long.csv").exists()
+    place = "long" if ome_zarr is None else "labels/long"
+    assert group[place].metadata.zarr_format == zarr_format
+    assert set(group) == {"other", *(expected if ome_zarr is None else {"labels"})}
+    assert (tmp_path / "out" / "inner.tables" / "long.csv").exists()
     in_process = zarr.open_group({}, mode="w", zarr_format=zarr_format)
-    same(segment_volume(*inputs, in_process, **settings(scratch=tmp_path / "s")), in_memory(SEMANTIC, FLOW))
+    same(segment_volume(*inputs, in_process, **settings(scratch=tmp_path / "s", ome_zarr=ome_zarr)), expected)
 
 
 @pytest.mark.parametrize("layout", [{"chunks": (3, 13, 6)}, {"chunks": (3, 13, 4), "shards": (9, 13, 12)}])
@@ -192,7 +216,7 @@ def test_classes_without_parameters_are_skipped(tmp_path: Path, inputs: Any) -> 
     config = {"thin": CONFIG["thin"]}
     found = segment_volume(*inputs, tmp_path / "out", **{**settings(config), "class_names": list(CONFIG)})
     same(found, {"thin": in_memory(SEMANTIC, FLOW)["thin"]})
-    assert list(zarr.open_group(tmp_path / "out", mode="r")) == ["thin"]
+    assert list(zarr.open_group(tmp_path / "out" / "labels", mode="r")) == ["thin"]
 
 
 # ------------------------------------------------------------ schedulers
@@ -307,7 +331,7 @@ def test_tables_of_instances(tmp_path: Path, inputs: Any, flow_error_threshold: 
 TWO = {"round": CONFIG["round"], "all": ALL_STAGES}
 RESUMABLE = [
     *("track", "link", "contacts", "unite", "fragments", "join", "split", "absorb", "survey", "orphans"),
-    *("tabulate", "errors", "drop", "relabel"),
+    *("tabulate", "errors", "drop", "relabel", "downsample.1", "downsample.2"),
 ]
 
 
@@ -336,11 +360,13 @@ def count_tasks(patch: pytest.MonkeyPatch) -> tuple[Tasks, Tasks]:
 
 def break_stage(patch: pytest.MonkeyPatch, name: str, after: int, late: bool) -> None:
     """Make a stage of the second class stop in its task number `after`, before or behind the work."""
-    real: Callable[..., None] = getattr(plan_module, name)
+    function = name.split(".", maxsplit=1)[0]
+    real: Callable[..., None] = getattr(plan_module, function)
     calls: list[str] = []
 
     def broken(job: Any, *rest: Any, **options: Any) -> None:
-        calls.append(job.name)
+        if options.get("kind", name) == name:
+            calls.append(job.name)
         if calls.count("all") < after:
             real(job, *rest, **options)
             return
@@ -348,7 +374,7 @@ def break_stage(patch: pytest.MonkeyPatch, name: str, after: int, late: bool) ->
             real(job, *rest, **options)
         raise StopHereError(name)
 
-    patch.setattr(plan_module, name, broken)
+    patch.setattr(plan_module, function, broken)
 
 
 @pytest.fixture
@@ -371,6 +397,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, expected_two: Any) -> tuple[
     with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
         begun, _ = count_tasks(patch)
         same(segment_volume(*paths, folder / "out", **settings(TWO, flow_error_threshold=0.25)), expected_two)
+    same_pyramids(folder / "out", expected_two)
     return begun, snapshot(folder / "out.tables")
 
 
@@ -395,6 +422,7 @@ def test_resumed_runs_repeat_nothing_and_give_the_same_bits(
             again, _ = count_tasks(patch)
             found = segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
     same(found, expected_two)
+    same_pyramids(tmp_path / "out", expected_two)
     assert sorted(ended + again) == sorted(every)
     assert snapshot(tmp_path / "out.tables") == tables
     assert not (tmp_path / "out.scratch").exists()
@@ -414,6 +442,7 @@ def test_resuming_again_and_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         for folder in (tmp_path / "out.scratch" / "classes").glob("*/*"):
             (folder / f".0.0.0.{i:032x}.partial").write_bytes(b"half")
     same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+    same_pyramids(tmp_path / "out", expected_two)
     assert len(done) == len(set(done))
 
 
@@ -434,6 +463,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, paths: Any, output: Any, name: st
         ({"class_config": {**TWO, "all": {**ALL_STAGES, "n_steps": 10}}}, r"classes\.all\.n_steps: 9 then, 10 now"),
         ({"class_config": {"all": ALL_STAGES}}, r"classes\.round: \{.* then, None now"),
         ({"class_names": ["all", "round"]}, r"classes\.all\.channel: 1 then, 0 now"),
+        ({"ome_zarr": None}, r"pyramid: \{.*'version': '0\.5'.*\} then, None now"),
     ],
 )
 def test_another_run_is_not_resumed(
@@ -480,16 +510,18 @@ def test_nothing_to_resume_is_a_run(tmp_path: Path, two: Any, expected_two: Any)
     same(found, expected_two)
 
 
+@pytest.mark.parametrize("place", ["", "labels/round/0", "labels/round/1", "labels/round/2"])
 def test_labels_that_vanished_are_written_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any, place: str
 ) -> None:
     paths, arguments = two
     with monkeypatch.context() as patch:
         patch.setattr("topo_dask.segment.write_table", deny)
         with pytest.raises(StopHereError):
             segment_volume(*paths, tmp_path / "out", **arguments)  # all labels of the first class are on record
-    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / place)
     same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
+    same_pyramids(tmp_path / "out", expected_two)
 
 
 def deny(*args: Any, **kwargs: Any) -> None:
@@ -513,7 +545,7 @@ def test_labels_of_another_run_are_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
 ) -> None:
     paths, arguments = two
-    interrupt(monkeypatch, paths, tmp_path / "out", "relabel", **arguments)
+    interrupt(monkeypatch, paths, tmp_path / "out", "downsample.1", **arguments)
     segment_volume(*paths, tmp_path / "out", **arguments, scratch=tmp_path / "other", overwrite=True)
     with pytest.raises(FileExistsError, match="written by another run"):
         segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
@@ -547,7 +579,7 @@ def test_a_finished_run_is_replaced_only_when_asked(tmp_path: Path, two: Any, ex
     segment_volume(*paths, tmp_path / "out", **{**arguments, "threshold": 0.2})
     before = snapshot(tmp_path)
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match=r"'round' in .* exists: pass overwrite=True"):
+        with pytest.raises(FileExistsError, match=r"'labels/round' in .* exists: pass overwrite=True"):
             segment_volume(*paths, tmp_path / "out", **arguments, resume=resume)
     assert snapshot(tmp_path) == before
     same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
@@ -567,17 +599,29 @@ def foreign_array(place: Path) -> None:
 
 
 def foreign_labels(place: Path) -> None:
-    zarr.open_group(place, mode="w").create_array("all", data=np.zeros(SHAPE, np.int32))
+    for inner in ("all", "labels/all"):
+        zarr.open_group(place, mode="a").create_array(inner, data=np.zeros(SHAPE, np.int32))
 
 
 def foreign_subgroup(place: Path) -> None:
-    zarr.open_group(place, mode="w").create_group("all")
+    for inner in ("all", "labels/all/0"):
+        zarr.open_group(place, mode="a").create_group(inner)
 
 
-@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
-@pytest.mark.parametrize("make", [foreign_file, foreign_folder, foreign_array, foreign_labels, foreign_subgroup])
+def foreign_list(place: Path) -> None:
+    zarr.open_group(place, mode="w").create_array("labels", data=np.arange(9))
+    zarr.open_group(place, mode="a").create_array("all", data=np.arange(9))
+
+
+FOREIGN = [foreign_file, foreign_folder, foreign_array, foreign_labels, foreign_subgroup, foreign_list]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"overwrite": True}, {"resume": True}, {"ome_zarr": None}, {"overwrite": True, "ome_zarr": None}]
+)
+@pytest.mark.parametrize("make", FOREIGN)
 def test_what_others_wrote_is_never_touched(
-    tmp_path: Path, two: Any, make: Callable[[Path], None], how: dict[str, bool]
+    tmp_path: Path, two: Any, make: Callable[[Path], None], how: dict[str, Any]
 ) -> None:
     paths, arguments = two
     make(tmp_path / "out")
@@ -586,6 +630,36 @@ def test_what_others_wrote_is_never_touched(
         segment_volume(*paths, tmp_path / "out", **arguments, **how)
     assert snapshot(tmp_path) == before
     assert not (tmp_path / "out.scratch").exists()
+
+
+def add_file(group: Path) -> None:
+    (group / "notes.txt").write_text("mine")
+
+
+def add_array(group: Path) -> None:
+    zarr.open_group(group, mode="r+").create_array("3", data=np.arange(9))
+
+
+def replace_level(group: Path) -> None:
+    zarr.create_array(group / "1", data=np.arange(9), overwrite=True)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("add", [add_file, add_array, replace_level])
+def test_what_others_put_among_the_levels_is_never_touched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, add: Callable[[Path], None], finished: bool
+) -> None:
+    paths, arguments = two
+    if finished:
+        segment_volume(*paths, tmp_path / "out", **arguments)
+    else:
+        interrupt(monkeypatch, paths, tmp_path / "out", "downsample.2", **arguments)
+    add(tmp_path / "out" / "labels" / "round")
+    before = snapshot(tmp_path)
+    for how in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(FileExistsError, match=r"holds '(notes.txt|3|1)', which was not written"):
+            segment_volume(*paths, tmp_path / "out", **arguments, **how)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])

@@ -82,7 +82,7 @@ def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
     zarr.open("flow")[5, 3, 3, 3] = 0.5
     segment(resume=True)
     assert status("a b") == f"finished: {interrupted}/a b\n  mito: whole\n  nuc: whole\n"
-    marks = zarr.open("a b/nuc").attrs
+    marks = zarr.open("a b/labels/nuc").attrs
     marks["topo_dask"] = {**marks["topo_dask"], "complete": False}
     result = CliRunner().invoke(main, ["status", "a b"])
     assert result.exit_code == 2

@@ -3,16 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
-
-import numpy as np
 
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, finite_number, resolve_classes
+from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
 from .stores.checked import CheckedArray, OnMissing
 from .stores.inputs import open_input
+from .stores.multiscales import VERSIONS, Multiscale, Placement
+from .stores.pyramids import Pyramid, Version
 from .stores.volumes import check_prediction, flow_dtype
 from .surroundings import resources
 
@@ -21,6 +23,9 @@ DEFAULT_HALO = 16
 
 MAX_CHUNK = 128
 """Edge of an output chunk, at most, where the caller leaves it to us."""
+
+COARSEST = 128
+"""Voxels along the longest axis of the coarsest level of a pyramid, at most."""
 
 _SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}", re.IGNORECASE)
 
@@ -39,6 +44,8 @@ class RunPlan:
         Class name to its stages.
     chunks : tuple of 3 int
         Chunks of the output.
+    pyramid : Pyramid, optional
+        Levels of the output; None for plain arrays.
     task_mem, allowed_mem : int
         Projected and allowed bytes of a task.
     scratch_bytes, output_bytes : int
@@ -52,6 +59,7 @@ class RunPlan:
     plans: dict[str, Plan]
     threshold: float
     chunks: Triple
+    pyramid: Pyramid | None
     task_mem: int
     allowed_mem: int
     workers: int
@@ -59,14 +67,15 @@ class RunPlan:
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the labels before compression."""
-        return 4 * int(np.prod(self.grid.shape)) * len(self.classes)
+        """Bytes of the labels, of all their levels, before compression."""
+        shapes = [self.grid.shape] if self.pyramid is None else self.pyramid.shapes(self.grid.shape)
+        return 4 * sum(prod(shape) for shape in shapes) * len(self.classes)
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes of the intermediates before compression, if every voxel were foreground."""
         per_voxel = sum(8 if config.group > 1 else 4 for _, config in self.classes.values())
-        return per_voxel * int(np.prod(self.grid.shape))
+        return per_voxel * prod(self.grid.shape)
 
 
 def plan_volume(
@@ -84,10 +93,13 @@ def plan_volume(
     memory_limit: int | str | None = None,
     on_missing: OnMissing = "error",
     level: int | None = None,
+    ome_zarr: Version | None = "0.5",
+    image: Multiscale | None = None,
 ) -> RunPlan:
     """Check a run and work out its blocks, stages and memory, without reading a voxel.
 
-    Parameters and errors are those of `segment_volume`.
+    Parameters and errors are those of `segment_volume`; `image` is the multiscale image that the labels go to, which
+    tells where they lie when the inputs do not.
 
     Returns
     -------
@@ -104,11 +116,14 @@ def plan_volume(
     """
     if on_missing not in ("error", "background"):
         raise ValueError(f"on_missing must be 'error' or 'background', got {on_missing!r}")
-    semantic, voxel_size = open_input(semantic, "semantic", level)
-    flow, _ = open_input(flow, "flow", level)
+    if ome_zarr not in (None, *VERSIONS):
+        raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
+    semantic, placement = open_input(semantic, "semantic", level)
+    flow, placement_of_flow = open_input(flow, "flow", level)
+    placement = placement or placement_of_flow
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
-    if resolution_nm is None and voxel_size is not None:
+    if resolution_nm is None and placement is not None and (voxel_size := placement.voxel_size_nm) is not None:
         resolution_nm = min(voxel_size)
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     for name in classes:
@@ -133,6 +148,8 @@ def plan_volume(
     else:
         block = triple(block_shape, "block_shape")
         chunks = _chunks_within(block, shape)
+    pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
+    factors = () if pyramid is None else pyramid.factors
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
     grid = BlockGrid(shape, block, margin)
     return RunPlan(
@@ -141,16 +158,33 @@ def plan_volume(
         grid=grid,
         classes=classes,
         plans={
-            name: plan_stages(Recipe.of(config, table=True), levels=grid.levels)
+            name: plan_stages(Recipe.of(config, table=True), levels=grid.levels, pyramid=factors)
             for name, (_, config) in classes.items()
         },
         threshold=threshold,
         chunks=chunks,
+        pyramid=pyramid,
         task_mem=task_mem,
         allowed_mem=allowed,
         workers=workers,
         shared_channels=shared,
     )
+
+
+def _place_within(image: Multiscale | None, shape: Triple) -> Placement | None:
+    # Of the level of an image that the volume covers voxel by voxel.
+    levels = image.levels if image is not None else ()
+    return next((level.placement for level in levels if level.shape[-3:] == shape), None)
+
+
+def _pyramid(
+    version: Version | None, shape: Triple, placement: Placement | None, resolution_nm: float | None
+) -> Pyramid | None:
+    if version is None:
+        return None
+    if placement is None:
+        placement = Placement() if resolution_nm is None else Placement.cubes(resolution_nm)
+    return Pyramid(version, tuple(pyramid_factors(shape, placement.scale, COARSEST)), placement)
 
 
 def _default_chunks(shape: Triple, semantic: Any) -> Triple:

@@ -66,7 +66,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
 
 
 def _killed(stage: Stage, job: Job, keys: Sequence[str], state: str) -> RuntimeError:
-    named = [key if stage.over is None else f"block {key} {job.grid.named(key).write}" for key in keys]
+    named = [stage.named(job, key) for key in keys]
     return RuntimeError(
         f"class {job.name!r}, stage {stage.name!r}: the worker died, again and again, of {'; '.join(named)} ({state}). "
         "The workers' logs tell why; where it was memory, give them more or choose a smaller memory_limit; then run "

@@ -82,8 +82,8 @@ def run_demo(folder: str | os.PathLike[str], *, progress: bool = True) -> DemoRe
     Parameters
     ----------
     folder : path
-        Made if need be. ``input.zarr`` (arrays image, foreground, flow, truth), ``labels.zarr`` (array nuclei) and
-        ``overview.png`` of an earlier demo are replaced; nothing else is touched.
+        Made if need be. ``input.zarr`` (arrays image, foreground, flow, truth), ``labels.zarr`` (OME-Zarr image label
+        ``labels/nuclei``) and ``overview.png`` of an earlier demo are replaced; nothing else is touched.
     progress : bool
         Whether to show bars on the terminal.
 

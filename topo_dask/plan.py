@@ -1,12 +1,13 @@
 """From parameters to stages: which passes a job makes over its blocks, and in which order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb, orphans, survey
+from .stages.downsample import downsample
 from .stages.drop import drop, errors, tabulate
 from .stages.gather import enclose, gather, kind_of
 from .stages.job import Job, View
@@ -27,6 +28,13 @@ DONE = "done"
 """Kind of the records of global stages."""
 
 
+def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
+    # Keys of the blocks that are made of as many of these along each axis, in raster order.
+    indices = (map(int, key.split(".")) for key in keys)
+    found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in indices}
+    return [".".join(map(str, index)) for index in sorted(found)]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One pass: a task for each block, or one task for the whole.
@@ -45,13 +53,24 @@ class Stage:
     function: Callable[..., None]
     over: str | None = None
 
+    def seen(self, job: Job) -> Job:
+        """The job as the tasks of this stage see it."""
+        return job
+
     def keys(self, job: Job) -> list[str]:
         """Keys of the tasks to do, in raster order; those that are on record are left out."""
         if self.over is None:
             return [] if self.name in job.scratch.keys(DONE) else [self.name]
-        blocks = job.candidates() if self.over == EVERY else job.occupied(self.over)
+        if self.over == EVERY:
+            keys = [block.key for block in job.candidates()]
+        else:
+            keys = self.tasks_over(job.scratch.keys(self.over))
         done = job.scratch.keys(self.name)
-        return [block.key for block in blocks if block.key not in done]
+        return [key for key in keys if key not in done]
+
+    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+        """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in raster order."""
+        return _merged(keys, (1, 1, 1))
 
     def run(self, job: Job, key: str) -> None:
         """Do one task."""
@@ -60,11 +79,15 @@ class Stage:
                 self.function(job)
                 job.scratch.put(DONE, key)
             else:
-                self.function(job, key)
+                self.function(self.seen(job), key)
         except Exception as error:
-            where = "" if self.over is None else f", block {key} {job.grid.named(key).write}"
+            where = "" if self.over is None else f", {self.named(job, key)}"
             error.add_note(f"in class {job.name!r}, stage {self.name!r}{where}")
             raise
+
+    def named(self, job: Job, key: str) -> str:
+        """What messages call a task: its block and the voxels of that, or its key."""
+        return key if self.over is None else f"block {key} {self.seen(job).grid.named(key).write}"
 
 
 @dataclass(frozen=True)
@@ -102,22 +125,42 @@ class Gathering(Stage):
 
     level: int = 0
 
-    def keys(self, job: Job) -> list[str]:
-        """Keys of the regions to do, in raster order."""
-        assert self.over is not None
-        scale = 1 if self.level else 0
-        ids = {tuple(int(i) >> scale for i in key.split(".")) for key in job.scratch.keys(self.over)}
-        done = job.scratch.keys(self.name)
-        return [key for key in (".".join(map(str, block_id)) for block_id in sorted(ids)) if key not in done]
+    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+        """Keys of the regions that hold these blocks or smaller regions."""
+        return _merged(keys, (2, 2, 2) if self.level else (1, 1, 1))
 
-    def run(self, job: Job, key: str) -> None:
-        """Do one region."""
-        super().run(replace(job, grid=job.grid.gathered(self.level)), key)
+    def seen(self, job: Job) -> Job:
+        """The job with regions for blocks."""
+        return replace(job, grid=job.grid.gathered(self.level))
+
+
+@dataclass(frozen=True)
+class Downsampling(Stage):
+    """A pass over the blocks of a coarser level: a task for each that is made of blocks on record in the level before.
+
+    Parameters
+    ----------
+    level : int
+        Level that is written, 1 or more.
+    factors : tuple of 3 int
+        Blocks of the level before that make one of its own, along z, y, x.
+    """
+
+    level: int = 1
+    factors: tuple[int, int, int] = (1, 1, 1)
+
+    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+        """Keys of the blocks that are made of these."""
+        return _merged(keys, self.factors)
+
+    def seen(self, job: Job) -> Job:
+        """The job with the blocks of the level that is written and the labels of the one before."""
+        return job.at(self.level)
 
 
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
     """Stage that tracks several classes of one grid and one flow array."""
-    return TrackTogether("track", track, EVERY, tuple(jobs))
+    return TrackTogether("track", track, EVERY, jobs=tuple(jobs))
 
 
 @dataclass(frozen=True)
@@ -165,17 +208,28 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a job, and the view of its final labels."""
+    """The stages of a job, the view of its final labels, and the factors between the levels these are given."""
 
     stages: tuple[Stage, ...]
     view: View
     drops: bool
+    pyramid: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def final(self) -> Stage:
         """The stage that writes the labels."""
         function = partial(relabel, view=self.view, drops=self.drops)
         return Stage("relabel", function, "numbers")
+
+    @property
+    def writers(self) -> tuple[Stage, ...]:
+        """The stages that write the output, one a level: `final`, then those that downsample."""
+        found = [self.final]
+        for level, factors in enumerate(self.pyramid, 1):
+            name = f"downsample.{level}"
+            function = partial(downsample, kind=name, factors=factors)
+            found.append(Downsampling(name, function, found[-1].name, level, factors))
+        return tuple(found)
 
 
 Start = Literal["flow", "held", "rows", "labels"]
@@ -204,7 +258,9 @@ def _gather_stages(levels: int, threshold: float) -> list[Stage]:
     ]
 
 
-def plan_stages(recipe: Recipe, start: Start = "flow", levels: int = 0) -> Plan:
+def plan_stages(
+    recipe: Recipe, start: Start = "flow", levels: int = 0, pyramid: Sequence[tuple[int, int, int]] = ()
+) -> Plan:
     """Order the stages of a job.
 
     Parameters
@@ -216,6 +272,8 @@ def plan_stages(recipe: Recipe, start: Start = "flow", levels: int = 0) -> Plan:
     levels : int
         Levels of regions, each twice as wide as the last, in which instances are agglomerated before the whole; the
         labels do not depend on it. 0: the whole at once.
+    pyramid : sequence of tuple of 3 int
+        Voxels of each level of the output for one of the next.
     """
     # The published merge comes after the size filter, agglomeration before it.
     late = recipe.min_size if recipe.merge == "agglomerate" else 0
@@ -245,4 +303,4 @@ def plan_stages(recipe: Recipe, start: Start = "flow", levels: int = 0) -> Plan:
     if recipe.flow_error is not None:
         stages.append(Stage("errors", partial(errors, view=view), "numbers"))
         stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error)))
-    return Plan(tuple(stages), view, drops)
+    return Plan(tuple(stages), view, drops, tuple(pyramid))

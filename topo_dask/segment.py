@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 from .admission import RunPlan, plan_volume
@@ -10,21 +11,13 @@ from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
 from .progress import ProgressBars
-from .stages.job import Job
+from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, write_table
 from .stores import ledger
 from .stores.checked import OnMissing
-from .stores.outputs import (
-    OutputSpec,
-    Target,
-    absolute,
-    check_outputs,
-    check_owned,
-    holds,
-    locate_output,
-    mark_complete,
-    open_output,
-)
+from .stores.label_arrays import missing_levels, open_output, publish
+from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
+from .stores.pyramids import Version
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, shares_memory
@@ -48,6 +41,7 @@ def segment_volume(
     scratch: str | os.PathLike[str] | None = None,
     on_missing: OnMissing = "error",
     level: int | None = None,
+    ome_zarr: Version | None = "0.5",
     resume: bool = False,
     overwrite: bool = False,
     progress: bool | Progress = True,
@@ -64,7 +58,9 @@ def segment_volume(
     flow : path, URL or zarr.Array, shape (3N, D, H, W)
         Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
     output : path, URL, zarr.Group or zarr.Array
-        Group that gets one int32 array (D, H, W) a class; or, for one class, an empty int32 array of the right shape.
+        OME-Zarr image, or any other or no zarr group, that gets the labels of each class as an OME-Zarr image label
+        with its pyramid, ``labels/<class>``; or, for one class, an empty int32 array (D, H, W), which gets no pyramid.
+        Whatever else is in the group stays as it is.
     class_names, class_config, resolution_nm, preset, threshold, flow_error_threshold
         See `run_instance_segmentation`.
     block_shape : sequence of 3 int, optional
@@ -83,6 +79,11 @@ def segment_volume(
         foreground that was never written is background.
     level : int, optional
         Level of an OME-Zarr multiscale image, 0 by default.
+    ome_zarr : {"0.5", "0.4"} or None
+        Version of OME-Zarr that is written: 0.5 stands on zarr format 3, 0.4 on format 2. None writes one plain array
+        a class, ``<output>/<class>``. The place in space is that of the OME-Zarr input; where the inputs tell none, of
+        the level of the same shape of the image that is written into; else voxels are cubes of `resolution_nm`, or
+        have no unit.
     resume : bool
         Go on with an interrupted run: what is on record in scratch is not done again.
     overwrite : bool
@@ -93,8 +94,8 @@ def segment_volume(
     Returns
     -------
     labels : dict
-        Class name to its zarr.Array of int32: 0 background, 1..n instances. The statistics of each instance are in
-        ``<output>.tables/<class>.csv``, where the output is at a path or URL.
+        Class name to its zarr.Array of int32, the finest level: 0 background, 1..n instances. The statistics of each
+        instance are in ``<output>.tables/<class>.csv``, where the output is at a path or URL.
 
     Raises
     ------
@@ -106,6 +107,14 @@ def segment_volume(
         When there is an output or an unfinished run, and neither `resume` nor `overwrite` says what to do with it.
     PermissionError
         When the group or array given as output is open for reading only.
+
+    Notes
+    -----
+    With a voxel size along z that differs from those along y and x, `resolution_nm` is the smallest of the three.
+
+    A coarser level holds the most frequent label of each cell of the level before it: background gives way in a tie,
+    then the lowest label wins. An axis is halved unless its voxels are twice as long as the shortest ones. Consolidated
+    metadata of the group, if it has any, are not written anew.
 
     Examples
     --------
@@ -119,6 +128,7 @@ def segment_volume(
     >>> np.unique(labels["nuc"][:])
     array([1], dtype=int32)
     """
+    target = locate_output(output)
     plan = plan_volume(
         semantic,
         flow,
@@ -133,13 +143,14 @@ def segment_volume(
         memory_limit=memory_limit,
         on_missing=on_missing,
         level=level,
+        ome_zarr=None if target.is_array else ome_zarr,
+        image=image_of(target),
     )
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
-    target = locate_output(output, plan.classes)
     store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
     _check_places(target, store)
-    spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks)
+    spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
     record = _describe(plan, target)
 
     def admit() -> str | None:
@@ -159,26 +170,28 @@ def segment_volume(
         earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)
         run_name = earlier or ledger.begin(store, record)
-        outputs = {}
+        jobs = {}
         for name in plan.classes:
-            if earlier and not holds(target, name):
-                ledger.compartment(store, name).discard(plan.plans[name].final.name)  # those labels are gone
-            outputs[name] = open_output(target, name, spec, run_name, resume=earlier is not None)
-        jobs = {name: make_job(plan, name, ledger.compartment(store, name), outputs[name]) for name in plan.classes}
+            compartment, stages = ledger.compartment(store, name), plan.plans[name].writers
+            for number in missing_levels(target, name, spec) if earlier else ():
+                compartment.discard(stages[number].name)  # those labels are gone
+            arrays = open_output(target, name, spec, run_name, resume=earlier is not None)
+            jobs[name] = make_job(plan, name, compartment, arrays)
         if plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)
         for name, job in jobs.items():
-            stages, final = plan.plans[name].stages, plan.plans[name].final
+            stages, writers = plan.plans[name].stages, plan.plans[name].writers
             run(job, stages, executor, bars)
-            check_owned(target, name, run_name)
-            run(job, (final,), executor, bars)
-            check_owned(target, name, run_name)
-            check_done(job, (*stages, final))
+            for writer in writers:
+                check_owned(target, spec.place(name), run_name)
+                run(job, (writer,), executor, bars)
+            check_owned(target, spec.place(name), run_name)
+            check_done(job, (*stages, *writers))
             if target.url is not None:
                 write_table(job, target.beside(".tables"))
-            mark_complete(target, name)
+            publish(target, name, spec)
         ledger.clear(store)
-    return outputs
+    return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
 
 def _check_places(target: Target, scratch: FileScratch) -> None:
@@ -192,10 +205,11 @@ def _check_places(target: Target, scratch: FileScratch) -> None:
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
 
 
-def make_job(plan: RunPlan, name: str, scratch: FileScratch, output: Any) -> Job:
-    """The job of one class of a run."""
+def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[Any]) -> Job:
+    """The job of one class of a run; `outputs` are the arrays for its levels, the finest first."""
     channel, config = plan.classes[name]
     channels = slice(3 * channel, 3 * channel + 3)
+    factors = () if plan.pyramid is None else plan.pyramid.factors
     return Job(
         name=name,
         grid=plan.grid,
@@ -203,7 +217,8 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, output: Any) -> Job
         foreground=Foreground(Source(plan.semantic, "semantic", slice(channel, channel + 1)), plan.threshold),
         flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size),
         scratch=scratch,
-        output=Output(output),
+        output=Output(outputs[0]),
+        levels=tuple(CoarserLevel(f, Output(array)) for f, array in zip(factors, outputs[1:], strict=True)),
     )
 
 
@@ -217,5 +232,6 @@ def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
         "block_shape": list(plan.grid.block_shape),
         "halo": list(plan.grid.halo),
         "chunks": list(plan.chunks),
+        "pyramid": None if plan.pyramid is None else asdict(plan.pyramid),
         "classes": {name: {"channel": channel, **config.to_dict()} for name, (channel, config) in plan.classes.items()},
     }

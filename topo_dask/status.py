@@ -8,7 +8,7 @@ from typing import Any
 
 from .blocks.geometry import BlockGrid
 from .config import ClassConfig
-from .plan import DONE, EVERY, Recipe, plan_stages
+from .plan import DONE, EVERY, Plan, Recipe, plan_stages
 from .stores import ledger
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
@@ -97,24 +97,25 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
 def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, Any]) -> RunStatus:
     grid = BlockGrid(tuple(record["semantic"]["shape"][1:]), tuple(record["block_shape"]), tuple(record["halo"]))
     classes = {}
+    pyramid = [(z, y, x) for z, y, x in record["pyramid"]["factors"]] if record["pyramid"] else []
     for name, values in record["classes"].items():
         channel = values.pop("channel")
         candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
-        classes[name] = _stages(ledger.compartment(scratch, name), ClassConfig(**values), candidates)
+        plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), levels=grid.levels, pyramid=pyramid)
+        classes[name] = _stages(ledger.compartment(scratch, name), plan, candidates)
     return RunStatus(scratch.url, record["output"], classes, ledger.at_work(scratch), origin)
 
 
-def _stages(scratch: FileScratch, config: ClassConfig, candidates: Callable[[], int]) -> list[StageStatus]:
-    plan = plan_stages(Recipe.of(config, table=True))
+def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> list[StageStatus]:
     listed = cache(scratch.keys)
     found: list[StageStatus] = []
-    for stage in (*plan.stages, plan.final):
+    for stage in (*plan.stages, *plan.writers):
         done = int(stage.name in listed(DONE)) if stage.over is None else len(listed(stage.name))
         total: int | None = 1
         if stage.over == EVERY:
             total = candidates()
         elif stage.over is not None:
-            total = len(listed(stage.over)) if all(earlier.is_complete for earlier in found) else None
+            total = len(stage.tasks_over(listed(stage.over))) if all(earlier.is_complete for earlier in found) else None
         found.append(StageStatus(stage.name, done, total))
     return found
 

@@ -19,7 +19,8 @@ PARTICLE_BYTES = 160
 """Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
 
 VOXEL_BYTES = 64
-"""Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels."""
+"""Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels. Those that
+downsample take least: labels of a block, and at a time as many of the level before it."""
 
 PAGE_MARGIN = 16
 """Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""

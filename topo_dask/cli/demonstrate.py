@@ -24,7 +24,7 @@ def demo(folder: Path, quiet: bool) -> None:
     click.echo(f"nuclei found            {result.n_nuclei} ({result.n_truth} in the shipped labels)")
     click.echo(f"adapted Rand error      {result.rand_error:.4f}")
     click.echo(f"block-wise = in memory  {'yes, bit for bit' if result.equal else 'NO'}")
-    click.echo(f"labels                  {folder / 'labels.zarr'}")
+    click.echo(f"labels                  {folder / 'labels.zarr' / 'labels' / 'nuclei'}")
     click.echo(f"picture                 {folder / 'overview.png'}")
     if not result.equal:
         sys.exit(1)

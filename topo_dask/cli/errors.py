@@ -15,6 +15,8 @@ _FLAGS = {
     "overwrite=True": "--overwrite",
     'on_missing="background"': "--on-missing background",
     "on_missing='background'": "--on-missing background",
+    "ome_zarr='0.4'": "--ome-zarr 0.4",
+    "ome_zarr='0.5'": "--ome-zarr 0.5",
     "class_names": "--class",
     "resolution_nm": "--resolution-nm",
     "block_shape": "--block",

@@ -112,6 +112,13 @@ GEOMETRY = (
     MISSING,
     LEVEL,
     click.option(
+        "--ome-zarr",
+        type=click.Choice(["0.5", "0.4", "none"]),
+        default="0.5",
+        callback=lambda _, __, value: None if value == "none" else value,
+        help="Version of OME-Zarr that is written: OUTPUT/labels/NAME, a pyramid; none: plain arrays OUTPUT/NAME.",
+    ),
+    click.option(
         "--block",
         "block_shape",
         type=Triple(),

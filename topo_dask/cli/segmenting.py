@@ -31,8 +31,8 @@ def run(
     SEMANTIC is a zarr array (N, D, H, W): the foreground probability of N classes. FLOW is a zarr array (3N, D, H, W):
     for each class the z, y and x components of the flow, in voxels. Both may be OME-Zarr images, and paths or URLs.
 
-    Each class becomes an int32 array OUTPUT/NAME, 0 background, 1..n instances; a table of its instances goes to
-    OUTPUT.tables/NAME.csv.
+    Each class becomes an OME-Zarr image label OUTPUT/labels/NAME, added to the image if OUTPUT is one: int32, 0
+    background, 1..n instances; a table of its instances goes to OUTPUT.tables/NAME.csv.
 
     \b
     An interrupted run is gone on with by the same command and --resume:
@@ -50,8 +50,9 @@ def run(
     with _scheduling(values):
         progress = JsonLog() if json_log else not quiet
         labels = segment_volume(semantic, flow, output, **read_parameters(values), **kept, progress=progress)
+    group = output.rstrip("/") + ("" if values["ome_zarr"] is None else "/labels")
     for name in labels:
-        click.echo(f"{name}: {output.rstrip('/')}/{name}")
+        click.echo(f"{name}: {group}/{name}")
 
 
 @click.command()
@@ -72,11 +73,12 @@ def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
         "halo": planned.grid.halo,
         "blocks": len(planned.grid),
         "output chunks": planned.chunks,
+        "levels of the output": 1 if planned.pyramid is None else 1 + len(planned.pyramid.factors),
         "projected memory of a task, MiB": round(planned.task_mem / 2**20),
         "allowed memory of a task, MiB": round(planned.allowed_mem / 2**20),
         "scratch at most, GiB": round(planned.scratch_bytes / 2**30, 3),
         "output at most, GiB": round(planned.output_bytes / 2**30, 3),
-        "stages": {name: [stage.name for stage in (*p.stages, p.final)] for name, p in planned.plans.items()},
+        "stages": {name: [stage.name for stage in (*p.stages, *p.writers)] for name, p in planned.plans.items()},
     }
     if as_json:
         click.echo(json.dumps(summary))

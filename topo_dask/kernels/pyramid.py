@@ -13,7 +13,6 @@ Factors: TypeAlias = tuple[int, int, int]
 def pyramid_factors(
     shape: tuple[int, int, int],
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    levels: int | None = None,
     longest: int = 128,
 ) -> list[Factors]:
     """Downsampling factors from each level of a pyramid to the next.
@@ -27,11 +26,8 @@ def pyramid_factors(
         Voxels of the finest level along z, y, x.
     voxel_size : tuple of 3 float
         Edges of a voxel of the finest level, in any unit.
-    levels : int, optional
-        Number of levels, the finest included; fewer when nothing is left to halve. Default: until no axis of the
-        coarsest level is longer than `longest`.
     longest : int
-        Voxels along the longest axis of the coarsest level; 1 or more.
+        Voxels along the longest axis of the coarsest level at most; 1 or more.
 
     Returns
     -------
@@ -41,23 +37,22 @@ def pyramid_factors(
     Raises
     ------
     ValueError
-        When `levels` or `longest` is below 1, or a voxel has an edge that is no length.
+        When `longest` is below 1, or a voxel has an edge that is no length.
 
     Examples
     --------
     >>> pyramid_factors((100, 400, 400), (16.0, 4.0, 4.0))
     [(1, 2, 2), (1, 2, 2)]
-    >>> pyramid_factors((4, 4, 1), levels=9)
+    >>> pyramid_factors((4, 4, 1), longest=1)
     [(2, 2, 1), (2, 2, 1)]
     """
     if not all(1e-100 < edge < 1e100 for edge in voxel_size):  # the loop below would not end
         raise ValueError(f"voxel_size must be above 1e-100 and below 1e100 along every axis, got {voxel_size}")
-    for name, value in (("levels", levels), ("longest", longest)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if longest < 1:
+        raise ValueError(f"longest must be at least 1, got {longest}")
     sizes, edges = list(shape), list(voxel_size)
     found: list[Factors] = []
-    while max(sizes) > (longest if levels is None else 1) and (levels is None or len(found) + 1 < levels):
+    while max(sizes) > longest:
         shortest = min(edge for edge, size in zip(edges, sizes, strict=True) if size > 1)
         z, y, x = (2 if size > 1 and edge < 2 * shortest else 1 for edge, size in zip(edges, sizes, strict=True))
         found.append((z, y, x))

@@ -1,7 +1,7 @@
 """What a task knows of its run, and how it sees the labels as they stand between two stages."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,27 @@ from ..blocks.geometry import Block, BlockGrid
 from ..config import ClassConfig
 from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
+from ..kernels.pyramid import Factors, coarse_shape
 from ..stores.scratch import Arrays, MemoryScratch, Scratch, find
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")
+
+
+@dataclass(frozen=True)
+class CoarserLevel:
+    """A level of the output's pyramid, in blocks of the same shape as those of all others.
+
+    Parameters
+    ----------
+    factors : tuple of 3 int
+        Voxels of the level before it for one of its own, along z, y, x: as many of its blocks make one block here.
+    output : Output
+        Where its labels go.
+    """
+
+    factors: Factors
+    output: Output
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,8 @@ class Job:
         Where the stages file their products.
     output : Output, optional
         Where the labels go; None when they are asked for block by block.
+    levels : tuple of CoarserLevel
+        The coarser levels of the output, if it has any.
     """
 
     name: str
@@ -48,6 +67,16 @@ class Job:
     labels: Source | None = None
     scratch: Scratch = field(default_factory=MemoryScratch)
     output: Output | None = None
+    levels: tuple[CoarserLevel, ...] = ()
+
+    def at(self, level: int) -> "Job":
+        """The job as tasks of one level see it: blocks of that level, and the labels of the level before it."""
+        if level == 0:
+            return self
+        finer, own = self.at(level - 1), self.levels[level - 1]
+        assert finer.output is not None
+        grid = BlockGrid(coarse_shape(finer.grid.shape, own.factors), self.grid.block_shape)
+        return replace(self, grid=grid, labels=finer.output.written(), output=own.output)
 
     def occupied(self, kind: str = "numbers") -> list[Block]:
         """Blocks that have a bundle of a kind, in raster order."""

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .multiscales import Level, VoxelSize, find_image, find_level, open_node, read_axes, read_level, read_multiscales
+from .multiscales import Level, Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 
 if TYPE_CHECKING:
     import zarr
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 _PARENTS = 3  # groups above an array in which its metadata are looked for: paths like "scale0/image" have two
 
 
-def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, tuple[float, float, float] | None]":
-    """Open a zarr array for reading, and find its voxel size in nanometres where OME-Zarr metadata tell it.
+def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, Placement | None]":
+    """Open a zarr array for reading, and find its place in space where OME-Zarr metadata tell it.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def _enclosing(where: str) -> tuple[tuple[str, ...], Level] | None:
 
 def resolve_input(
     path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None, resolution_nm: float | None = None
-) -> "tuple[zarr.Array[Any], VoxelSize | None]":
-    """Array of an input, and its voxel size where that is known.
+) -> "tuple[zarr.Array[Any], Placement | None]":
+    """Array of an input, and its place in space where that is known.
 
     Parameters
     ----------
     path_or_url : path or URL
-        A zarr array, also one inside a multiscale image, whose metadata then give the voxel size; or a multiscale
+        A zarr array, also one inside a multiscale image, whose metadata then give the placement; or a multiscale
         image, of which one level is taken.
     name : str
         Name of the argument, for messages.
@@ -90,8 +90,8 @@ def resolve_input(
     -------
     array : zarr.Array
         Opened for reading, axes (z, y, x) or (channel, z, y, x) if it belongs to a multiscale image.
-    voxel_size_nm : tuple of 3 float or None
-        Edges of a voxel along z, y, x in nanometres.
+    placement : Placement or None
+        Edges of a voxel and centre of the first one.
 
     Raises
     ------
@@ -110,11 +110,11 @@ def resolve_input(
         placed = _enclosing(where)
         if placed is not None:
             _check_axes(placed[0], node.shape, name)
-        return node, placed[1].voxel_size_nm if placed else None
+        return node, placed[1].placement if placed else None
     multiscale = read_multiscales(node)
     if multiscale is None:
         inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
         raise ValueError(f"{name}: {where} is a group without multiscales; give one of the arrays in it: {inside}")
     found = find_level(multiscale, level, resolution_nm)
     _check_axes(multiscale.axes, found.shape, name)
-    return node[found.path], found.voxel_size_nm
+    return node[found.path], found.placement

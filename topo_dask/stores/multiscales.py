@@ -1,7 +1,7 @@
 """OME-Zarr 0.4 and 0.5: what the metadata of a multiscale image say about its levels and their place in space.
 
 A level of a pyramid is an array; its place in space is a voxel size and a translation, which is where the *centre* of
-its first voxel lies. Lengths are in nanometres here, whatever the unit in the file.
+its first voxel lies.
 """
 
 import math
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import zarr
 
 VoxelSize: TypeAlias = tuple[float, float, float]
-"""Edges of a voxel along z, y, x in nanometres."""
+"""Lengths along z, y, x."""
 
 VERSIONS = {"0.4": 2, "0.5": 3}
 """Format of zarr that each version of OME-Zarr stands on."""
@@ -32,6 +32,46 @@ _NANOMETRES = {
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a volume lies in space, as its metadata say it.
+
+    Parameters
+    ----------
+    scale, translation : tuple of 3 float
+        Edges of a voxel and centre of the first voxel along z, y, x, in the units.
+    units : tuple of 3 str or None
+        Unit of each axis; None where it has none.
+    """
+
+    scale: VoxelSize = (1.0, 1.0, 1.0)
+    translation: VoxelSize = (0.0, 0.0, 0.0)
+    units: tuple[str | None, str | None, str | None] = (None, None, None)
+
+    @classmethod
+    def cubes(cls, edge_nm: float) -> "Placement":
+        """Voxels as long as wide as high, the first one at the origin."""
+        return cls((float(edge_nm),) * 3, units=("nanometer",) * 3)
+
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """Edges of a voxel in nanometres; None when not all axes have a metric unit."""
+        return self._nanometres(self.scale)
+
+    @property
+    def translation_nm(self) -> VoxelSize | None:
+        """Centre of the first voxel in nanometres; None when not all axes have a metric unit."""
+        return self._nanometres(self.translation)
+
+    def _nanometres(self, values: VoxelSize) -> VoxelSize | None:
+        units = [_NANOMETRES.get(str(unit)) for unit in self.units]
+        if None in units:
+            return None
+        # In decimals, so that 0.0043 micrometers are 4.3 nanometres and not 4.300000000000001.
+        z, y, x = (float(Decimal(repr(v)) * unit) for v, unit in zip(values, units, strict=True) if unit)
+        return z, y, x
+
+
+@dataclass(frozen=True)
 class Level:
     """One resolution of a multiscale image.
 
@@ -41,15 +81,18 @@ class Level:
         Path of the array within the group.
     shape : tuple of int
         Shape of the array, all axes.
-    voxel_size_nm, translation_nm : tuple of 3 float, optional
-        Edges of a voxel and centre of the first voxel along z, y, x in nanometres; None when there are not three
-        axes of space, or not all of them have a metric unit.
+    placement : Placement, optional
+        Where it lies in space; None when there are not three axes of space.
     """
 
     path: str
     shape: tuple[int, ...]
-    voxel_size_nm: VoxelSize | None
-    translation_nm: VoxelSize | None
+    placement: Placement | None
+
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """Edges of a voxel along z, y, x in nanometres, where they are known."""
+        return None if self.placement is None else self.placement.voxel_size_nm
 
 
 @dataclass(frozen=True)
@@ -90,7 +133,7 @@ def _vector(transform: Mapping[str, Any], n_axes: int, where: str) -> list[float
     return [float(v) for v in values]  # type: ignore[union-attr]
 
 
-def _placement(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str) -> tuple[list[float], list[float]]:
+def _chain(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str) -> tuple[list[float], list[float]]:
     """Scale and translation of a chain of transformations."""
     scale, shift = [1.0] * n_axes, [0.0] * n_axes
     for transform in transforms:
@@ -106,20 +149,13 @@ def _placement(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str)
     return scale, shift
 
 
-def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], list[Decimal | None]]:
-    """Names of the axes, indices of those of space, and nanometres in their units."""
+def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], list[str | None]]:
+    """Names of the axes, indices of those of space, and their units."""
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image["axes"]]
     names = tuple(str(axis.get("name")).lower() for axis in axes)
     space = [i for i, axis in enumerate(axes) if axis.get("type", "space" if names[i] in "zyx" else "") == "space"]
-    return names, space, [_NANOMETRES.get(str(axes[i].get("unit"))) for i in space]
-
-
-def _nanometres(values: list[float], space: list[int], units: list[Decimal | None]) -> VoxelSize | None:
-    if len(space) != 3 or None in units:
-        return None
-    # In decimals, so that 0.0043 micrometers are 4.3 nanometres and not 4.300000000000001.
-    z, y, x = (float(Decimal(repr(values[i])) * unit) for i, unit in zip(space, units, strict=True) if unit)
-    return z, y, x
+    units = [axes[i].get("unit") for i in space]
+    return names, space, [unit if isinstance(unit, str) else None for unit in units]
 
 
 def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
@@ -129,8 +165,12 @@ def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
         raise ValueError(f"{where}: every dataset must have a path, got {dataset!r}")
     names, space, units = read_axes(image)
     chain = [*(dataset.get("coordinateTransformations") or []), *(image.get("coordinateTransformations") or [])]
-    scale, shift = _placement(chain, len(names), f"{where}, level {path!r}")
-    return Level(path.strip("/"), (), _nanometres(scale, space, units), _nanometres(shift, space, units))
+    scale, shift = _chain(chain, len(names), f"{where}, level {path!r}")
+    placement = None
+    if len(space) == 3:
+        (k, j, i), (a, b, c) = space, units
+        placement = Placement((scale[k], scale[j], scale[i]), (shift[k], shift[j], shift[i]), (a, b, c))
+    return Level(path.strip("/"), (), placement)
 
 
 def open_node(where: str) -> Any:
@@ -222,7 +262,7 @@ def find_level(multiscale: Multiscale, level: int | None = None, resolution_nm: 
 
     Examples
     --------
-    >>> levels = [Level(str(k), (9, 9, 9), (8.0 * 2**k,) * 3, (0.0,) * 3) for k in range(3)]
+    >>> levels = [Level(str(k), (9, 9, 9), Placement.cubes(8 * 2**k)) for k in range(3)]
     >>> find_level(Multiscale(("z", "y", "x"), tuple(levels)), resolution_nm=15).path
     '1'
     """
@@ -236,7 +276,8 @@ def find_level(multiscale: Multiscale, level: int | None = None, resolution_nm: 
         raise ValueError(f"give level or resolution_nm, not both; got {level!r} and {resolution_nm!r}")
     if not 0 < resolution_nm < math.inf:
         raise ValueError(f"resolution_nm must be above 0 and finite, got {resolution_nm!r}")
-    edges = {a: math.prod(a.voxel_size_nm) ** (1 / 3) for a in levels if a.voxel_size_nm is not None}
+    sizes = {level: level.voxel_size_nm for level in levels}
+    edges = {level: math.prod(size) ** (1 / 3) for level, size in sizes.items() if size is not None}
     if edges:
         found = min(edges, key=lambda a: round(abs(math.log(edges[a] / resolution_nm)), 9))
         if max(edges[found] / resolution_nm, resolution_nm / edges[found]) <= 1.5:

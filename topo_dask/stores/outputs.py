@@ -1,28 +1,48 @@
-"""Outputs: looked at before anything is written, created exclusively, never mixed up with what somebody else wrote."""
+"""Outputs, looked at before anything is written: what is there, whose it is, and whether the labels fit.
+
+::
+
+    OUTPUT/NAME                   plain: one array a class
+    OUTPUT/labels/NAME/0, 1, ...  OME-Zarr: one group a class, and in it the levels of the pyramid
+"""
 
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..blocks.geometry import Triple
+from .multiscales import VERSIONS, Multiscale, read_multiscales
+from .pyramids import LABELS, Pyramid
 
 MARK = "topo_dask"
-"""Attribute that says that an array was written by this package, and by which run."""
+"""Attribute that says that an array or group was written by this package, and by which run."""
 
-_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+_METADATA = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Shape of an output array, and the blocks in which it will be written."""
+    """Shape of the labels, the blocks in which they will be written, and their pyramid; None for plain arrays."""
 
     shape: Triple
     block_shape: Triple
     chunks: Triple
+    pyramid: Pyramid | None = None
+
+    def place(self, name: str) -> str:
+        """Path of a class within the output."""
+        return name if self.pyramid is None else f"{LABELS}/{name}"
+
+    def levels(self, name: str) -> Iterator[tuple[str, "OutputSpec"]]:
+        """Path of each array of a class, the finest level first, and what it must fit."""
+        if self.pyramid is None:
+            yield name, self
+            return
+        for level, shape in enumerate(self.pyramid.shapes(self.shape)):
+            yield f"{self.place(name)}/{level}", OutputSpec(shape, self.block_shape, self.chunks)
 
 
 @dataclass(frozen=True)
@@ -61,24 +81,14 @@ class Target:
         return self.node is not None and isinstance(self.node.store, MemoryStore)
 
 
-def locate_output(output: Any, class_names: Iterable[str]) -> Target:
-    """Find out what kind of output was given.
-
-    Raises
-    ------
-    TypeError
-        When it is neither a path, a URL, a group nor an array.
-    ValueError
-        When one array is given for several classes.
-    """
+def locate_output(output: Any) -> Target:
+    """Find out what kind of output was given; TypeError when it is neither a path, a URL, a group nor an array."""
     import zarr
 
     if isinstance(output, (str, os.PathLike)):
         return Target(absolute(os.fspath(output)))
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
-    if isinstance(output, zarr.Array) and len(list(class_names)) != 1:
-        raise ValueError(f"output is one array but there are several classes: {sorted(class_names)}; give a group")
     root = getattr(output.store, "root", None)
     path = output.path
     return Target(None if root is None else absolute(os.path.join(str(root), path)), output)
@@ -90,7 +100,7 @@ def absolute(url: str) -> str:
 
 
 def check_outputs(
-    target: Target, names: Iterable[str], spec: OutputSpec, run: str | None, *, resume: bool, overwrite: bool
+    target: Target, names: Collection[str], spec: OutputSpec, run: str | None, *, resume: bool, overwrite: bool
 ) -> None:
     """Refuse an output that can not take the labels; nothing is written.
 
@@ -98,10 +108,10 @@ def check_outputs(
     ----------
     target : Target
         Where the labels go.
-    names : iterable of str
+    names : collection of str
         Classes.
     spec : OutputSpec
-        What each array must fit.
+        What the arrays of each must fit.
     run : str, optional
         Name of the run that goes on, if `resume`.
     resume, overwrite : bool
@@ -112,28 +122,57 @@ def check_outputs(
     FileExistsError
         When something is there that `resume` or `overwrite` does not allow to be used.
     PermissionError
-        When the group or the array given can only be read.
+        When the group or array given can only be read.
     ValueError
-        When an array that was given, or that an earlier run made, does not fit the run.
+        When one array is given for several classes, when an array that was given, or that an earlier run made, does
+        not fit the run, or when a group has the zarr format of another version of OME-Zarr.
     """
     if target.node is not None and target.node.read_only:
         raise PermissionError("output is open for reading only: open it with mode='r+'")
     if target.is_array:
+        if len(names) != 1:
+            raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
         check_output(target.node, spec)
         if not (resume or overwrite) and target.node.nchunks_initialized:
             raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
         return
-    group = _existing_group(target)
+    group = existing_group(target)
+    if group is None:
+        return
+    where = target.url or group.store
+    if spec.pyramid is not None:
+        _check_container(group, f"output {where}", spec.pyramid)
     for name in names:
-        if group is not None and name in group:
-            _check_old(group[name], f"output {name!r} in {target.url or group.store}", spec, run, resume, overwrite)
+        if (place := spec.place(name)) in group:
+            _check_old(group, place, f"output {place!r} in {where}", run, resume, overwrite)
+            if resume and not overwrite:
+                for path, fits in spec.levels(name):
+                    if path in group:
+                        check_output(group[path], fits)
 
 
-def _check_old(old: Any, what: str, spec: OutputSpec, run: str | None, resume: bool, overwrite: bool) -> None:
+def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
     import zarr
 
-    if not isinstance(old, zarr.Array) or MARK not in old.attrs:
-        raise FileExistsError(f"{what} exists and was not written by topo_dask: choose another")
+    found = group.metadata.zarr_format
+    if found != pyramid.zarr_format:
+        fits = next(version for version, zarr_format in VERSIONS.items() if zarr_format == found)
+        raise ValueError(
+            f"{what} is a group of zarr format {found}, OME-Zarr {pyramid.version} needs format {pyramid.zarr_format}: "
+            f"pass ome_zarr={fits!r} or choose another"
+        )
+    if LABELS in group and not isinstance(group[LABELS], zarr.Group):
+        raise FileExistsError(f"{what} has an array {LABELS!r} where the group of its labels must be: choose another")
+
+
+def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool, overwrite: bool) -> None:
+    import zarr
+
+    old = group[place]
+    foreign = _foreign(old) if isinstance(old, zarr.Group) else []
+    if MARK not in old.attrs or foreign:
+        held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
+        raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
     if overwrite:
         return
     if not resume:
@@ -141,15 +180,36 @@ def _check_old(old: Any, what: str, spec: OutputSpec, run: str | None, resume: b
     mark = old.attrs[MARK]
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
-    check_output(old, spec)
 
 
-def _existing_group(target: Target, mode: Literal["r", "r+"] = "r") -> Any:
-    # The group that is there, or None where there is nothing.
+def _foreign(group: Any) -> list[str]:
+    # What lies in a group of ours and is neither its metadata nor a level of ours.
+    from zarr.core.sync import sync
+
+    async def names() -> list[str]:
+        return [name async for name in group.store.list_dir(group.path)]
+
+    inside = sync(names()) if group.store.supports_listing else []
+    others = sorted({name.strip("/") for name in inside} - _METADATA)
+    return [name for name in others if name not in group or MARK not in group[name].attrs]
+
+
+def image_of(target: Target) -> Multiscale | None:
+    """The multiscale image that the labels are written into, if the output is one."""
+    group = None if target.is_array else existing_group(target)
+    return None if group is None else read_multiscales(group)
+
+
+def existing_group(target: Target) -> Any:
+    """The group that is there, open for reading unless it was given, or None where there is nothing.
+
+    Consolidated metadata are passed by: they tell of what was there when somebody consolidated them.
+    """
     import zarr
 
     if target.node is not None:
-        return target.node
+        mode: Any = "r" if target.node.read_only else "r+"
+        return zarr.open_group(target.node.store, path=target.node.path, mode=mode, use_consolidated=False)
     assert target.url is not None
     local = "://" not in target.url
     if local and not os.path.lexists(target.url):
@@ -157,7 +217,7 @@ def _existing_group(target: Target, mode: Literal["r", "r+"] = "r") -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        return zarr.open_group(target.url, mode=mode)
+        return zarr.open_group(target.url, mode="r", use_consolidated=False)
     except FileNotFoundError:
         if local and os.listdir(target.url):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
@@ -166,81 +226,28 @@ def _existing_group(target: Target, mode: Literal["r", "r+"] = "r") -> Any:
         raise ValueError(f"output {target.url} can not be opened as a zarr group: {error}") from error
 
 
-def holds(target: Target, name: str) -> bool:
-    """Whether the group of the output has an array of this name; never so for an array that was given."""
-    group = None if target.is_array else _existing_group(target)
-    return group is not None and name in group
-
-
-def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume: bool) -> Any:
-    """Create the array of one class, or open it to go on; `check_outputs` has been called."""
-    import numcodecs
-    import zarr
-    from zarr.codecs import ZstdCodec
-
-    if target.is_array:
-        if not resume:
-            _clear(target.node, spec)
-        return target.node
-    group = target.node if target.node is not None else zarr.open_group(target.url, mode="a")
-    if name in group:
-        if resume:
-            _sweep(target, name)
-            return group[name]
-        del group[name]
-    is_v3 = group.metadata.zarr_format == 3
-    return group.create_array(
-        name,
-        shape=spec.shape,
-        chunks=spec.chunks,
-        dtype=np.int32,
-        fill_value=0,
-        compressors=(ZstdCodec if is_v3 else numcodecs.Zstd)(level=1, checksum=True),
-        attributes={MARK: {"kind": "labels", "class": name, "run": run}},
-        dimension_names=("z", "y", "x") if is_v3 else None,
-    )
-
-
-def _sweep(target: Target, name: str) -> None:
-    # Chunks that a killed process was writing: zarr gives them their name when they are whole.
-    if target.url is not None and "://" not in target.url:
-        for folder, _, files in os.walk(os.path.join(target.url, name)):
-            for file in filter(_PARTIAL.search, files):
-                os.remove(os.path.join(folder, file))
-
-
-def check_owned(target: Target, name: str, run: str) -> None:
-    """Raise RuntimeError when another run has replaced the array since this one opened it."""
+def check_owned(target: Target, place: str, run: str) -> None:
+    """Raise RuntimeError when another run has replaced what is at a place since this one opened it."""
     if target.is_array:
         return
-    group = _existing_group(target)
-    mark = group[name].attrs.get(MARK) if group is not None and name in group else None
+    group = existing_group(target)
+    mark = group[place].attrs.get(MARK) if group is not None and place in group else None
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise RuntimeError(
-            f"output {name!r} in {target.url or target.node.store} was replaced by another run while this one was at "
+            f"output {place!r} in {target.url or target.node.store} was replaced by another run while this one was at "
             "work: give each run an output of its own"
         )
 
 
-def mark_complete(target: Target, name: str) -> None:
-    """Say in the mark of an array that its labels are whole; an array that was given has no mark."""
-    if not target.is_array:
-        attributes = _existing_group(target, "r+")[name].attrs
-        attributes[MARK] = {**attributes[MARK], "complete": True}
-
-
 def read_marks(url: str) -> dict[str, dict[str, Any]]:
-    """Mark of each array of labels in a group, by class; empty where there is no group."""
-    group = _existing_group(Target(absolute(url)))
-    marks = {} if group is None else {name: node.attrs.get(MARK) for name, node in group.members()}
+    """Mark of the labels of each class in a group, plain or OME-Zarr; empty where there is no group."""
+    import zarr
+
+    group = existing_group(Target(absolute(url)))
+    inner = None if group is None else group.get(LABELS)
+    groups = [node for node in (group, inner) if isinstance(node, zarr.Group)]
+    marks = {name: node.attrs.get(MARK) for one in groups for name, node in one.members()}
     return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
-
-
-def _clear(array: Any, spec: OutputSpec) -> None:
-    # Blocks without foreground are not written: what an earlier run left there would stay.
-    if array.nchunks_initialized:
-        for at in range(0, spec.shape[0], spec.block_shape[0]):
-            array[at : at + spec.block_shape[0]] = 0
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:

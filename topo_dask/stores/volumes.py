@@ -245,6 +245,11 @@ class Output:
 
     array: Any
 
+    def written(self) -> Source:
+        """What has been written, for stages that read it; a chunk that is not there is background."""
+        array = self.array
+        return Source(array if isinstance(array, np.ndarray) else CheckedArray(array, "labels", "background"), "labels")
+
     def write(self, box: Box, labels: NDArray[np.int32]) -> None:
         """Write the labels of a box of whole chunks."""
         self.array[box.slices] = labels

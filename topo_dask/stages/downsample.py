@@ -1,0 +1,61 @@
+"""Fill the coarser levels of a pyramid, each from the one before it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import BlockGrid, Box, Triple
+from ..kernels.pyramid import Factors, downsample_labels
+from ..stores.volumes import Source
+from .job import Job
+
+
+def coarse_labels(finer: Source, box: Box, factors: Factors) -> NDArray[np.int32]:
+    """Labels of a box of the next level.
+
+    Parameters
+    ----------
+    finer : Source of int32, shape (D, H, W)
+        The level before it.
+    box : Box
+        Voxels of the coarser level.
+    factors : tuple of 3 int
+        Voxels of the finer level for one of the coarser along z, y, x.
+
+    Returns
+    -------
+    labels : ndarray of int32, the box's shape
+
+    Notes
+    -----
+    The finer level is read in pieces of about the box's own shape, so that the task takes no more than others.
+
+    Examples
+    --------
+    >>> finer = Source(np.arange(8, dtype=np.int32).reshape(1, 1, 8), "labels")
+    >>> coarse_labels(finer, Box((0, 0, 1), (1, 1, 4)), (1, 1, 2))
+    array([[[2, 4, 6]]], dtype=int32)
+    """
+    labels = np.empty(box.shape, np.int32)
+    whole = Box.whole(finer.shape)
+    for piece in BlockGrid(box.shape, _pieces(box.shape, factors)):
+        start, stop = (
+            tuple((a + b) * f for a, b, f in zip(box.start, corner, factors, strict=True))
+            for corner in (piece.write.start, piece.write.stop)
+        )
+        read = Box(start, stop).intersect(whole)  # type: ignore[arg-type]
+        labels[piece.write.slices] = downsample_labels(finer.read(read), factors)
+    return labels
+
+
+def _pieces(shape: Triple, factors: Factors) -> Triple:
+    z, y, x = (max(1, -(-size // factor)) for size, factor in zip(shape, factors, strict=True))
+    return z, y, x
+
+
+def downsample(job: Job, key: str, kind: str, factors: Factors) -> None:
+    """Write a block of a coarser level to the output; the job is that level's, see `Job.at`."""
+    assert job.labels is not None
+    assert job.output is not None
+    box = job.grid.named(key).write
+    job.output.write(box, coarse_labels(job.labels, box, factors))
+    job.scratch.put(kind, key)

@@ -1,0 +1,118 @@
+"""Arrays that take the labels: created, opened to go on, replaced. `outputs` has been asked before."""
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from ..blocks.geometry import Triple
+from .outputs import MARK, OutputSpec, Target, existing_group
+from .pyramids import LABELS, list_labels, unlist_labels
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+
+
+def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
+    """Numbers of the levels of a class that are not there; an array that was given may have been emptied."""
+    if target.is_array:
+        return [0]
+    group = existing_group(target)
+    return [level for level, (path, _) in enumerate(spec.levels(name)) if group is None or path not in group]
+
+
+def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume: bool) -> list[Any]:
+    """Create the arrays of one class, or open them to go on; `check_outputs` has been called.
+
+    Parameters
+    ----------
+    target : Target
+        Where the labels go.
+    name : str
+        Class.
+    spec : OutputSpec
+        Shapes, chunks and levels.
+    run : str
+        Name of the run, which goes into the marks.
+    resume : bool
+        Whether the run goes on with what is there; else that is removed.
+
+    Returns
+    -------
+    arrays : list of zarr.Array
+        The levels, the finest first.
+    """
+    if target.is_array:
+        if not resume:
+            _clear(target.node, spec)
+        return [target.node]
+    group, place = _open_group(target, spec), spec.place(name)
+    if resume:
+        _sweep(target, place)
+    elif place in group:
+        if spec.pyramid is not None:
+            unlist_labels(group[LABELS], spec.pyramid.version, name)
+        del group[place]
+    mark = {MARK: {"kind": "labels", "class": name, "run": run}}
+    if spec.pyramid is not None and place not in group:
+        group.require_group(LABELS).create_group(name, attributes=mark)
+    arrays = [
+        group[path] if path in group else _create(group, path, one.shape, spec.chunks, mark)
+        for path, one in spec.levels(name)
+    ]
+    if spec.pyramid is not None:
+        in_image = "multiscales" in group.attrs.asdict().get("ome", group.attrs)
+        group[place].attrs.update(spec.pyramid.attributes(name, in_image=in_image))
+    return arrays
+
+
+def publish(target: Target, name: str, spec: OutputSpec) -> None:
+    """Say in the mark of labels that they are whole, and list them where viewers look; nothing for an array given."""
+    if target.is_array:
+        return
+    group = _open_group(target, spec)
+    attributes = group[spec.place(name)].attrs
+    attributes[MARK] = {**attributes[MARK], "complete": True}
+    if spec.pyramid is not None:
+        list_labels(group[LABELS], spec.pyramid.version, name)
+
+
+def _open_group(target: Target, spec: OutputSpec) -> Any:
+    import zarr
+
+    if target.node is not None:
+        return existing_group(target)
+    if existing_group(target) is not None:
+        # Without a format: asked for one, zarr would put it beside an existing group of the other.
+        return zarr.open_group(target.url, mode="r+", use_consolidated=False)
+    zarr_format: Any = 3 if spec.pyramid is None else spec.pyramid.zarr_format
+    return zarr.open_group(target.url, mode="w-", zarr_format=zarr_format)
+
+
+def _create(group: Any, path: str, shape: Triple, chunks: Triple, mark: dict[str, Any]) -> Any:
+    how: dict[str, Any]
+    if group.metadata.zarr_format == 3:
+        from zarr.codecs import ZstdCodec
+
+        how = {"compressors": ZstdCodec(level=1, checksum=True), "dimension_names": ("z", "y", "x")}
+    else:
+        from numcodecs import GZip
+
+        # Format 2 never specified a checksum for zstd, and TensorStore refuses it; every gzip member has a CRC-32.
+        how = {"compressors": GZip(level=1), "chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    return group.create_array(path, shape=shape, chunks=chunks, dtype=np.int32, fill_value=0, attributes=mark, **how)
+
+
+def _sweep(target: Target, place: str) -> None:
+    # Chunks that a killed process was writing: zarr gives them their name when they are whole.
+    if target.url is not None and "://" not in target.url:
+        for folder, _, files in os.walk(os.path.join(target.url, place)):
+            for file in filter(_PARTIAL.search, files):
+                os.remove(os.path.join(folder, file))
+
+
+def _clear(array: Any, spec: OutputSpec) -> None:
+    # Blocks without foreground are not written: what an earlier run left there would stay.
+    if array.nchunks_initialized:
+        for at in range(0, spec.shape[0], spec.block_shape[0]):
+            array[at : at + spec.block_shape[0]] = 0
