@@ -279,6 +279,62 @@ def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pyt
     check_resumed(folder)
 
 
+class SlowFlow(StoredFlow):
+    """Flow that takes its time, so that a small run lasts while its workers are killed."""
+
+    def region(self, box: Any) -> Any:
+        time.sleep(0.3)
+        return super().region(box)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_faults
+
+    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.SlowFlow)
+    kills, ended = [], threading.Event()
+
+    def kill() -> None:
+        while len(kills) < 10 and not ended.wait(2):
+            nannies = list(client.cluster.workers.values())
+            pids = [nanny.pid for nanny in nannies[len(kills) % 2 :] + nannies[: len(kills) % 2] if nanny.pid]
+            if pids:
+                os.kill(pids[0], signal.SIGKILL)
+                kills.append(len(records(folder)))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        found = segment(folder)
+    except RuntimeError as error:
+        assert "the worker died, again and again, of block" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_array_equal(found, expected())
+    finally:
+        ended.set()
+        killer.join()
+    assert len(kills) == 10
+    assert kills[1] < kills[-1]  # it went on between them
+    if (folder / "out.scratch").exists():
+        check_resumed(folder)
+
+
+@pytest.mark.faults
+def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+    leave = threading.Thread(
+        target=lambda: (wait_for(lambda: len(records(folder)) > 40), client.cluster.scale(0)),
+    )
+    leave.start()
+    with pytest.raises(RuntimeError, match=r"class 'thin', stage '\w+': the cluster has no workers.*resume=True"):
+        segment(folder)
+    leave.join()
+    client.cluster.scale(2)
+    client.wait_for_workers(1)
+    check_resumed(folder)
+
+
 # ------------------------------------------------------------ damaged inputs
 
 

@@ -1,5 +1,6 @@
 """Stages on a cluster: a bounded window of tasks, and what becomes of those that kill their worker."""
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -11,13 +12,19 @@ from .stages.job import Job
 MAX_KILLERS = 8
 """Tasks that kill their worker after which a stage is given up."""
 
+PATIENCE = 300.0
+"""Seconds that a cluster may be without workers, or its scheduler out of reach, before the run ends with an error."""
+
+_LOOK, _CHECK = 0.005, 2.0  # seconds between looks for ended tasks, and for workers
+
 
 def on_cluster(client: Any) -> Executor:
     """Executor that does the tasks on a cluster, a bounded window of them at a time.
 
     The scheduler gives up on a task that was about when several workers died, whether it killed them or its neighbour
     did. Such tasks are done again one by one: the one that kills its worker even then is left out, the rest of the
-    stage is done, and RuntimeError names what was left out.
+    stage is done, and RuntimeError names what was left out. A cluster without workers, for longer than `PATIENCE`, is
+    a RuntimeError too: Dask itself would wait for ever.
     """
 
     def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
@@ -40,7 +47,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
 
     from distributed import KilledWorker, as_completed
 
-    cores = max(1, sum(client.nthreads().values()))
+    cores = max(1, _threads_within_patience(client, stage, job))
     under_way: dict[str, str] = {}
     lost: list[str] = []
 
@@ -52,10 +59,13 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
         return futures
 
     pending = as_completed(submit(4 * cores))
-    for future in pending:
+    for future in _as_they_end(client, stage, job, pending):
         key = under_way.pop(future.key)
         try:
-            future.result()
+            # What a task did is on record in scratch. Its result is None, and fetching it from a worker that has died
+            # since would have the task done again.
+            if future.status != "finished":
+                future.result()
         except (KilledWorker, CancelledError):
             lost.append(key)
             continue
@@ -63,6 +73,38 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
         for other in submit(0 if lost else 1):
             pending.add(other)
     return lost
+
+
+def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[Any]:
+    # Futures as they end, for as long as there is somebody who can end them.
+    checked = time.monotonic()
+    while not pending.is_empty():
+        if ended := pending.next_batch(block=False):
+            yield from ended
+        elif time.monotonic() - checked > _CHECK:
+            _threads_within_patience(client, stage, job)
+            checked = time.monotonic()
+        else:
+            time.sleep(_LOOK)
+
+
+def _threads_within_patience(client: Any, stage: Stage, job: Job) -> int:
+    # Threads of all workers; RuntimeError when there is none for too long.
+    end = time.monotonic() + PATIENCE
+    while True:
+        reason = "has no workers"
+        try:
+            threads: int = sum(client.nthreads().values())
+            if threads:
+                return threads
+        except (OSError, RuntimeError, TimeoutError) as error:
+            reason = f"does not answer ({type(error).__name__}: {error})"
+        if client.status in ("closing", "closed") or time.monotonic() > end:
+            raise RuntimeError(
+                f"class {job.name!r}, stage {stage.name!r}: the cluster {reason}. Start it, or its workers, again and "
+                "run with resume=True; their logs tell why they ended"
+            )
+        time.sleep(min(1.0, PATIENCE))
 
 
 def _killed(stage: Stage, job: Job, keys: Sequence[str], state: str) -> RuntimeError:
