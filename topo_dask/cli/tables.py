@@ -92,8 +92,9 @@ def _load(place: str, name: str | None, flow: str | None, level: int | None) -> 
         return read_table(tables[name])
     from ..api import instance_table
     from ..stores.inputs import open_input
+    from ..stores.outputs import find_labels
 
-    labels, _ = open_input(place if name is None else f"{place.rstrip('/')}/{name}", "labels", level)
+    labels, _ = open_input(place if name is None else find_labels(place, name), "labels", level)
     return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
 
 

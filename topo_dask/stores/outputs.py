@@ -250,6 +250,13 @@ def read_marks(url: str) -> dict[str, dict[str, Any]]:
     return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
 
 
+def find_labels(url: str, name: str) -> str:
+    """Path or URL of the labels of a class in an output, OME-Zarr or plain."""
+    group = existing_group(Target(absolute(url)))
+    inner = f"{LABELS}/{name}"
+    return f"{url.rstrip('/')}/{inner if group is not None and inner in group else name}"
+
+
 def check_output(array: Any, spec: OutputSpec) -> None:
     """Raise ValueError when an array can not take the labels of these blocks."""
     if tuple(array.shape) != spec.shape or np.dtype(array.dtype) != np.int32 or array.fill_value != 0:
