@@ -81,7 +81,7 @@ def segment_volume(
         Level of an OME-Zarr multiscale image, 0 by default.
     ome_zarr : {"0.5", "0.4"} or None
         Version of OME-Zarr that is written: 0.5 stands on zarr format 3, 0.4 on format 2. None writes one plain array
-        a class, ``<output>/<class>``. The place in space is that of the OME-Zarr input; where the inputs tell none, of
+        a class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, if it is a path or URL; else of
         the level of the same shape of the image that is written into; else voxels are cubes of `resolution_nm`, or
         have no unit.
     resume : bool

@@ -1,0 +1,140 @@
+"""What may be an input of a run: paths and URLs, both formats of zarr, levels of images, and their voxel sizes."""
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from ome_images import image_of, scale, space
+
+import topo_dask
+from topo_dask.admission import plan_volume
+from topo_dask.stores.multiscales import read_multiscales
+
+SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
+CONFIG = {"nuc": {"group": 1, "n_steps": 4, "convergence_radius": 2.0, "min_size": 1}}
+RNG = np.random.default_rng(3)
+SEMANTIC = RNG.random((1, *SHAPE)).astype(np.float32)
+FLOW = RNG.normal(0, 0.6, (3, *SHAPE)).astype(np.float32)
+EXPECTED = topo_dask.run_instance_segmentation(SEMANTIC, FLOW, ["nuc"], CONFIG)["nuc"]
+
+
+def store(path: Path, array: np.ndarray, version: str, levels: int = 2) -> None:
+    """An image whose last level is the array, with voxels of 30, 16, 16 nanometres; those before it are all 7."""
+    zarr_format: Any = {"0.4": 2, "0.5": 3}[version]
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    chains = [[scale(1, 0.03, 0.016 / 2**k, 0.016 / 2**k)] for k in reversed(range(levels))]
+    image = image_of([{"name": "c", "type": "channel"}, *space("micrometer")], *chains)
+    for k in range(levels):
+        data = array if k == levels - 1 else np.full((len(array), 12, 18, 20), 7, array.dtype)
+        group.create_array(f"s{k}", data=data, chunks=(len(array), 6, 5, 10))
+    attributes = {"multiscales": [{"version": version, **image}]}
+    group.attrs.update(attributes if version == "0.4" else {"ome": {"version": version, **attributes}})
+
+
+@pytest.fixture(params=["0.4", "0.5"])
+def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Folder with images of a foreground and a flow."""
+    store(tmp_path / "semantic", SEMANTIC, request.param)
+    store(tmp_path / "flow", FLOW, request.param)
+    return tmp_path
+
+
+def check(semantic: Any, flow: Any, output: Path, size: Any = (30.0, 16.0, 16.0), **more: Any) -> None:
+    found = topo_dask.segment_volume(
+        semantic, flow, output, class_names=["nuc"], class_config=CONFIG, block_shape=BLOCK, progress=False, **more
+    )
+    np.testing.assert_array_equal(found["nuc"][:], EXPECTED)
+    written = read_multiscales(output / "labels" / "nuc")
+    assert written is not None
+    assert written.levels[0].voxel_size_nm == size
+
+
+def test_levels_of_images(images: Path) -> None:
+    semantic, flow = images / "semantic", images / "flow"
+    check(semantic, f"{flow}/", images / "by_level", level=1)
+    check(semantic / "s1", str(flow / "s1"), images / "by_path")
+    arrays = [zarr.open_array(path / "s1", mode="r") for path in (semantic, flow)]
+    check(*arrays, images / "open", size=None)
+    lazy = topo_dask.run_instance_segmentation(*arrays, ["nuc"], CONFIG, block_shape=BLOCK)["nuc"]
+    np.testing.assert_array_equal(lazy.compute(), EXPECTED)
+    for place, level, message in (
+        (flow, 2, "level must be at least 0 and below 2"),
+        (flow / "s1", 1, r"flow: .* is an array and has no levels"),
+        (flow / "s1", None, "must cover the same volume"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan_volume(semantic, place, class_names=["nuc"], class_config=CONFIG, level=level)
+
+
+def test_the_shortest_edge_of_a_voxel_chooses_the_parameters(images: Path) -> None:
+    for level, resolution in ((1, 16), (0, 8)):
+        inputs = (images / "semantic", images / "flow")
+        found, given = (
+            plan_volume(*inputs, class_names=["mito"], level=level, block_shape=BLOCK, **more).classes
+            for more in ({}, {"resolution_nm": resolution})
+        )
+        assert found == given
+    other = plan_volume(*inputs, class_names=["mito"], level=1, block_shape=BLOCK, resolution_nm=64).classes
+    assert other != given
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def http(images: Path) -> Iterator[str]:
+    """URL of the folder, which can only be read."""
+    pytest.importorskip("aiohttp")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(images)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_inputs_by_http(http: str, images: Path) -> None:
+    check(f"{http}/semantic", f"{http}/flow", images / "group", level=1)
+    check(f"{http}/semantic/s1", f"{http}/flow/s1", images / "array")
+    with pytest.raises(FileNotFoundError, match=r"flow: .*nothing: there is no zarr array"):
+        check(f"{http}/semantic/s1", f"{http}/nothing", images / "none")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(200)
+def test_inputs_and_output_by_s3(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto = pytest.importorskip("moto.server")
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        s3fs.S3FileSystem().put(str(images), "s3://bucket", recursive=True)
+        found = topo_dask.segment_volume(
+            *("s3://bucket/semantic", "s3://bucket/flow", "s3://bucket/semantic"),
+            **{"class_names": ["nuc"], "class_config": CONFIG, "level": 1, "block_shape": BLOCK, "progress": False},
+            ome_zarr=read_version(images / "semantic"),
+        )
+        np.testing.assert_array_equal(found["nuc"][:], EXPECTED)
+        written = read_multiscales("s3://bucket/semantic/labels/nuc")
+        assert written is not None
+        assert written.levels[0].voxel_size_nm == (30.0, 16.0, 16.0)
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()  # it remembers the server
+        server.stop()
+
+
+def read_version(image: Path) -> Any:
+    return "0.4" if zarr.open_group(image, mode="r").metadata.zarr_format == 2 else "0.5"
