@@ -169,7 +169,7 @@ def count_contacts(scratch: FileScratch) -> list[int]:
     return [sum(len(tables.get(kind, key)["sums"]) for key in tables.keys(kind)) for kind in kinds]
 
 
-def segment_stored(cache: Path, method: str) -> tuple[Cost, list[int]]:
+def segment_stored(cache: Path, method: str, block_shape: tuple[int, ...] | None) -> tuple[Cost, list[int]]:
     """Segment what is in the cache, and look at the tables before they are removed with the scratch."""
     config = {"cortex": {**TIGHT, "merge": METHODS[method]}}
     contacts: list[int] = []
@@ -182,6 +182,7 @@ def segment_stored(cache: Path, method: str) -> tuple[Cost, list[int]]:
             cache / "labels.zarr",
             class_names=["cortex"],
             class_config=config,
+            block_shape=block_shape,
             memory_limit="3GiB",
             ome_zarr=None,
             overwrite=True,
@@ -197,8 +198,8 @@ def report_full(arguments: argparse.Namespace) -> None:
     )
     for sigma in arguments.noise:
         apart(store_prediction, arguments.cache, None if arguments.free else (0, 0, 0), sigma, arguments.seed)
-        for method in arguments.method or ["agglomerate"]:
-            cost, contacts = apart(segment_stored, arguments.cache, method)
+        for method, block in itertools.product(arguments.method or ["agglomerate"], arguments.block):
+            cost, contacts = apart(segment_stored, arguments.cache, method, block)
             labels = zarr.open_array(arguments.cache / "labels.zarr" / "cortex")
             found = score(zarr.open_array(arguments.cache / "truth.zarr"), labels)
             print(f"{sigma:<5} {method:26}", found, cost, "", *contacts, flush=True)
@@ -263,10 +264,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--draws", type=int, help="only errors, over so many draws of the noise")
     parser.add_argument("--free", action="store_true", help="flow whose rule does not mention where an object lies")
-    parser.add_argument("--block", type=_triple, nargs="+", default=[(40, 50, 64)], help="block shapes")
+    parser.add_argument("--block", type=_triple, nargs="+", help="block shapes [40,50,64; full: what fits]")
     parser.add_argument("--method", choices=METHODS, nargs="+", help="[all; full: agglomerate]")
     parser.add_argument("--robustness", action="store_true", help="other shapes and flows, as Markdown")
     arguments = parser.parse_args()
+    blocks = [None] if arguments.shape == "full" else [(40, 50, 64)]
+    arguments.block = arguments.block or blocks
     origin = None if arguments.free else (0, 0, 0)
     if arguments.robustness:
         report_robustness(origin)

@@ -62,17 +62,10 @@ def gather(job: Job, key: str, level: int, threshold: float) -> None:
     pairs, sums, faces = drop_decided(*contract(pairs, sums, faces, roots), frozen, threshold)
     left = np.unique(pairs)
     united = np.flatnonzero(roots != np.arange(len(nodes)))
-    job.scratch.put(
-        kind_of(level),
-        key,
-        pairs=nodes[pairs],
-        sums=sums,
-        faces=faces,
-        nodes=nodes[left],
-        levels=reach[left],
-        united=nodes[united],
-        roots=nodes[roots[united]],
-    )
+    kind = kind_of(level)
+    job.scratch.put(f"{kind}.united", key, nodes=nodes[united], roots=nodes[roots[united]])
+    table = {"pairs": nodes[pairs], "sums": sums, "faces": faces}
+    job.scratch.put(kind, key, **table, nodes=nodes[left], levels=reach[left])
 
 
 def _bundles_below(job: Job, key: str, level: int) -> list[Arrays]:

@@ -99,7 +99,8 @@ def _gather_tables(job: Job, levels: int) -> Table:
 def _roots_below(job: Job, n: int, levels: int) -> NDArray[np.int64]:
     roots = np.arange(n)
     for level in range(levels):
-        for key in job.scratch.keys(kind_of(level)):
-            bundle = job.scratch.get(kind_of(level), key)
-            roots[bundle["united"] - 1] = bundle["roots"] - 1
+        kind = f"{kind_of(level)}.united"
+        for key in job.scratch.keys(kind):
+            bundle = job.scratch.get(kind, key)
+            roots[bundle["nodes"] - 1] = bundle["roots"] - 1
     return roots
