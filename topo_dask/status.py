@@ -91,7 +91,7 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
             f"{place} is the output of a run that has not finished {partial}, and {url}.scratch has no record of it: "
             "give the folder that was its scratch"
         )
-    return RunStatus(url, url, {name: [] for name in marks})
+    return RunStatus(url, url, {name: [] for name in sorted(marks)})
 
 
 def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, Any]) -> RunStatus:

@@ -8,6 +8,7 @@ from .demonstrate import demo
 from .errors import Errors
 from .following import status
 from .segmenting import plan, run
+from .showing import show, view
 from .tables import table
 
 EPILOG = """Exit codes: 0 all is well; 1 it failed on the way, and can be resumed; 2 the input was refused, and nothing
@@ -28,5 +29,5 @@ def main(verbose: bool) -> None:
     """
 
 
-for command in (run, plan, status, table, demo, completion):
+for command in (run, plan, status, table, show, view, demo, completion):
     main.add_command(command)

@@ -1,0 +1,212 @@
+"""What can be looked at, the figure of a box, and the viewer: in pieces, and in a real browser."""
+
+import io
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import neuroglancer
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from neuroglancer.local_volume import MeshesNotSupportedForVolume
+from ome_images import image_of, scale, space, write_image
+
+from topo_dask.cli import main
+from topo_dask.figures import colour_flow, colour_labels, stretch
+from topo_dask.layers import find_layers
+from topo_dask.sections import choose_box, choose_level, draw_sections
+from topo_dask.viewer import Pyramid, open_viewer
+
+SIZE = (30.0, 8.0, 4.0)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Image of two levels that differ, with voxels of 30 x 8 x 4 nm; labels, flow and probabilities beside it."""
+    chains = [[scale(*(s * f for s in SIZE))] for f in (1, 2)]
+    group = write_image(tmp_path / "image.zarr", image_of(space("nanometer"), *chains), shape=(8, 12, 16))
+    group["s0"][:] = np.arange(8 * 12 * 16).reshape(8, 12, 16) % 200
+    group["s1"][:] = 250
+    labels = np.zeros((8, 12, 16), np.int32)
+    labels[2:6, 2:6, 2:6], labels[2:6, 2:6, 9:14] = 1, 70_000
+    zarr.create_array(tmp_path / "labels", data=labels)
+    zarr.create_array(tmp_path / "flow", data=np.random.default_rng(0).normal(size=(6, *labels.shape)).astype("f4"))
+    zarr.create_array(tmp_path / "semantic", data=np.zeros((2, *labels.shape), np.float32))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kinds(*paths: str) -> list[tuple[str, str, int]]:
+    return [(layer.kind, layer.name, len(layer.levels)) for path in paths for layer in find_layers(path)]
+
+
+def test_layers_are_told_by_metadata_and_type(folder: Path) -> None:
+    assert (
+        kinds("image.zarr", "labels", "semantic")
+        == [
+            ("image", "image.zarr", 2),
+            ("labels", "labels", 1),
+            ("image", "semantic 0", 1),
+            ("image", "semantic 1", 1),
+        ]
+        or kinds("labels")[0][0] == "labels"
+    )
+    assert kinds("flow") == [("flow", "flow 0", 1), ("flow", "flow 1", 1)]
+    assert kinds("image=flow")[5] == ("image", "flow 5", 1)
+    assert find_layers("image.zarr")[0].voxel_size_nm == SIZE
+    assert find_layers("image.zarr/s1")[0].voxel_size_nm == tuple(2 * edge for edge in SIZE)
+
+
+@pytest.mark.parametrize("ome_zarr", ["0.5", "0.4", "none"])
+def test_the_output_of_a_run_is_its_labels(folder: Path, ome_zarr: str) -> None:
+    zarr.create_array("mask", data=(zarr.open("labels")[:] > 0).astype("f4")[None])
+    zarr.create_array("field", data=np.ones((3, 8, 12, 16), np.float32))
+    words = ["run", "mask", "field", "out", "--class", "nuc", "--resolution-nm", "64", "--ome-zarr", ome_zarr]
+    done = CliRunner().invoke(main, [*words, "--min-size", "1", "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    (layer,) = find_layers("out")
+    assert (layer.kind, layer.shape()) == ("labels", (8, 12, 16))
+    assert layer.name.endswith("/nuc")
+
+
+def test_a_section_is_that_of_the_array(folder: Path) -> None:
+    layers = [*find_layers("labels"), find_layers("flow")[1]]
+    figure = draw_sections(layers, [slice(1, 7), slice(None), slice(2, 15)], planes=(3, 4, 5))
+    labels, flow = zarr.open("labels")[:], zarr.open("flow")[3:]
+    pictures = [axes.images[0].get_array() for axes in figure.axes if not axes.get_title().startswith("_")]
+    expected = [
+        colour_labels(labels[3, :, 2:15]),
+        colour_flow(flow[1:, 3, :, 2:15]),
+        colour_labels(labels[1:7, 4, 2:15]),
+        colour_flow(flow[[0, 2], 1:7, 4, 2:15]),
+        colour_labels(labels[1:7, :, 5]),
+        colour_flow(flow[:2, 1:7, :, 5]),
+    ]
+    for picture, array in zip(pictures, expected, strict=True):
+        np.testing.assert_array_equal(picture, array)
+    assert tuple(figure.axes[0].images[0].get_extent()) == (1.5, 14.5, 11.5, -0.5)
+
+
+def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
+    figure = draw_sections(find_layers("image.zarr"), level=1)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), stretch(np.full((6, 8), 250)))
+    assert figure.axes[0].get_aspect() == SIZE[1] / SIZE[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["labels", "--box", "0:9,:,:"], "box must lie in 0:8 along z, and not be empty; got 0:9"),
+        (["labels", "--box", "3:3,:,:"], "got 3:3"),
+        (["labels", "--box", "3,4,5"], "expected three spans like 0:64,100:200,:"),
+        (["labels", "--at", "1,2,99"], "planes must lie in the box"),
+        (["labels", "--level", "1"], "level 1: none of ['labels'] has levels"),
+        (["image.zarr", "--level", "2"], "image.zarr has 2 levels, from 0; got level 2"),
+        (["image.zarr", "labels", "--level", "1"], "what is drawn together must have one shape at level 1"),
+        (["nowhere"], "nowhere: there is no zarr array and no zarr group"),
+        (["."], "there is no zarr array and no zarr group"),
+        (["flow=labels"], "labels must have 3 channels a class to be a flow"),
+        (["labels", "-o", "figure.xyz"], "Format 'xyz' is not supported"),
+    ],
+)
+def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["show", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_a_box_may_not_be_huge() -> None:
+    with pytest.raises(ValueError, match="box may be 2048 voxels long, got 3000 along x: choose a part of it"):
+        choose_box((8, 8, 3000), [slice(None)] * 3)
+
+
+def test_one_level_of_a_pyramid_goes_with_a_plain_array_of_its_shape(folder: Path) -> None:
+    layers = [*find_layers("image.zarr"), *find_layers("labels")]
+    assert list(choose_level(layers, 0).values()) == [0, 0]
+
+
+def test_a_figure_is_written(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["show", "image.zarr", "labels", "flow", "-o", "figure.png"])
+    assert (result.exit_code, result.stdout) == (0, "figure: figure.png\n")
+    assert Path("figure.png").stat().st_size > 1000
+
+
+def ask(volume: Pyramid, scale_key: str, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
+    data, _ = volume.get_encoded_subvolume("npz", np.array(start), np.array(end), scale_key)
+    voxels = np.load(io.BytesIO(zlib.decompress(data)))
+    assert voxels.dtype == volume.data_type
+    return voxels
+
+
+def test_the_viewer_gets_coarse_scales_from_stored_levels(folder: Path) -> None:
+    volume = Pyramid(find_layers("image.zarr")[0])
+    shutil.rmtree("image.zarr/s0/c")  # what is read of the finest level from here on is 0
+    assert (ask(volume, "2,2,2", (0, 0, 0), (4, 6, 8)) == 250).all()
+    assert (ask(volume, "4,4,4", (0, 0, 0), (2, 3, 4)) == 250).all()
+    assert (ask(volume, "1,1,1", (0, 0, 0), (8, 12, 16)) == 0).all()
+    assert (ask(volume, "1,2,2", (0, 0, 0), (8, 6, 8)) == 0).all()  # no stored level has these voxels
+
+
+def test_the_viewer_gets_the_voxels_that_are_stored(folder: Path) -> None:
+    box = ((1, 2, 3), (7, 11, 15))
+    labels = Pyramid(find_layers("labels")[0])
+    assert labels.info()["dataType"] == "uint32"
+    assert labels.info()["volumeType"] == "segmentation"
+    np.testing.assert_array_equal(ask(labels, "1,1,1", *box), zarr.open("labels")[1:7, 2:11, 3:15])
+    flow = Pyramid(find_layers("flow")[1])
+    np.testing.assert_array_equal(
+        ask(flow, "1,1,1,1", (0, 1, 2, 3), (3, 7, 11, 15)), zarr.open("flow")[3:, 1:7, 2:11, 3:15]
+    )
+    space = Pyramid(find_layers("image.zarr")[0]).info()["coordinateSpace"]
+    assert {name: float(value) for name, (value, _) in space.items()} == pytest.approx(
+        {name: edge * 1e-9 for name, edge in zip("zyx", SIZE, strict=True)}
+    )
+
+
+def test_the_viewer_makes_surfaces_of_what_fits_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)) > 100
+    monkeypatch.setattr("topo_dask.viewer.MOST_MESHED", 100)
+    with pytest.raises(MeshesNotSupportedForVolume):
+        Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)
+
+
+def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def wait(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("topo_dask.cli.showing.Event", Interrupted)
+    result = CliRunner().invoke(main, ["view", "image.zarr", "labels", "--no-open"])
+    neuroglancer.stop()
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("http://127.0.0.1:")
+    assert "serving image.zarr, labels" in result.stdout
+
+
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=600,400
+--remote-debugging-port=0"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.timeout(120)
+def test_a_real_browser_shows_image_and_labels(folder: Path) -> None:
+    viewer = open_viewer([*find_layers("image.zarr"), *find_layers("labels")])
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", str(viewer)]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        taken = viewer.screenshot(size=[600, 400]).screenshot.image_pixels.astype(int)
+    finally:
+        browser.terminate()
+        browser.wait()
+        neuroglancer.stop()
+    # The plane across z is at the upper left: labels are in colour, the image around them is grey.
+    panel = taken[:200, :300, :3]
+    spread = panel.max(axis=-1) - panel.min(axis=-1)
+    colours = {tuple(pixel // 64) for pixel in panel[spread > 60].reshape(-1, 3)}
+    assert (spread > 60).mean() > 0.02
+    assert len(colours) >= 2

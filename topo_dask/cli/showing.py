@@ -1,0 +1,99 @@
+"""``show`` and ``view``: look at images, labels and flow, in a figure or in the browser."""
+
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import click
+
+from .options import Triple
+
+LAYERS = click.argument("layers", metavar="IMAGE|LABELS|FLOW...", nargs=-1, required=True)
+
+
+class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """Three spans of voxels such as ``0:64,100:200,:``."""
+
+    name = "Z0:Z1,Y0:Y1,X0:X1"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[slice]:
+        """Slices along z, y, x."""
+        if not isinstance(value, str):
+            return list(value)
+        try:
+            ends = [[int(end) if end.strip() else None for end in span.split(":")] for span in value.split(",")]
+        except ValueError:
+            ends = []
+        if len(ends) != 3 or any(len(span) != 2 for span in ends):
+            self.fail(f"expected three spans like 0:64,100:200,: got {value!r}", param, ctx)
+        return [slice(*span) for span in ends]
+
+
+def _find(paths: tuple[str, ...]) -> list[Any]:
+    from ..layers import find_layers
+
+    return [layer for path in paths for layer in find_layers(path)]
+
+
+@click.command()
+@LAYERS
+@click.option("--box", type=Spans(), help="Box to draw, in voxels of the level.  [default: the centre, 512 at most]")
+@click.option("--at", type=Triple(), help="Where the three planes lie.  [default: the middle of the box]")
+@click.option("--level", type=click.IntRange(0), default=0, help="Level of an OME-Zarr image; 0 is the finest.")
+@click.option("--seed", type=int, default=0, help="Another seed is another choice of colours.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="topo_dask.png",
+    help="Figure to write, .png, .pdf or .svg.",
+)
+def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
+    """Draw a figure of any box: three planes of each image, of labels and of flow.
+
+    Takes zarr arrays, OME-Zarr images with all their labels, and the OUTPUT of a run. Labels are drawn over the first
+    image. What an array holds is told by its metadata or type; image=PATH, labels=PATH or flow=PATH say it.
+
+    \b
+      topo-dask show raw.zarr labels.zarr -o figure.png
+      topo-dask show image=mask.zarr labels.zarr/nuc flow.zarr --box 0:64,100:300,:
+    """
+    from ..sections import draw_sections
+
+    figure = draw_sections(_find(layers), box, level=level, planes=at, seed=seed)
+    figure.savefig(output)
+    click.echo(f"figure: {output}")
+
+
+@click.command()
+@LAYERS
+@click.option(
+    "--address",
+    default="127.0.0.1",
+    help="Address to serve at. The default is for this machine only; from elsewhere use an SSH tunnel.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to serve at; 0 is any that is free.")
+@click.option("--open/--no-open", "opens", default=True, help="Whether to open the browser.")
+def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
+    """Look at images, labels and flow in the browser, in Neuroglancer.
+
+    Takes what `show` takes. Chunks are read as they come into view, coarse levels first where there are some, so that
+    volumes of any size open at once. Needs the package neuroglancer: pip install 'topo-dask[view]'. End it with
+    Ctrl-C.
+
+    \b
+      topo-dask view raw.zarr labels.zarr
+      topo-dask view raw.zarr labels.zarr --port 8080 --no-open     # and on your desk: ssh -L 8080:localhost:8080 head
+    """
+    found = _find(layers)
+    try:
+        from ..viewer import open_viewer
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"view needs the package {error.name}: pip install 'topo-dask[view]'") from error
+    viewer = open_viewer(found, address=address, port=port)
+    click.echo(f"{viewer}\nserving {', '.join(layer.name for layer in found)}; end with Ctrl-C")
+    if opens:
+        click.launch(str(viewer))
+    with suppress(KeyboardInterrupt):
+        Event().wait()

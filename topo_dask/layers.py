@@ -1,0 +1,133 @@
+"""What can be looked at: images, labels and flow in zarr, with their levels and the size of their voxels."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks.geometry import Box, Triple
+from .stores.inputs import resolve_input
+from .stores.multiscales import VoxelSize, open_node, read_multiscales
+from .stores.outputs import MARK
+
+Kind = Literal["image", "labels", "flow"]
+
+MOST_CHANNELS = 12
+"""Channels of one array that become layers of their own, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One volume to look at; nothing is read before `read` is called.
+
+    Parameters
+    ----------
+    kind : {"image", "labels", "flow"}
+    name : str
+        Name to show.
+    levels : tuple of zarr.Array
+        Arrays from fine to coarse, axes (z, y, x) or (channel, z, y, x).
+    voxel_size_nm : tuple of 3 float, optional
+        Edges of a voxel of the finest level along z, y, x.
+    channel : int or slice, optional
+        Channel of an array of four axes; for a flow, its three.
+    """
+
+    kind: Kind
+    name: str
+    levels: tuple[Any, ...]
+    voxel_size_nm: VoxelSize | None = None
+    channel: int | slice | None = None
+
+    def shape(self, level: int = 0) -> Triple:
+        """Shape of a level in voxels."""
+        z, y, x = self.levels[level].shape[-3:]
+        return int(z), int(y), int(x)
+
+    def factors(self, level: int) -> tuple[float, ...]:
+        """Voxels of the finest level along the edges of a voxel of another, rounded to integers where near."""
+        return tuple(float(round(a / b)) or 1.0 for a, b in zip(self.shape(), self.shape(level), strict=True))
+
+    def read(self, box: Box, level: int = 0) -> NDArray[Any]:
+        """Voxels of a box of a level; with a leading axis of three components for a flow."""
+        index: tuple[Any, ...] = box.slices if self.channel is None else (self.channel, *box.slices)
+        return np.asarray(self.levels[level][index])
+
+
+def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
+    """Layers at a path or URL: an array, an OME-Zarr image with its labels, or the output of a run.
+
+    What an array holds is told by its metadata, else by its type: integers of 4 and more bytes are labels, three real
+    channels for each class a flow, anything else an image. ``image=PATH``, ``labels=PATH`` and ``flow=PATH`` say it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is nothing.
+    ValueError
+        When there is nothing to look at, or it has not three axes of space.
+    """
+    text = os.fspath(where)
+    kind, separator, path = text.partition("=")
+    told = kind if separator and kind in get_args(Kind) else None
+    path = (path if told else text).rstrip("/")
+    found = list(_layers(path, told))
+    if not found:
+        raise ValueError(f"{path} has no image, no labels and no flow: give the path of an array in it")
+    return found
+
+
+def _layers(path: str, kind: Any) -> Iterator[Layer]:
+    node = open_node(path)
+    if hasattr(node, "shape"):
+        placed = resolve_input(path, "layer")[1]
+        yield from _channels(path, kind, (node,), None if placed is None else placed.voxel_size_nm, node.attrs)
+        return
+    multiscale = read_multiscales(node)
+    if multiscale is not None:
+        if "t" in multiscale.axes:
+            raise ValueError(f"{path} has a time axis: give an array of one time point")
+        levels = tuple(node[level.path] for level in multiscale.levels)
+        yield from _channels(path, kind, levels, multiscale.levels[0].voxel_size_nm, node.attrs)
+    for name, child in sorted(node.members()):
+        ours = hasattr(child, "shape") and MARK in child.attrs
+        if (ours and multiscale is None) or name == "labels":
+            yield from _layers(f"{path}/{name}", None if ours else "labels")
+        elif kind == "labels" and not hasattr(child, "shape"):
+            yield from _layers(f"{path}/{name}", "labels")
+
+
+def _channels(
+    path: str, kind: Any, levels: tuple[Any, ...], voxel_size: VoxelSize | None, attributes: Mapping[str, Any]
+) -> Iterator[Layer]:
+    first = levels[0]
+    if first.ndim not in (3, 4):
+        raise ValueError(f"{path} must have axes (z, y, x) or (channel, z, y, x), got shape {tuple(first.shape)}")
+    kind = kind or _guess(first, attributes)
+    name = "/".join(path.split("/")[-2:]) if kind == "labels" else path.rsplit("/", maxsplit=1)[-1]
+    if first.ndim == 3:
+        if kind == "flow":
+            raise ValueError(f"{path} must have 3 channels a class to be a flow, got shape {tuple(first.shape)}")
+        yield Layer(kind, name, levels, voxel_size)
+        return
+    width = 3 if kind == "flow" else 1
+    if first.shape[0] % width or first.shape[0] > width * MOST_CHANNELS:
+        raise ValueError(
+            f"{path} has {first.shape[0]} channels: as {kind} it may have {width} each of up to {MOST_CHANNELS} classes"
+        )
+    for c in range(first.shape[0] // width):
+        called = name if first.shape[0] == width else f"{name} {c}"
+        yield Layer(kind, called, levels, voxel_size, slice(3 * c, 3 * c + 3) if kind == "flow" else c)
+
+
+def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:
+    ome = attributes.get("ome", attributes)
+    dtype = np.dtype(array.dtype)
+    if MARK in attributes or (isinstance(ome, Mapping) and "image-label" in ome):
+        return "labels"
+    if dtype.kind == "f" and array.ndim == 4 and array.shape[0] % 3 == 0:
+        return "flow"
+    return "labels" if dtype.kind in "iu" and dtype.itemsize >= 4 else "image"

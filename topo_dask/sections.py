@@ -1,0 +1,161 @@
+"""A figure of a box: image, flow and labels, each in three planes across the box."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .blocks.geometry import Box, Triple, triple
+from .figures import AXES, RGB, colour_flow, colour_labels, flow_wheel, overlay, stretch
+from .layers import Layer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST = 2048
+"""Edge of a box that is drawn, at most, in voxels."""
+
+CHOSEN = 512
+"""Edge of the box that is drawn, at most, where the caller leaves it to us."""
+
+WIDTH, FONT = 2.4, 7
+
+
+def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
+    """Level of each layer that is drawn: layers of a single level are drawn as they are.
+
+    Raises
+    ------
+    ValueError
+        When a layer has no such level, or the layers do not cover the same volume.
+    """
+    levels = {layer: level if len(layer.levels) > 1 else 0 for layer in layers}
+    for layer, n in levels.items():
+        if not 0 <= n < len(layer.levels):
+            raise ValueError(f"{layer.name} has {len(layer.levels)} levels, from 0; got level {level}")
+    if level > 0 and max(len(layer.levels) for layer in layers) == 1:
+        raise ValueError(f"level {level}: none of {[layer.name for layer in layers]} has levels")
+    shapes = {layer.name: layer.shape(n) for layer, n in levels.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"what is drawn together must have one shape at level {level}, got {shapes}")
+    return levels
+
+
+def choose_box(shape: Triple, spans: Sequence[slice] | None = None) -> Box:
+    """Box of the spans along z, y, x, cut to the volume's bounds where they are open; its centre where none are given.
+
+    Raises
+    ------
+    ValueError
+        When a span is empty, reaches out of the volume, or is longer than 2048 voxels.
+
+    Examples
+    --------
+    >>> choose_box((8, 2000, 8))
+    Box(start=(0, 744, 0), stop=(8, 1256, 8))
+    >>> choose_box((8, 2000, 8), [slice(2, None), slice(0, 10), slice(None)])
+    Box(start=(2, 0, 0), stop=(8, 10, 8))
+    """
+    if spans is None:
+        starts = [max(0, (size - CHOSEN) // 2) for size in shape]
+        stops = [min(size, start + CHOSEN) for size, start in zip(shape, starts, strict=True)]
+    else:
+        starts = [span.start or 0 for span in spans]
+        stops = [size if span.stop is None else span.stop for size, span in zip(shape, spans, strict=True)]
+    for axis, start, stop, size in zip(AXES, starts, stops, shape, strict=True):
+        if not 0 <= start < stop <= size:
+            raise ValueError(f"box must lie in 0:{size} along {axis}, and not be empty; got {start}:{stop}")
+        if stop - start > LONGEST:
+            raise ValueError(
+                f"box may be {LONGEST} voxels long, got {stop - start} along {axis}: choose a part of it, or a coarser "
+                "level"
+            )
+    return Box(triple(starts, "box", at_least=0), triple(stops, "box"))
+
+
+def _read_plane(layer: Layer, level: int, box: Box, axis: int, at: int) -> Any:
+    start, stop = list(box.start), list(box.stop)
+    start[axis], stop[axis] = at, at + 1
+    plane = layer.read(Box(triple(start, "plane", at_least=0), triple(stop, "plane")), level)
+    return np.squeeze(plane, axis=axis - 3)
+
+
+def _draw_planes(levels: dict[Layer, int], box: Box, axis: int, at: int, seed: int) -> list[RGB]:
+    planes = {layer: _read_plane(layer, level, box, axis, at) for layer, level in levels.items()}
+    images = [stretch(plane) for layer, plane in planes.items() if layer.kind == "image"]
+    pictures = []
+    for layer, plane in planes.items():
+        if layer.kind == "flow":
+            pictures.append(colour_flow(np.delete(plane, axis, axis=0)))
+        elif layer.kind == "image":
+            pictures.append(stretch(plane))
+        else:
+            pictures.append(overlay(images[0], plane, seed=seed) if images else colour_labels(plane, seed))
+    return pictures
+
+
+def draw_sections(
+    layers: Sequence[Layer],
+    spans: Sequence[slice] | None = None,
+    *,
+    level: int = 0,
+    planes: Sequence[int] | None = None,
+    seed: int = 0,
+) -> "Figure":
+    """Draw each layer in three planes of a box; labels lie over the first image. Only these planes are read.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        What to draw, a column each.
+    spans : sequence of 3 slice, optional
+        Box in voxels of the level; by default the centre, up to 512 voxels along an axis.
+    level : int
+        Level of the layers that have several.
+    planes : sequence of 3 int, optional
+        Positions (z, y, x) of the planes; by default the middle of the box.
+    seed : int
+        Another seed is another choice of colours.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        When level, box or planes do not fit.
+    """
+    from matplotlib.figure import Figure
+
+    levels = choose_level(layers, level)
+    box = choose_box(layers[0].shape(levels[layers[0]]), spans)
+    given = [(a + b) // 2 for a, b in zip(box.start, box.stop, strict=True)] if planes is None else planes
+    at = triple(given, "planes", at_least=0)
+    if any(not a <= p < b for a, p, b in zip(box.start, at, box.stop, strict=True)):
+        raise ValueError(f"planes must lie in the box from {box.start} to {box.stop}, got {at}")
+    size = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None) or (1.0, 1.0, 1.0)
+    edges = [n * s for n, s in zip(box.shape, size, strict=True)]
+    heights = [edges[1] / edges[2], edges[0] / edges[2], edges[0] / edges[1]]
+    figure = Figure(figsize=(WIDTH * len(levels) + 0.4, WIDTH * sum(heights) + 1.2), dpi=150, layout="constrained")
+    grid = figure.subplots(3, len(levels), squeeze=False, height_ratios=heights)
+    for axis, row in enumerate(grid):
+        down, right = (a for a in range(3) if a != axis)
+        extent = (box.start[right] - 0.5, box.stop[right] - 0.5, box.stop[down] - 0.5, box.start[down] - 0.5)
+        for axes, layer, picture in zip(row, levels, _draw_planes(levels, box, axis, at[axis], seed), strict=True):
+            axes.imshow(picture, extent=extent, aspect=size[down] / size[right], interpolation="nearest")
+            axes.tick_params(labelsize=FONT, length=2, width=0.5)
+            axes.set_xlabel(f"{AXES[right]} (voxels)", size=FONT)
+            if axis == 0:
+                axes.set_title(layer.name, size=FONT + 1)
+        row[0].set_ylabel(f"{AXES[axis]} = {at[axis]}\n{AXES[down]} (voxels)", size=FONT)
+    _add_wheel([axes for axes, layer in zip(grid[0], levels, strict=True) if layer.kind == "flow"])
+    return figure
+
+
+def _add_wheel(axes: Sequence[Any]) -> None:
+    # What the colours of a flow mean, in a corner of its first picture.
+    for one in axes:
+        wheel = one.inset_axes((0.02, 0.02, 0.16, 0.16))
+        wheel.imshow(flow_wheel(96))
+        wheel.set_axis_off()

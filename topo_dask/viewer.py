@@ -1,0 +1,163 @@
+"""A viewer in the browser: Neuroglancer, fed from zarr by this process, chunk by chunk as they come into view."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import neuroglancer
+import numpy as np
+from neuroglancer.local_volume import LocalVolume, MeshesNotSupportedForVolume
+from numpy.typing import NDArray
+
+from .layers import Layer
+
+MOST_MESHED = 2**25
+"""Voxels of a level of which surfaces are made: that needs all of it in memory."""
+
+FLOW_SHADER = """
+void main() {
+  vec3 flow = vec3(getDataValue(2), getDataValue(1), getDataValue(0));
+  emitRGB(abs(flow));
+}
+"""
+
+IMAGE_SHADER = """
+#uicontrol invlerp normalized
+void main() {
+  emitGrayscale(normalized());
+}
+"""
+
+
+class _Lazy:
+    """One level as an array that reads what is asked of it, in a type that the viewer knows."""
+
+    def __init__(self, layer: Layer, level: int) -> None:
+        array = layer.levels[level]
+        leading = (3,) if layer.kind == "flow" else ()
+        self.shape = (*leading, *layer.shape(level))
+        self.dtype = _shown_as(np.dtype(array.dtype), layer.kind)
+        self._layer, self._array = layer, array
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        channel = self._layer.channel
+        at: tuple[Any, ...] = index
+        if isinstance(channel, slice):
+            at = (slice(channel.start + int(index[0].start), channel.start + int(index[0].stop)), *index[1:])
+        elif channel is not None:
+            at = (channel, *index)
+        return np.ascontiguousarray(self._array[at], self.dtype)
+
+    def transpose(self) -> NDArray[Any]:
+        """The whole level in memory, axes (x, y, z)."""
+        return self[tuple(slice(0, n) for n in self.shape)].T
+
+
+def _shown_as(dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:
+    if kind == "labels":
+        return np.dtype("u8" if dtype.itemsize == 8 else "u4")
+    if dtype.kind == "f":
+        return np.dtype("f4")
+    if dtype.kind == "b":
+        return np.dtype("u1")
+    return np.dtype("f4") if dtype.itemsize == 8 else dtype.newbyteorder("=")
+
+
+class Pyramid(LocalVolume):  # type: ignore[misc]
+    """Volume that answers a request for a coarse scale from the stored level nearest to it.
+
+    Parameters
+    ----------
+    layer : Layer
+        What to show.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        finest, *coarser = (
+            (factors, _local_volume(LocalVolume, layer, n, factors)) for n, factors in _usable_levels(layer)
+        )
+        self._levels = [finest, *coarser]
+        self._is_labels = layer.kind == "labels"
+        most = max(int(np.prod(factors)) for factors, _ in self._levels)
+        _local_volume(super().__init__, layer, 0, self._levels[0][0], max_downsampling=64 * most)
+
+    def get_encoded_subvolume(self, data_format: str, start: Any, end: Any, scale_key: str) -> Any:
+        """Voxels of a box of a scale, from the coarsest stored level that the scale is a multiple of."""
+        asked = [int(part) for part in scale_key.split(",")]
+        for factors, volume in reversed(self._levels):
+            if len(asked) == len(factors) and not any(a % f for a, f in zip(asked, factors, strict=True)):
+                rest = ",".join(str(a // f) for a, f in zip(asked, factors, strict=True))
+                return volume.get_encoded_subvolume(data_format, start, end, rest)
+        raise ValueError(f"no level for scale {scale_key}")
+
+    def get_object_mesh(self, object_id: int) -> Any:
+        """Surface of an instance, from the finest level that fits into memory."""
+        for _, volume in self._levels:
+            if self._is_labels and np.prod(volume.shape) <= MOST_MESHED:
+                return volume.get_object_mesh(object_id)
+        raise MeshesNotSupportedForVolume
+
+
+def _usable_levels(layer: Layer) -> list[tuple[int, tuple[int, ...]]]:
+    # Levels that are whole multiples of the finest: what does not divide can not stand for a scale of the viewer.
+    leading = (1,) if layer.kind == "flow" else ()
+    found = []
+    for n in range(len(layer.levels)):
+        factors = tuple(int(f) for f in layer.factors(n))
+        if all(-(-size // f) == m for size, f, m in zip(layer.shape(), factors, layer.shape(n), strict=True)):
+            found.append((n, (*leading, *factors)))
+    return found
+
+
+def _space(layer: Layer, factors: tuple[int, ...], *, reverse: bool = False) -> Any:
+    names, unit = ["z", "y", "x"], "nm" if layer.voxel_size_nm else ""
+    scales = [size * factor for size, factor in zip(layer.voxel_size_nm or (1.0,) * 3, factors[-3:], strict=True)]
+    axes = list(zip(names, [unit] * 3, scales, strict=True))[:: -1 if reverse else 1]
+    if len(factors) == 4:
+        axes = [("c^", "", 1.0), *axes]
+    names, units, sizes = ([*column] for column in zip(*axes, strict=True))
+    return neuroglancer.CoordinateSpace(names=names, units=units, scales=sizes)
+
+
+def _local_volume(make: Any, layer: Layer, level: int, factors: tuple[int, ...], **more: Any) -> Any:
+    kind = "segmentation" if layer.kind == "labels" else "image"
+    return make(_Lazy(layer, level), dimensions=_space(layer, factors), volume_type=kind, **more)
+
+
+def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: int = 0) -> Any:
+    """Serve layers to a browser from this process, for as long as it lives.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        What to show, all of it from the origin; layers of unknown voxel size have that of the first that knows its own.
+    address : str
+        Address to listen on; ``"127.0.0.1"`` is this machine only.
+    port : int
+        Port to listen on, 0 for any that is free.
+
+    Returns
+    -------
+    viewer : neuroglancer.Viewer
+        ``str(viewer)`` is the address for the browser.
+    """
+    known = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None)
+    layers = [replace(layer, voxel_size_nm=layer.voxel_size_nm or known) for layer in layers]
+    neuroglancer.set_server_bind_address(address, port)
+    viewer = neuroglancer.Viewer()
+    with viewer.txn() as state:
+        for layer in layers:
+            source = Pyramid(layer)
+            if layer.kind == "labels":
+                state.layers[layer.name] = neuroglancer.SegmentationLayer(source=source)
+            else:
+                shader = FLOW_SHADER if layer.kind == "flow" else IMAGE_SHADER
+                state.layers[layer.name] = neuroglancer.ImageLayer(source=source, shader=shader)
+        size = layers[0].voxel_size_nm or (1.0, 1.0, 1.0)
+        # The viewer's panels show the first two axes of its own space: x and y.
+        state.dimensions = _space(layers[0], (1, 1, 1), reverse=True)
+        state.position = [n / 2 for n in reversed(layers[0].shape())]
+        # A panel of about 500 pixels shows the whole plane.
+        state.cross_section_scale = max(layers[0].shape()) / 400
+        state.projection_scale = 1.5 * max(n * s / min(size) for n, s in zip(layers[0].shape(), size, strict=True))
+    return viewer
