@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from .admission import RunPlan, plan_volume
+from .admission import RunPlan, check_space, plan_volume
 from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
@@ -19,7 +19,7 @@ from .stores.label_arrays import missing_levels, open_output, publish
 from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
 from .stores.pyramids import Version
 from .stores.scratch import FileScratch
-from .stores.volumes import Foreground, Output, Source, StoredFlow
+from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, shares_memory
 from .version import __version__
 
@@ -85,7 +85,7 @@ def segment_volume(
         the level of the same shape of the image that is written into; else voxels are cubes of `resolution_nm`, or
         have no unit.
     resume : bool
-        Go on with an interrupted run: what is on record in scratch is not done again.
+        Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
     overwrite : bool
         Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
     progress : bool or Progress
@@ -107,6 +107,8 @@ def segment_volume(
         When there is an output or an unfinished run, and neither `resume` nor `overwrite` says what to do with it.
     PermissionError
         When the group or array given as output is open for reading only.
+    OSError
+        When less disk is free than scratch and output are expected to take, or a read or write fails.
 
     Notes
     -----
@@ -129,6 +131,9 @@ def segment_volume(
     array([1], dtype=int32)
     """
     target = locate_output(output)
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
+    store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
     plan = plan_volume(
         semantic,
         flow,
@@ -145,10 +150,8 @@ def segment_volume(
         level=level,
         ome_zarr=None if target.is_array else ome_zarr,
         image=image_of(target),
+        recorded=ledger.recorded(store) if resume else None,
     )
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
-    store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
     _check_places(target, store)
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
     record = _describe(plan, target)
@@ -161,9 +164,12 @@ def segment_volume(
                 check_table(target.beside(".tables"), name)
         return run_name
 
-    admit()  # what can be refused is refused before anything is written
+    insist = resume or overwrite
+    if admit() is None:  # what can be refused is refused before anything is written
+        check_space(plan, store.url, target.url)
     with (
-        ledger.claim(store, insist=resume or overwrite),
+        nullcontext() if target.url is None else ledger.claim(FileScratch(target.beside(".lock")), insist=insist),
+        ledger.claim(store, insist=insist),
         ambient() as executor,
         ProgressBars() if progress is True else nullcontext(progress or None) as bars,
     ):
@@ -214,7 +220,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         name=name,
         grid=plan.grid,
         config=config,
-        foreground=Foreground(Source(plan.semantic, "semantic", slice(channel, channel + 1)), plan.threshold),
+        foreground=plan.foreground(name),
         flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size),
         scratch=scratch,
         output=Output(outputs[0]),

@@ -64,7 +64,7 @@ def _in_cluster_task() -> bool:
 
 
 def active_client() -> Any:
-    """The Dask client that is active here, or None."""
+    """The Dask client that is active here, or None; RuntimeError when it is one that can not be waited for."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client
@@ -73,6 +73,11 @@ def active_client() -> Any:
         client = get_client()
     except ValueError:
         return None
+    if client.asynchronous:
+        raise RuntimeError(
+            "the active Dask client is asynchronous, and waiting for it here would stop its event loop: call this in a "
+            "thread, as with asyncio.to_thread"
+        )
     # One that failed to start, or whose cluster is gone, may still be the default.
     return client if client.status == "running" else None
 

@@ -125,7 +125,9 @@ GEOMETRY = (
         help="Voxels of a task; never changes the labels.  [default: the largest that memory allows]",
     ),
     click.option(
-        "--halo", type=Triple(), default="16", help="Margin read around a block: speed only, never changes the labels."
+        "--halo",
+        type=Triple(),
+        help="Margin read around a block: speed only, never changes the labels.  [default: 16]",
     ),
 )
 

@@ -64,9 +64,11 @@ def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
     Reads no voxel and writes nothing. Takes the options of `run`; what it refuses, `run` refuses too.
     """
     from ..admission import plan_volume
+    from ..stores.space import disk_of
 
     with _scheduling(values):
         planned = plan_volume(semantic, flow, **read_parameters(values))
+    expected = planned.expected_bytes()
     summary: dict[str, Any] = {
         "volume": planned.grid.shape,
         "block": planned.grid.block_shape,
@@ -78,6 +80,9 @@ def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
         "allowed memory of a task, MiB": round(planned.allowed_mem / 2**20),
         "scratch at most, GiB": round(planned.scratch_bytes / 2**30, 3),
         "output at most, GiB": round(planned.output_bytes / 2**30, 3),
+        "scratch expected, GiB": round(expected[0] / 2**30, 3),
+        "output expected, GiB": round(expected[1] / 2**30, 3),
+        "free here, GiB": round(here.free / 2**30, 3) if (here := disk_of(".")) else None,
         "stages": {name: [stage.name for stage in (*p.stages, *p.writers)] for name, p in planned.plans.items()},
     }
     if as_json:

@@ -54,17 +54,16 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     ValueError
         When `resume` is set and the run there is another one; the message says what differs.
     """
-    bundle, void = find(scratch, RUN, MANIFEST), find(scratch, VOID, VOID)
-    if bundle is None and void is None and not scratch.is_empty():
+    old, void = recorded(scratch), find(scratch, VOID, VOID)
+    if old is None and void is None and not scratch.is_empty():
         raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
-    if bundle is None or void is not None or overwrite:
+    if old is None or void is not None or overwrite:
         return None
     if not resume:
         raise FileExistsError(
             f"scratch {scratch.url} holds an unfinished run: pass resume=True to go on with it, or overwrite=True to "
             "begin again"
         )
-    old = json.loads(bytes(bundle["record"]).decode())
     name: str = old.pop("run")
     differences = _differences(old, json.loads(json.dumps(record)))
     if differences:
@@ -72,9 +71,15 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     return name
 
 
+def recorded(scratch: FileScratch) -> dict[str, Any] | None:
+    """Record of the run in scratch, or None when there is none."""
+    bundle = find(scratch, RUN, MANIFEST)
+    return None if bundle is None else dict(json.loads(bytes(bundle["record"])))
+
+
 @contextmanager
 def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
-    """Keep every other run out of scratch for as long as the context lasts.
+    """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
 
     A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
     this machine that is no more is swept. Whether a process of another machine lives can not be seen from here.
@@ -103,7 +108,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
             time.sleep(random.uniform(0.05, 0.5))
         if other is not None:
             raise FileExistsError(
-                f"another run is at work in scratch {scratch.url}: process {other['pid']} of {other['host']}; wait for "
+                f"another run is at work in {scratch.url}: process {other['pid']} of {other['host']}; wait for "
                 "it, or end it and pass resume=True"
             )
         for dead in scratch.keys(LOCK) - {token}:
