@@ -157,6 +157,7 @@ def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: in
         # The viewer's panels show the first two axes of its own space: x and y.
         state.dimensions = _space(layers[0], (1, 1, 1), reverse=True)
         state.position = [n / 2 for n in reversed(layers[0].shape())]
+        state.cross_section_background_color = "#202020"
         # A panel of about 500 pixels shows the whole plane.
         state.cross_section_scale = max(layers[0].shape()) / 400
         state.projection_scale = 1.5 * max(n * s / min(size) for n, s in zip(layers[0].shape(), size, strict=True))
