@@ -50,8 +50,10 @@ def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
 def _double(rows: Int64s, n: int) -> tuple[Int64s, Int64s]:
     """Return the first ``n`` rows in a table of twice the room, and its slots, half full or less."""
     grown = np.empty((2 * rows.shape[0], 4), np.int64)
-    grown[:n] = rows[:n]
     slots = np.full(2 * grown.shape[0], -1, np.int64)
+    for row in range(n):
+        for column in range(4):  # a slice would compile for two seconds
+            grown[row, column] = rows[row, column]
     for row in range(n):
         slots[_slot_of(grown[row, LOW], grown[row, HIGH], grown, slots)] = row
     return grown, slots

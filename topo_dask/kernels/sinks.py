@@ -118,17 +118,9 @@ def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ig
 
 
 @kernel
-def _number(values, numbers):  # type: ignore[no-untyped-def]
-    bits = 9
-    keys, slots = np.empty(1 << (bits - 1), np.int64), np.zeros(1 << bits, np.int64)
-    at, found = _number_some(values, numbers, 0, keys, slots, 64 - bits, 0)
-    while at < len(values):
-        bits += 1
-        keys, slots = np.concatenate((keys, keys)), np.zeros(1 << bits, np.int64)
-        for i in range(found):
-            slots[_slot(keys, slots, 64 - bits, keys[i])] = i + 1
-        at, found = _number_some(values, numbers, at, keys, slots, 64 - bits, found)
-    return keys[:found].copy()
+def _fill_slots(keys, found, slots, shift):  # type: ignore[no-untyped-def]
+    for i in range(found):
+        slots[_slot(keys, slots, shift, keys[i])] = i + 1
 
 
 def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -151,7 +143,15 @@ def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     (array([ 7, -2]), array([1, 1, 2, 1], dtype=uint32))
     """
     numbers = np.empty(len(values), np.uint32)
-    return _number(values, numbers), numbers
+    bits = 9
+    keys, slots = np.empty(1 << (bits - 1), np.int64), np.zeros(1 << bits, np.int64)
+    at, found = _number_some(values, numbers, 0, keys, slots, 64 - bits, 0)
+    while at < len(values):
+        bits += 1
+        keys, slots = np.concatenate((keys, keys)), np.zeros(1 << bits, np.int64)
+        _fill_slots(keys, found, slots, 64 - bits)
+        at, found = _number_some(values, numbers, at, keys, slots, 64 - bits, found)
+    return keys[:found].copy(), numbers
 
 
 @kernel

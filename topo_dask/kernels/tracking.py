@@ -8,6 +8,7 @@ stand still (their next position equals their position) will do so for ever and 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,14 +164,6 @@ def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _bounds(lower, upper, volume_shape, shrink):  # type: ignore[no-untyped-def]
-    # A face of the region on the volume's border holds nobody back: positions are clipped there anyway.
-    low = np.where(lower == 0, -np.inf, lower + shrink)
-    high = np.where(upper == volume_shape, np.inf, upper - shrink)
-    return (low[0], high[0], low[1], high[1], low[2], high[2])
-
-
-@kernel
 def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type: ignore[no-untyped-def]
     # Writes back the particles marked in `gone` and closes the gaps. Returns the number that stay.
     keep = 0
@@ -195,34 +188,36 @@ def _first_nan(z, y, x, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count):  # type: ignore[no-untyped-def]
+def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride):  # type: ignore[no-untyped-def]
     found = False
     for i in range(count):
         still = z[i] == old_z[i] and y[i] == old_y[i] and x[i] == old_x[i]
-        if still:
-            left[i] = 0
+        left[i] = 0 if still else left[i] - stride
         gone[i] = left[i] == 0
         found |= gone[i]
     return found
 
 
 @kernel
-def _advance(flat, lower, upper, volume_shape, longest, positions, steps_left):  # type: ignore[no-untyped-def]
-    size = upper - lower
-    plane, row = float(size[1] * size[2]), float(size[2])
-    strides = (plane, row, lower[0] * plane + lower[1] * row + lower[2])
-    last = (volume_shape[0] - 1.0, volume_shape[1] - 1.0, volume_shape[2] - 1.0)
-    region = _bounds(lower, upper, volume_shape, 0.0)
-    core = _bounds(lower, upper, volume_shape, STRIDE * longest + 1.0)
-    free = np.isfinite(longest)
-    z, y, x = np.empty(BATCH), np.empty(BATCH), np.empty(BATCH)
-    old_z, old_y, old_x = np.empty(BATCH), np.empty(BATCH), np.empty(BATCH)
-    at, who, left = np.zeros(BATCH, np.int64), np.empty(BATCH, np.int64), np.empty(BATCH, np.int64)
-    gone = np.zeros(BATCH, np.bool_)
+def _copy(z, y, x, old_z, old_y, old_x, count):  # type: ignore[no-untyped-def]
+    for i in range(count):
+        old_z[i], old_y[i], old_x[i] = z[i], y[i], x[i]
+
+
+@kernel
+def _fewest(left, count, most):  # type: ignore[no-untyped-def]
+    for i in range(count):
+        most = min(most, left[i])
+    return most
+
+
+@kernel
+def _advance(flat, last, strides, region, core, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
+    z, y, x, old_z, old_y, old_x, at, who, left, gone = batch
     start = 0
     while start < len(positions):
         count = 0
-        while start < len(positions) and count < BATCH:
+        while start < len(positions) and count < len(gone):
             if steps_left[start] > 0:
                 z[count], y[count], x[count] = positions[start, 0], positions[start, 1], positions[start, 2]
                 left[count], who[count], at[count] = steps_left[start], start, -1
@@ -240,19 +235,31 @@ def _advance(flat, lower, upper, volume_shape, longest, positions, steps_left): 
                     gone[i] = _outside(z, y, x, i, region)
                 count = _retire(gone, z, y, x, at, left, who, count, positions, steps_left)
                 continue
-            stride = min(stride, left[:count].min())
+            stride = _fewest(left, count, stride)
             for _ in range(stride - 1):
                 _move(flat, at, z, y, x, count, strides, last)
-            old_z[:count], old_y[:count], old_x[:count] = z[:count], y[:count], x[:count]
+            _copy(z, y, x, old_z, old_y, old_x, count)
             _move(flat, at, z, y, x, count, strides, last)
-            left[:count] -= stride
             if not free:
                 bad = _first_nan(z, y, x, count)
                 if bad >= 0:
                     return at[bad]
-            if _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count):
+            if _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride):
                 count = _retire(gone, z, y, x, at, left, who, count, positions, steps_left)
     return -1
+
+
+def _bounds(lower: Shape, upper: Shape, volume_shape: Shape, shrink: float) -> tuple[float, ...]:
+    # A face of the region on the volume's border holds nobody back: positions are clipped there anyway.
+    low = [-np.inf if a == 0 else a + shrink for a in lower]
+    high = [np.inf if b == n else b - shrink for b, n in zip(upper, volume_shape, strict=True)]
+    return low[0], high[0], low[1], high[1], low[2], high[2]
+
+
+def _empty_batch() -> tuple[NDArray[Any], ...]:
+    # Made here and not in the kernel: each allocation there costs a tenth of a second to compile.
+    floats, integers = np.empty((6, BATCH)), np.zeros((3, BATCH), np.int64)
+    return (*floats, *integers, np.zeros(BATCH, np.bool_))
 
 
 def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
@@ -285,9 +292,20 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
     (array([[0. , 0. , 6.5]]), array([14]))
     """
     disp, origin, longest = region
-    lower = np.array(origin, np.int64)
-    upper = lower + disp.shape[:3]
-    bad = _advance(disp.reshape(-1), lower, upper, np.array(volume_shape, np.int64), longest, positions, steps_left)
+    lower = [int(v) for v in origin]
+    upper = [a + n for a, n in zip(lower, disp.shape[:3], strict=True)]
+    plane, row = float(disp.shape[1] * disp.shape[2]), float(disp.shape[2])
+    bad = _advance(
+        disp.reshape(-1),
+        tuple(n - 1.0 for n in volume_shape),
+        (plane, row, lower[0] * plane + lower[1] * row + lower[2]),
+        _bounds(lower, upper, volume_shape, 0.0),
+        _bounds(lower, upper, volume_shape, STRIDE * longest + 1.0),
+        bool(np.isfinite(longest)),
+        _empty_batch(),
+        positions,
+        steps_left,
+    )
     if bad >= 0:
-        voxel = tuple(int(v) for v in lower + np.unravel_index(bad, disp.shape[:3]))
+        voxel = tuple(a + int(v) for a, v in zip(lower, np.unravel_index(bad, disp.shape[:3]), strict=True))
         raise ValueError(f"flow is not finite at voxel {voxel} (z, y, x), where a particle reads it")
