@@ -531,30 +531,22 @@ class FailingStore(zarr.storage.WrapperStore[Any]):
 
 @pytest.mark.faults
 @pytest.mark.timeout(200)
-def test_object_store_with_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = pytest.importorskip("moto.server")
+@pytest.mark.usefixtures("s3")
+def test_object_store_with_errors(tmp_path: Path) -> None:
     import s3fs
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    s3 = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*s3.get_host_and_port()))
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("bucket")
-        arrays = []
-        semantic, flow, _, how = small(tmp_path)
-        for name, array in (("semantic", semantic), ("flow", flow)):
-            stored = zarr.create_array(f"s3://bucket/{name}", data=array, chunks=(3, 4, 4, 4))
-            arrays.append(zarr.open_array(FailingStore(stored.store), mode="r", path=stored.path))
-        found = segment_volume(*arrays, "s3://bucket/out", **{**how, "block_shape": (8, 16, 16)})["thin"]
-        in_memory = topo_dask.run_instance_segmentation(semantic, flow, ["thin"], CONFIG, flow_error_threshold=0.6)
-        np.testing.assert_array_equal(found[:], in_memory["thin"])
-        assert FailingStore.turn > 100
-        assert not fs.exists("bucket/out.scratch")
-    finally:
-        s3.stop()
+    fs = s3fs.S3FileSystem()
+    fs.mkdir("bucket")
+    arrays = []
+    semantic, flow, _, how = small(tmp_path)
+    for name, array in (("semantic", semantic), ("flow", flow)):
+        stored = zarr.create_array(f"s3://bucket/{name}", data=array, chunks=(3, 4, 4, 4))
+        arrays.append(zarr.open_array(FailingStore(stored.store), mode="r", path=stored.path))
+    found = segment_volume(*arrays, "s3://bucket/out", **{**how, "block_shape": (8, 16, 16)})["thin"]
+    in_memory = topo_dask.run_instance_segmentation(semantic, flow, ["thin"], CONFIG, flow_error_threshold=0.6)
+    np.testing.assert_array_equal(found[:], in_memory["thin"])
+    assert FailingStore.turn > 100
+    assert not fs.exists("bucket/out.scratch")
 
 
 # ------------------------------------------------------------ the run that is disturbed

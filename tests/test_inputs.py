@@ -111,29 +111,22 @@ def test_inputs_by_http(http: str, images: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(200)
-def test_inputs_and_output_by_s3(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto.server")
+@pytest.mark.usefixtures("s3")
+def test_inputs_and_output_by_s3(images: Path) -> None:
     import s3fs
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-        s3fs.S3FileSystem().put(str(images), "s3://bucket", recursive=True)
-        found = topo_dask.segment_volume(
-            *("s3://bucket/semantic", "s3://bucket/flow", "s3://bucket/semantic"),
-            **{"class_names": ["nuc"], "class_config": CONFIG, "level": 1, "block_shape": BLOCK, "progress": False},
-            ome_zarr=read_version(images / "semantic"),
-        )
-        np.testing.assert_array_equal(found["nuc"][:], EXPECTED)
-        written = read_multiscales("s3://bucket/semantic/labels/nuc")
-        assert written is not None
-        assert written.levels[0].voxel_size_nm == (30.0, 16.0, 16.0)
-    finally:
-        s3fs.S3FileSystem.clear_instance_cache()  # it remembers the server
-        server.stop()
+    version = read_version(images / "semantic")
+    bucket = f"inputs-{version.replace('.', '')}"
+    s3fs.S3FileSystem().put(str(images), f"s3://{bucket}", recursive=True)
+    found = topo_dask.segment_volume(
+        *(f"s3://{bucket}/{name}" for name in ("semantic", "flow", "semantic")),
+        **{"class_names": ["nuc"], "class_config": CONFIG, "level": 1, "block_shape": BLOCK, "progress": False},
+        ome_zarr=version,
+    )
+    np.testing.assert_array_equal(found["nuc"][:], EXPECTED)
+    written = read_multiscales(f"s3://{bucket}/semantic/labels/nuc")
+    assert written is not None
+    assert written.levels[0].voxel_size_nm == (30.0, 16.0, 16.0)
 
 
 def read_version(image: Path) -> Any:
