@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from topo_dask.kernels.agglomeration import agglomerate_contacts
-from topo_dask.kernels.contact_tables import combine_contacts, contract
+from topo_dask.kernels.contact_tables import combine_contacts, contract, drop_decided, number_nodes
 
 ONE = 1 << 24
 THRESHOLDS = [0.0, 0.25, 0.5, -0.5, -3.0, 1.0, np.inf, -np.inf]
@@ -108,14 +108,15 @@ def test_an_id_that_falls_turns_a_tie():
 
 
 def _agglomerate_region(table, others, lut, threshold):
-    """Unite inside one region, in local numbers, and enter the result in the global `lut`."""
-    pairs, sums, faces = table
-    nodes = np.unique(pairs)
+    """Unite inside one region, in local numbers, enter the result in the global `lut`, and return what is left."""
+    nodes, table = number_nodes(table)
     frozen = np.isin(nodes, np.concatenate([np.empty(0, np.int64), *(other[0].ravel() for other in others)]))
-    roots = agglomerate_contacts(np.searchsorted(nodes, pairs), sums, faces, len(nodes), threshold, frozen)
+    roots = agglomerate_contacts(*table, len(nodes), threshold, frozen)
     assert (roots[frozen] == np.flatnonzero(frozen)).all()
     assert not frozen[roots[~frozen]].any()
     lut[nodes] = nodes[roots]
+    pairs, sums, faces = drop_decided(*contract(*table, roots), frozen, threshold)
+    return nodes[pairs], sums, faces
 
 
 def hierarchical(rows, n_nodes, threshold, places, levels):
@@ -124,13 +125,11 @@ def hierarchical(rows, n_nodes, threshold, places, levels):
     regions = {place: to_table(select(rows, places, place)) for place in places}
     for level in levels:
         lut = np.arange(n_nodes)
-        for place, table in regions.items():
-            others = [other for key, other in regions.items() if key != place]
-            _agglomerate_region(table, others, lut, threshold)
-        groups = lut[groups]
         merged = {}
         for place, table in regions.items():
-            merged.setdefault(level[place], []).append(contract(*table, lut))
+            others = [other for key, other in regions.items() if key != place]
+            merged.setdefault(level[place], []).append(_agglomerate_region(table, others, lut, threshold))
+        groups = lut[groups]
         regions = {place: combine_contacts(tables) for place, tables in merged.items()}
     top = agglomerate_contacts(*combine_contacts(list(regions.values())), n_nodes, threshold)
     return top[groups]
