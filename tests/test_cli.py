@@ -18,6 +18,7 @@ from topo_dask.cli.schedulers import size_cluster
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog
 from topo_dask.stages.job import Job
+from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
 
 SHAPE = (8, 8, 8)
@@ -178,6 +179,13 @@ def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str])
     assert [e["event"] for e in events] == ["begin", "progress", "end"]
     assert (events[1]["done"], events[1]["rate"], events[1]["eta_seconds"]) == (2, round(2 / 12, 3), 12.0)
     assert events[2]["seconds"] == 20.0
+
+
+def test_a_disk_that_is_too_small_is_refused_input(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.admission.disk_of", lambda url: Disk(1, 100))
+    result = invoke("run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--quiet")
+    assert result.exit_code == 2
+    assert re.fullmatch(r"Error: scratch .* missing on the disk: make room, or pass --scratch <.*>\n", result.stderr)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 7, 8, 64])

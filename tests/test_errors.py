@@ -521,8 +521,8 @@ def test_a_command_that_fails_on_the_way_exits_with_1(stored: Path) -> None:
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 2
     assert "holds an unfinished run: pass --resume" in again.stderr
-    loud = CliRunner().invoke(main, ["--verbose", *command])
-    assert isinstance(loud.exception, FileExistsError)
+    for loud in (["--verbose", *command], [*command, "--verbose"]):
+        assert isinstance(CliRunner().invoke(main, loud).exception, FileExistsError)
 
 
 def test_commands_run_plan_and_resume(stored: Path) -> None:

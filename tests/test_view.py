@@ -157,6 +157,9 @@ def test_the_viewer_gets_the_voxels_that_are_stored(folder: Path) -> None:
     assert labels.info()["dataType"] == "uint32"
     assert labels.info()["volumeType"] == "segmentation"
     np.testing.assert_array_equal(ask(labels, "1,1,1", *box), zarr.open("labels")[1:7, 2:11, 3:15])
+    large = zarr.create_array("large", data=np.array([[[0, 2**40]]], np.int64))
+    assert ask(Pyramid(find_layers("large")[0]), "1,1,1", (0, 0, 0), large.shape).tolist() == [[[0, 2**40]]]
+    assert Pyramid(find_layers("large")[0]).info()["dataType"] == "uint64"
     flow = Pyramid(find_layers("flow")[1])
     np.testing.assert_array_equal(
         ask(flow, "1,1,1,1", (0, 1, 2, 3), (3, 7, 11, 15)), zarr.open("flow")[3:, 1:7, 2:11, 3:15]

@@ -5,7 +5,7 @@ import click
 from ..version import __version__
 from .completing import completion
 from .demonstrate import demo
-from .errors import Errors
+from .errors import Errors, verbose_option
 from .following import status
 from .segmenting import plan, run
 from .showing import show, view
@@ -20,8 +20,7 @@ Completion of commands and options in your shell: see `topo-dask completion --he
 
 @click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="topo-dask")
-@click.option("--verbose", is_flag=True, help="Show the traceback of an error; stands before the command.")
-def main(verbose: bool) -> None:
+def main() -> None:
     """Instance labels from predicted foreground and 3-D flow, out of core.
 
     The labels equal those of the whole volume in memory, bit for bit, whatever the blocks, the halo, the scheduler, or
@@ -29,5 +28,7 @@ def main(verbose: bool) -> None:
     """
 
 
+main.params.append(verbose_option())
 for command in (run, plan, status, table, show, view, demo, completion):
+    command.params.append(verbose_option())
     main.add_command(command)

@@ -1,5 +1,6 @@
 """What the command line makes of errors and warnings: one line with the remedy, and an exit code."""
 
+import errno
 import json
 import re
 import warnings
@@ -7,8 +8,19 @@ from typing import Any
 
 import click
 
-JSON_LOG = "topo_dask.json_log"
-"""Key in the context's `meta`: whether errors and warnings are JSON."""
+JSON_LOG, VERBOSE = "topo_dask.json_log", "topo_dask.verbose"
+"""Keys in the context's `meta`: whether errors and warnings are JSON, and whether errors come with a traceback."""
+
+_BAD_INPUT = (
+    ValueError,
+    TypeError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    MemoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 _FLAGS = {
     "resume=True": "--resume",
@@ -21,13 +33,13 @@ _FLAGS = {
     "resolution_nm": "--resolution-nm",
     "block_shape": "--block",
     "memory_limit": "--memory-limit",
-    "scratch=<": "--scratch <",
+    "scratch=": "--scratch ",
     "semantic_pred": "SEMANTIC",
     "flow_pred": "FLOW",
     "resume": "--resume",
     "overwrite": "--overwrite",
 }
-_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?![\w/.])")
+_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.]))")
 
 
 def in_flags(message: str) -> str:
@@ -39,6 +51,16 @@ def in_flags(message: str) -> str:
     "output 'a' exists: pass --overwrite to replace it"
     """
     return " ".join(_NAMES.sub(lambda found: _FLAGS[found.group()], message).split())
+
+
+def _set_verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    ctx.meta[VERBOSE] = value or ctx.meta.get(VERBOSE, False)
+
+
+def verbose_option() -> click.Option:
+    """``--verbose``, which may stand before or behind the name of a command."""
+    help_text = "Show the traceback of an error."
+    return click.Option(["--verbose"], is_flag=True, expose_value=False, callback=_set_verbose, help=help_text)
 
 
 class Errors(click.Group):
@@ -58,12 +80,12 @@ class Errors(click.Group):
                 _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
                 ctx.exit(error.exit_code)
             except Exception as error:
-                if ctx.params.get("verbose"):
+                if ctx.meta.get(VERBOSE):
                     raise
                 notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
-                bad_input = isinstance(error, (ValueError, TypeError, FileExistsError, FileNotFoundError, MemoryError))
-                code = 2 if bad_input and not notes else 1
-                _say(ctx, "error", in_flags(f"{error}{notes}"), exit_code=code)
+                refused = isinstance(error, _BAD_INPUT) or getattr(error, "errno", None) == errno.ENOSPC
+                code = 2 if refused and not notes else 1  # a task notes where it failed
+                _say(ctx, "error", in_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)) + notes), exit_code=code)
                 ctx.exit(code)
 
 

@@ -104,8 +104,8 @@ def select(columns: Columns, conditions: tuple[str, ...], sort: str, descending:
     Examples
     --------
     >>> columns = {"label": np.array([1, 2, 3]), "voxels": np.array([9, 7, 9])}
-    >>> select(columns, ("voxels > 7",), "voxels", descending=True)["label"]
-    array([1, 3])
+    >>> select(columns, ("voxels > 6", "label != 4"), "voxels", descending=True)["label"]
+    array([1, 3, 2])
     """
     keep = np.ones(len(columns["label"]), bool)
     for condition in conditions:
