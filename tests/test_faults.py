@@ -25,9 +25,10 @@ import zarr
 
 import topo_dask
 from topo_dask import admission, segment_volume
+from topo_dask.blocks.memory import ROW_BYTES
 from topo_dask.kernels import labels as labels_module
 from topo_dask.stores import ledger
-from topo_dask.stores.scratch import FileScratch, find
+from topo_dask.stores.scratch import FileScratch, count_rows, find
 from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import StoredFlow
 
@@ -226,6 +227,32 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
     run(ome_zarr=None)  # two disks
 
 
+@pytest.mark.parametrize("step", ["link", "unite", "split", "tabulate"])
+def test_a_global_step_on_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    run = save_small(tmp_path)
+    monkeypatch.setitem(ROW_BYTES, step, 1 << 50)
+    with pytest.raises(MemoryError, match=rf"'{step}' on [1-9]\d* rows .* allowed .*resume=True and a larger mem"):
+        run()
+    monkeypatch.undo()
+    done = FileScratch(str(tmp_path / "out.scratch" / "classes" / "thin")).keys("done")
+    assert step not in done
+    assert run(resume=True).max() >= 1
+
+
+def test_the_head_of_a_bundle_tells_its_rows(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    scratch.put("a", "0", x=np.zeros((3, 2)), y=np.zeros(0))
+    scratch.put("a", "1", x=np.zeros((4, 2)))
+    assert (count_rows(scratch, "a", "x"), count_rows(scratch, "a", "y"), count_rows(scratch, "b", "x")) == (7, 0, 0)
+    with pytest.raises(KeyError):
+        scratch.lengths("a", "2")
+    whole = (tmp_path / "a" / "0").read_bytes()
+    for damaged in (b"", whole[:15], whole[:30], b"x" * 100):
+        (tmp_path / "a" / "0").write_bytes(damaged)
+        with pytest.raises(OSError, match=r"scratch bundle .*a/0 is damaged"):
+            scratch.lengths("a", "0")
+
+
 def test_foreground_that_is_not_stored_needs_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.admission.disk_of", lambda url: Disk(1, 100))
     semantic = zarr.create_array({}, shape=(1, 64, 64, 64), chunks=(1, 32, 32, 32), dtype="f4")
@@ -384,6 +411,13 @@ def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch
     assert len(kills) == 10  # all of them during the run
     if (folder / "out.scratch").exists():
         check_resumed(folder)
+
+
+@pytest.mark.faults
+def test_scratch_that_workers_can_not_reach(folder: Path, client: Any) -> None:
+    with pytest.raises(OSError, match=r"can not be reached by 2 workers, tcp://\S+ among them: pass scratch="):
+        segment(folder, scratch="memory://scratch")
+    assert sorted(path.name for path in folder.iterdir()) == ["flow", "semantic"]
 
 
 @pytest.mark.faults

@@ -57,6 +57,9 @@ class RunPlan:
         Levels of the output; None for plain arrays.
     task_mem, allowed_mem : int
         Projected and allowed bytes of a task.
+    global_mem : int
+        Bytes that a global step may take, which has a worker to itself. How many rows it will have is known only when
+        it begins; it is refused then if they are too many (`check_rows`).
     scratch_bytes, output_bytes : int
         Projected sizes on disk, uncompressed, if every voxel were foreground. One part in `PACKED` is expected.
     """
@@ -71,6 +74,7 @@ class RunPlan:
     pyramid: Pyramid | None
     task_mem: int
     allowed_mem: int
+    global_mem: int
     workers: int
     shared_channels: int
 
@@ -198,6 +202,7 @@ def plan_volume(
         pyramid=pyramid,
         task_mem=task_mem,
         allowed_mem=allowed,
+        global_mem=allowed_per_task(memory, 1),
         workers=workers,
         shared_channels=shared,
     )

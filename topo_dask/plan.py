@@ -1,7 +1,7 @@
 """From parameters to stages: which passes a job makes over its blocks, and in which order."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from .stages.absorb import absorb, orphans, survey
 from .stages.downsample import downsample
 from .stages.drop import drop, errors, tabulate
 from .stages.gather import enclose, gather, kind_of
-from .stages.job import Job, View
+from .stages.job import Columns, Job, View, admit_rows
 from .stages.link import collect, link
 from .stages.localise import localise
 from .stages.relabel import relabel
@@ -47,11 +47,14 @@ class Stage:
         ``function(job, key)`` for each block, or ``function(job)``.
     over : str, optional
         Kind of bundle that the blocks of this stage have; None for a global stage.
+    tables : tuple of Columns
+        What a global stage holds whole: one column of each table. The rows of those named together add up.
     """
 
     name: str
     function: Callable[..., None]
     over: str | None = None
+    tables: tuple[Columns, ...] = field(default=(), kw_only=True)
 
     def seen(self, job: Job) -> Job:
         """The job as the tasks of this stage see it."""
@@ -76,6 +79,7 @@ class Stage:
         """Do one task."""
         try:
             if self.over is None:
+                admit_rows(job, self.name, self.tables)
                 self.function(job)
                 job.scratch.put(DONE, key)
             else:
@@ -244,7 +248,8 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
         "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
         "labels": [Stage("localise", localise, EVERY)],
     }[start]
-    return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size))]
+    tables = () if start == "labels" else ((("track", "ids"),),)
+    return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size), tables=tables)]
 
 
 def _gather_stages(levels: int, threshold: float) -> list[Stage]:
@@ -253,7 +258,7 @@ def _gather_stages(levels: int, threshold: float) -> list[Stage]:
     decide = [partial(gather, level=level, threshold=threshold) for level in range(levels)]
     names = [kind_of(level) for level in range(-1, levels)]
     return [
-        Stage("enclose", enclose),
+        Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # two instances a contact at most
         *(Gathering(names[level + 1], decide[level], names[level], level) for level in range(levels)),
     ]
 
@@ -285,12 +290,14 @@ def plan_stages(
         decide = partial(unite, **look, threshold=threshold, min_size=late, levels=below)
         stages.append(Stage("contacts", partial(contacts, **look), "numbers"))
         stages.extend(_gather_stages(below, threshold))
-        stages.append(Stage("unite", decide))
+        left = ((kind_of(below - 1), "sums"),), ((view.lut, "lut"),)
+        stages.append(Stage("unite", decide, tables=left))
         view = View("numbers", "unite")
     if recipe.split:
         stages.append(Stage("fragments", partial(fragments, view=view), "numbers"))
         stages.append(Stage("join", join, "fragments"))
-        stages.append(Stage("split", partial(split, min_fragment_ratio=recipe.min_fragment_ratio)))
+        decide = partial(split, min_fragment_ratio=recipe.min_fragment_ratio)
+        stages.append(Stage("split", decide, tables=((("fragments.ids", "ids"),),)))
         stages.append(Stage("absorb", absorb, "split.small"))
         view = View("fragments", "split", ("absorb",))
     if recipe.recover:
@@ -299,7 +306,8 @@ def plan_stages(
         view = View("fragments", "split", ("absorb", "orphans"))
     drops = recipe.flow_error is not None
     if recipe.table or drops:
-        stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops)))
+        pieces = (f"{view.numbers}.extents", "counts"), *((patch, "ids") for patch in view.patches)
+        stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops), tables=(pieces,)))
     if recipe.flow_error is not None:
         stages.append(Stage("errors", partial(errors, view=view), "numbers"))
         stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error)))

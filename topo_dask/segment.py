@@ -224,6 +224,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size),
         scratch=scratch,
         output=Output(outputs[0]),
+        allowed_mem=plan.global_mem,
         levels=tuple(CoarserLevel(f, Output(array)) for f, array in zip(factors, outputs[1:], strict=True)),
     )
 

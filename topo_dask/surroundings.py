@@ -101,10 +101,14 @@ def check_reach(scratch: FileScratch) -> None:
     client = active_client()
     if client is None:
         return
+    from distributed.comm import CommClosedError
+
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
-        blind = sorted(worker for worker, sees in client.run(_probe, scratch, token).items() if not sees)
+        answers = client.run(_probe, scratch, token, on_error="return")
+        # A worker that dies meanwhile says nothing of scratch.
+        blind = sorted(w for w, sees in answers.items() if sees is not True and not isinstance(sees, CommClosedError))
     finally:
         scratch.remove(LOCK, token)
     if blind:

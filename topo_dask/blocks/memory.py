@@ -117,6 +117,25 @@ def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, re
     return projected
 
 
+def check_rows(step: str, n: int, allowed_mem: int) -> None:
+    """Raise MemoryError, naming the numbers and the remedy, when a global step on `n` rows takes more than allowed.
+
+    Examples
+    --------
+    >>> check_rows("link", 10**9, 2**30)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    MemoryError: 'link' on 1000000000 rows is projected to take 139.7 GiB, but 1.0 GiB are allowed ...
+    """
+    projected = ROW_BYTES[step] * n
+    if projected > allowed_mem:
+        raise MemoryError(
+            f"{step!r} on {n} rows is projected to take {projected / 2**30:.1f} GiB, but {allowed_mem / 2**30:.1f} GiB "
+            "are allowed for it: run again with resume=True and a larger memory_limit, on a machine or workers that "
+            "have it; or begin again with larger blocks or a larger convergence_radius, which leave fewer rows"
+        )
+
+
 def allowed_per_task(memory_limit: int, threads: int) -> int:
     """Bytes that one of the tasks of a worker process may take."""
     return max(0, memory_limit - PROCESS_BYTES) // max(1, threads)

@@ -78,6 +78,7 @@ def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
         "levels of the output": 1 if planned.pyramid is None else 1 + len(planned.pyramid.factors),
         "projected memory of a task, MiB": round(planned.task_mem / 2**20),
         "allowed memory of a task, MiB": round(planned.allowed_mem / 2**20),
+        "allowed memory of a global step, MiB": round(planned.global_mem / 2**20),
         "scratch at most, GiB": round(planned.scratch_bytes / 2**30, 3),
         "output at most, GiB": round(planned.output_bytes / 2**30, 3),
         "scratch expected, GiB": round(expected[0] / 2**30, 3),

@@ -7,14 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid
+from ..blocks.memory import check_rows
 from ..config import ClassConfig
 from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
 from ..kernels.pyramid import Factors, coarse_shape
-from ..stores.scratch import Arrays, MemoryScratch, Scratch, find
+from ..stores.scratch import Arrays, MemoryScratch, Scratch, count_rows, find
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")
+
+
+Columns = tuple[tuple[str, str], ...]
+"""Columns of tables in scratch, the kind of bundle and the name in it, whose rows add up."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Job:
         Where the labels go; None when they are asked for block by block.
     levels : tuple of CoarserLevel
         The coarser levels of the output, if it has any.
+    allowed_mem : int, optional
+        Bytes that a global step may take; None where nobody set a limit.
     """
 
     name: str
@@ -68,6 +75,7 @@ class Job:
     scratch: Scratch = field(default_factory=MemoryScratch)
     output: Output | None = None
     levels: tuple[CoarserLevel, ...] = ()
+    allowed_mem: int | None = None
 
     def at(self, level: int) -> "Job":
         """The job as tasks of one level see it: blocks of that level, and the labels of the level before it."""
@@ -92,6 +100,13 @@ class Job:
         if self.flow is None:
             raise ValueError(f"{self.name}: this stage needs a flow")
         return self.flow
+
+
+def admit_rows(job: Job, step: str, tables: Iterable[Columns]) -> None:
+    """Raise MemoryError when the longest of the tables has more rows than a global step may take at once."""
+    rows = [sum(count_rows(job.scratch, *column) for column in columns) for columns in tables if job.allowed_mem]
+    if rows and job.allowed_mem:
+        check_rows(step, max(rows), job.allowed_mem)
 
 
 @dataclass(frozen=True)

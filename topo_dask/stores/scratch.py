@@ -24,6 +24,9 @@ _MAGIC = b"topodask"
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
 
+_HEAD = 1 << 16
+"""Bytes that the head of a bundle may take."""
+
 LOOKS = 4
 """Times that a store which is not local is asked for a bundle before it counts as absent."""
 
@@ -101,6 +104,10 @@ def pack(arrays: Arrays) -> bytes:
     return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
 
 
+def _damaged(name: str) -> OSError:
+    return OSError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
+
+
 def unpack(data: bytes, name: str) -> Arrays:
     """Arrays of a bundle written by `pack`; OSError naming the bundle when it is damaged."""
     from numcodecs import Blosc
@@ -110,7 +117,7 @@ def unpack(data: bytes, name: str) -> Arrays:
         or data[:8] != _MAGIC
         or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:])
     ):
-        raise OSError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
+        raise _damaged(name)
     codec = Blosc()
     (length,) = struct.unpack_from("<Q", data, 12)
     at = 20 + length
@@ -187,6 +194,22 @@ class FileScratch:
             raise KeyError(name) from None
         return unpack(data, name)
 
+    def lengths(self, kind: str, key: str) -> dict[str, int]:
+        """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""
+        fs, root = self._open()
+        name = f"{root}/{kind}/{key}"
+        try:
+            with fs.open(name, "rb", block_size=_HEAD, cache_type="readahead") as file:
+                magic, (length,) = file.read(12)[:8], struct.unpack("<Q", file.read(8))
+                entries = json.loads(file.read(length)) if magic == _MAGIC and length < _HEAD else None
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        except (struct.error, ValueError):
+            entries = None
+        if entries is None:
+            raise _damaged(name)
+        return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
+
     def _fetch(self, kind: str, key: str) -> bytes:
         # Object stores now and then deny what they hold, and a bundle taken for absent would change labels.
         fs, root = self._open()
@@ -255,3 +278,18 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
         return scratch.get(kind, key)
     except KeyError:
         return None
+
+
+def count_rows(scratch: Scratch, kind: str, column: str) -> int:
+    """Rows of a column of all bundles of a kind, without reading them where they are files.
+
+    Examples
+    --------
+    >>> scratch = MemoryScratch()
+    >>> scratch.put("track", "0.0.0", ids=np.arange(3))
+    >>> count_rows(scratch, "track", "ids")
+    3
+    """
+    if isinstance(scratch, FileScratch):
+        return sum(scratch.lengths(kind, key).get(column, 0) for key in scratch.keys(kind))
+    return sum(len(scratch.get(kind, key).get(column, ())) for key in scratch.keys(kind))
