@@ -239,6 +239,32 @@ def test_a_global_step_on_too_many_rows_is_refused(tmp_path: Path, monkeypatch: 
     assert run(resume=True).max() >= 1
 
 
+def test_a_store_that_denies_what_it_holds_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    scratch = FileScratch("memory://denied")
+    scratch.put("a", "0", x=np.arange(3))
+    turns = [0]
+
+    def deny(call: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*arguments: Any, **more: Any) -> Any:
+            turns[0] += 1
+            if turns[0] % 3:
+                raise FileNotFoundError
+            return call(*arguments, **more)
+
+        return answer
+
+    for name in ("ls", "cat_file"):
+        monkeypatch.setattr(MemoryFileSystem, name, deny(getattr(MemoryFileSystem, name)))
+    for _ in range(5):
+        assert scratch.keys("a") == {"0"}
+        assert scratch.get("a", "0")["x"].sum() == 3
+    monkeypatch.undo()
+    scratch.discard("a")
+    assert scratch.keys("a") == set()
+
+
 def test_the_head_of_a_bundle_tells_its_rows(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
     scratch.put("a", "0", x=np.zeros((3, 2)), y=np.zeros(0))

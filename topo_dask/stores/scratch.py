@@ -220,13 +220,18 @@ class FileScratch:
 
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind, from one listing."""
-        fs, root = self._open()
-        try:
-            names = fs.ls(f"{root}/{kind}", detail=False, refresh=True)
-        except FileNotFoundError:
-            return set()
+        names = self._list(kind)
         found = (str(name).rsplit("/", 1)[-1] for name in names)
         return {name for name in found if not name.startswith(".")}
+
+    def _list(self, kind: str) -> list[Any]:
+        # An empty listing means that there is nothing to do: a store that is not local is asked again.
+        fs, root = self._open()
+        for _ in range(1 if self._is_local else LOOKS):
+            with suppress(FileNotFoundError):
+                if names := fs.ls(f"{root}/{kind}", detail=False, refresh=True):
+                    return list(names)
+        return []
 
     def discard(self, kind: str) -> None:
         """Remove all bundles of a kind."""
