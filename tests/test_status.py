@@ -93,4 +93,4 @@ def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
 def test_what_is_no_run_is_refused(interrupted: Path, place: str) -> None:
     result = CliRunner().invoke(main, ["status", place])
     assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr == f"Error: {place} is neither the output nor the scratch of a run\n"

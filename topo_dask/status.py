@@ -82,7 +82,10 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     for scratch in (FileScratch(url), FileScratch(f"{url}.scratch")):
         if (found := ledger.read_run(scratch)) is not None:
             return _unfinished(scratch, *found)
-    marks = read_marks(url)
+    try:
+        marks = read_marks(url)
+    except (ValueError, FileExistsError):  # something else is there
+        marks = {}
     if not marks:
         raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
     partial = sorted(name for name, mark in marks.items() if not mark.get("complete"))

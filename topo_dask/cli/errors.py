@@ -29,6 +29,7 @@ _FLAGS = {
     "on_missing='background'": "--on-missing background",
     "ome_zarr='0.4'": "--ome-zarr 0.4",
     "ome_zarr='0.5'": "--ome-zarr 0.5",
+    "class_config": "--config",
     "class_names": "--class",
     "resolution_nm": "--resolution-nm",
     "block_shape": "--block",
@@ -39,7 +40,7 @@ _FLAGS = {
     "resume": "--resume",
     "overwrite": "--overwrite",
 }
-_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.]))")
+_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.\[]))")
 
 
 def in_flags(message: str) -> str:
