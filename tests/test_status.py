@@ -89,7 +89,7 @@ def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
     assert "not finished ['nuc']" in result.stderr
 
 
-@pytest.mark.parametrize("place", ["nothing", "mask"])
+@pytest.mark.parametrize("place", ["nothing", "mask", "mask/zarr.json"])
 def test_what_is_no_run_is_refused(interrupted: Path, place: str) -> None:
     result = CliRunner().invoke(main, ["status", place])
     assert result.exit_code == 2

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -80,8 +81,9 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     """
     url = absolute(os.fspath(place)).rstrip("/")
     for scratch in (FileScratch(url), FileScratch(f"{url}.scratch")):
-        if (found := ledger.read_run(scratch)) is not None:
-            return _unfinished(scratch, *found)
+        with suppress(NotADirectoryError):
+            if (found := ledger.read_run(scratch)) is not None:
+                return _unfinished(scratch, *found)
     try:
         marks = read_marks(url)
     except (ValueError, FileExistsError):  # something else is there
