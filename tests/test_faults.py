@@ -1,7 +1,8 @@
 """Injected faults: the bits of the undisturbed run, or an error that names the culprit and a run to resume.
 
 As a script, this is the run that the tests disturb: ``python test_faults.py FOLDER STAGE`` kills itself while it files
-the second bundle of a stage (STAGE "-": never), ``... FOLDER limit BYTES`` may write no larger file.
+the second bundle of a stage (STAGE "-": never; ``... FOLDER STAGE agglomerate``: of a run with that merge and a
+pyramid), ``... FOLDER limit BYTES`` may write no larger file.
 """
 
 import json
@@ -34,6 +35,7 @@ from topo_dask.stores.volumes import StoredFlow
 
 SHAPE, BLOCK = (96, 96, 96), (32, 32, 32)
 CONFIG = {"thin": {"group": 3, "n_steps": 20, "convergence_radius": 1.5, "min_size": 9, "merge": "adjacent"}}
+AGGLOMERATED = {"thin": {**CONFIG["thin"], "merge": "agglomerate"}}
 HOW: dict[str, Any] = {
     "class_names": ["thin"],
     "class_config": CONFIG,
@@ -335,8 +337,30 @@ def test_client_killed_inside_a_stage(folder: Path, stage: str) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("stage", ["enclose", "gather.0", "unite", "downsample.1"])
+def test_client_killed_inside_a_stage_of_agglomeration_or_of_the_pyramid(
+    folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(folder, stage, "agglomerate")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == -signal.SIGKILL, output
+    monkeypatch.setattr("topo_dask.admission.COARSEST", 32)
+    predicted = topo_dask.run_instance_segmentation(*predict(), ["thin"], AGGLOMERATED, flow_error_threshold=0.6)
+    np.testing.assert_array_equal(segment(folder, resume=True, class_config=AGGLOMERATED), predicted["thin"])
+    whole = segment_volume(
+        *(folder / name for name in ("semantic", "flow", "again")), **{**HOW, "class_config": AGGLOMERATED}
+    )
+    for level in range(2):
+        arrays = [zarr.open_array(folder / name / f"labels/thin/{level}", mode="r") for name in ("out", "again")]
+        np.testing.assert_array_equal(*(array[:] for array in arrays))
+    assert whole["thin"][:].any()
+    assert not (folder / "out.scratch").exists()
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize(
-    ("number", "share"), [(signal.SIGKILL, 0.1), (signal.SIGKILL, 0.9), (signal.SIGTERM, 0.5), (signal.SIGINT, 0.5)]
+    ("number", "share"),
+    [(signal.SIGKILL, 0.1), (signal.SIGKILL, 0.5), (signal.SIGKILL, 0.9), (signal.SIGTERM, 0.5), (signal.SIGINT, 0.5)],
 )
 def test_client_killed_from_outside(folder: Path, number: signal.Signals, share: float) -> None:
     process = start(folder, "-")
@@ -632,7 +656,11 @@ def main(folder: str, stage: str, *rest: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(rest[0]), int(rest[0])))
     elif stage != "-":
         _kill_inside(stage)
-    segment(Path(folder))
+    if rest == ("agglomerate",):
+        topo_dask.admission.COARSEST = 32
+        segment(Path(folder), class_config=AGGLOMERATED)
+    else:
+        segment(Path(folder))
 
 
 if __name__ == "__main__":
