@@ -189,6 +189,22 @@ def test_of_many_claims_at_once_one_holds(tmp_path: Path) -> None:
     assert most[0] == 1
 
 
+def test_a_lock_is_filed_though_its_folder_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, turns = os.replace, [0]
+
+    def replace(source: Any, target: Any) -> None:
+        turns[0] += 1
+        if turns[0] < 3:  # another run sweeps what is half written, and removes the folder
+            os.remove(source)
+            os.rmdir(Path(source).parent)
+        opened(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with ledger.claim(FileScratch(str(tmp_path / "s"))):
+        assert turns == [3]
+    assert not (tmp_path / "s").exists()
+
+
 def test_halves_of_bundles_are_swept_and_damaged_ones_named(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path / "s"))
     scratch.put("track", "0.0.0", a=np.arange(9))

@@ -101,7 +101,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
         for _ in range(_CLAIMS):
             if (other := _other_run(scratch, token, insist)) is not None:
                 break
-            scratch.put(LOCK, token, holder=_to_bytes(_this_process()))
+            _file_lock(scratch, token)
             if (other := _other_run(scratch, token, insist)) is None:
                 break
             scratch.remove(LOCK, token)
@@ -118,6 +118,19 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
     finally:
         scratch.remove(LOCK, token)
         scratch.prune()
+
+
+def _file_lock(scratch: FileScratch, token: str) -> None:
+    # A run that begins sweeps, and one that ends removes, the folder in which this one is about to file its lock.
+    for left in reversed(range(_CLAIMS)):
+        try:
+            scratch.put(LOCK, token, holder=_to_bytes(_this_process()))
+        except FileNotFoundError:
+            if not left:
+                raise
+            time.sleep(random.uniform(0.0, 0.05))
+        else:
+            return
 
 
 def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
