@@ -1,0 +1,53 @@
+"""The examples run, as a user would start them, at a small size; what they say of themselves is looked at."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+CASES = [
+    ("numpy_arrays.py", ["--size", "64"], r"objects +9 of 9\n"),
+    ("lazy_pipeline.py", ["--size", "64"], r"objects +(\d+) of \1\n"),
+    ("local_cluster.py", ["--size", "128", "--folder", "run"], r"instances +72,"),
+    ("em_classes.py", ["--size", "96", "--folder", "run"], r"(?s)(as in memory: True.*){3}"),
+    ("object_store.py", [], r"as in memory +True"),
+    ("slurm.py", ["a", "b", "c", "--show", "--host", "127.0.0.1"], r"#SBATCH --cpus-per-task=8\n"),
+]
+
+HEAVY = [
+    ("why_exact.py", ["--figure", "f.png"], r"(?s)crop and glue.*not whole.*topo_dask.*equal, bit for bit"),
+    ("choosing_parameters.py", ["."], ""),
+]
+
+
+def run(name: str, arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("name", "arguments", "says"), CASES, ids=[case[0] for case in CASES])
+def test_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+    assert re.search(says, run(name, arguments, tmp_path))
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize(("name", "arguments", "says"), HEAVY, ids=[case[0] for case in HEAVY])
+def test_heavy_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+    assert re.search(says, run(name, arguments, tmp_path))
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_every_example_is_tested_and_in_the_readme() -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    # cortex.py downloads its volume and is run by hand.
+    assert names == {case[0] for case in (*CASES, *HEAVY)} | {"cortex.py"}
+    assert all(f"examples/{name}" in readme for name in names)
