@@ -11,14 +11,10 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore, WrapperStore
 
-from topo_dask.stores import checked
-from topo_dask.stores.checked import (
-    CheckedArray,
-    ChunkError,
-    MissingChunkError,
-    check_metadata,
-    stored_chunks,
-)
+from topo_dask.stores import retries
+from topo_dask.stores.checked import CheckedArray, ChunkError, MissingChunkError
+from topo_dask.stores.limits import check_metadata
+from topo_dask.stores.listing import stored_chunks
 
 SHAPE, CHUNKS, SHARDS = (12, 10, 9), (4, 5, 3), (8, 10, 6)
 WHOLE = tuple(slice(0, size) for size in SHAPE)
@@ -253,8 +249,8 @@ class StatusError(Exception):
 
 @pytest.fixture
 def _no_pause(monkeypatch):
-    monkeypatch.setattr(checked, "PAUSE_ABSENT", 0)
-    monkeypatch.setattr(checked, "PAUSE_ERROR", 0)
+    monkeypatch.setattr(retries, "PAUSE_ABSENT", 0)
+    monkeypatch.setattr(retries, "PAUSE_ERROR", 0)
 
 
 def flaky(answers, **layout):
@@ -286,11 +282,11 @@ def test_what_passes_is_tried_again(answers):
 @pytest.mark.parametrize(
     ("answers", "tries", "message"),
     [
-        ([ConnectionResetError("gone")] * 9, checked.TRIES, "can not be read: ConnectionResetError: gone"),
-        ([StatusError(503)] * 9, checked.TRIES, "can not be read: StatusError: status 503"),
+        ([ConnectionResetError("gone")] * 9, retries.TRIES, "can not be read: ConnectionResetError: gone"),
+        ([StatusError(503)] * 9, retries.TRIES, "can not be read: StatusError: status 503"),
         ([StatusError(403)] * 9, 1, "can not be read: StatusError: status 403"),
         ([PermissionError("no")] * 9, 1, "can not be read: PermissionError: no"),
-        ([None] * 9, checked.TRIES, "exists, but was not found 5 times"),
+        ([None] * 9, retries.TRIES, "exists, but was not found 5 times"),
     ],
 )
 @pytest.mark.parametrize("policy", ["error", "background"])

@@ -8,15 +8,9 @@ store of ours between it and the data::
 A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) can not be seen by anybody.
 """
 
-import asyncio
-import os
-import random
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import prod
-from operator import lt
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,24 +18,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, StorePath, ZipStore
+from zarr.storage import StorePath
 
 from .chunk_form import check_bytes, check_part, form_of, is_index
+from .retries import TRIES, is_local, persist
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
-
-MAX_AXIS = 2**31 - 1
-MAX_VOXELS = 2**62
-MAX_CHUNK_BYTES = 2**33
-MAX_SHARD_CHUNKS = 2**24
-
-TRIES = 5
-"""Looks at an object of a store that is not local, before it counts as absent or out of reach."""
-
-PAUSE_ABSENT, PAUSE_ERROR = 0.05, 0.2
-"""Seconds before the second look; doubled before each further one, with a jitter of half to one and a half."""
 
 
 class ChunkError(OSError):
@@ -50,46 +33,6 @@ class ChunkError(OSError):
 
 class MissingChunkError(ChunkError, FileNotFoundError):
     """A stored chunk does not exist."""
-
-
-# --- the store between zarr and the data
-
-
-def _is_local(store: Any) -> bool:
-    return isinstance(store, LocalStore | MemoryStore | ZipStore)
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether a request that failed like this may succeed when it is made again."""
-    response = getattr(error, "response", None)
-    status = getattr(error, "status", getattr(error, "code", None))
-    if isinstance(response, dict):  # botocore
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    if isinstance(status, int) and 400 <= status < 500:
-        return status in (408, 425, 429)
-    return not isinstance(error, PermissionError | TypeError | ValueError | LookupError | AttributeError | MemoryError)
-
-
-async def _persist(look: Callable[[], Awaitable[T | None]]) -> T | None:
-    """What a remote store answers, asked again after an error or a None; the last error when there is no answer."""
-    error: Exception | None = None
-    for attempt in range(TRIES):
-        if attempt:
-            pause = PAUSE_ERROR if error else PAUSE_ABSENT
-            await asyncio.sleep(pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-        error = None
-        try:
-            found = await look()
-        except Exception as raised:
-            if not _is_transient(raised):
-                raise
-            error = raised
-        else:
-            if found is not None:
-                return found
-    if error:
-        raise error
-    return None
 
 
 class _CheckedStore(Store):
@@ -102,7 +45,7 @@ class _CheckedStore(Store):
     def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing) -> None:
         super().__init__(read_only=True)
         self._store: Any = array.store_path.store
-        self._local = _is_local(self._store)
+        self._local = is_local(self._store)
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
         self._on_missing = on_missing
@@ -152,7 +95,7 @@ class _CheckedStore(Store):
 
     async def _fetch(self, key: str, look: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
-            found = await (look() if self._local else _persist(look))
+            found = await (look() if self._local else persist(look))
             listed = found is None and not self._local and await self._store.exists(key)
         except Exception as error:
             raise self.refuse(key, f"can not be read: {type(error).__name__}: {error}") from error
@@ -216,9 +159,6 @@ class _CheckedStore(Store):
         return self is other
 
     __hash__ = object.__hash__
-
-
-# --- arrays
 
 
 @dataclass(frozen=True)
@@ -345,7 +285,7 @@ class CheckedArray:
 
     def _culprit(self, box: tuple[slice, ...], error: Exception) -> ChunkError:
         """Error that names the chunk of the box that can not be decoded."""
-        shape = _stored_shape(self.array)
+        shape = stored_shape(self.array)
         touched = [range(part.start // size, -(-part.stop // size)) for part, size in zip(box, shape, strict=True)]
         for chunk in product(*touched):
             part = tuple(
@@ -362,131 +302,6 @@ class CheckedArray:
         return ChunkError(f"{self.name} ({self.path}): {box} can not be read: {type(error).__name__}: {error}")
 
 
-def _stored_shape(array: Any) -> tuple[int, ...]:
+def stored_shape(array: Any) -> tuple[int, ...]:
+    """Shape of what is stored as one object: a shard where there are shards, else a chunk."""
     return tuple(int(size) for size in array.shards or array.chunks)
-
-
-def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...]] | None:
-    """Grid indices of the stored objects of an array (shards where there are shards), from one listing.
-
-    Parameters
-    ----------
-    array : zarr.Array or CheckedArray
-        Array of at least one axis.
-
-    Returns
-    -------
-    chunks : set of tuple of int, or None
-        None when the store can not list, or when its listing misses even the metadata of the array.
-
-    Raises
-    ------
-    OSError
-        When the listing fails.
-
-    Examples
-    --------
-    >>> array = zarr.create_array({}, shape=(4, 4, 4), chunks=(4, 4, 2), dtype="u1", fill_value=0)
-    >>> array[:, :, 2:] = 7
-    >>> stored_chunks(array)
-    {(0, 0, 1)}
-    """
-    if isinstance(array, CheckedArray):
-        array = array.array
-    names = _names(array)
-    if names is None:
-        return None
-    metadata: Any = array.metadata.to_dict()
-    if (".zarray" if metadata["zarr_format"] == 2 else "zarr.json") not in names:
-        return None
-    example = array.metadata.encode_chunk_key((0,) * array.ndim)
-    pattern = re.compile(re.escape(example).replace("0", "(0|[1-9][0-9]*)"))
-    chunks = {tuple(map(int, match.groups())) for match in map(pattern.fullmatch, names) if match}
-    grid = [-(-size // chunk) for size, chunk in zip(array.shape, _stored_shape(array), strict=True)]
-    return {chunk for chunk in chunks if all(map(lt, chunk, grid))}
-
-
-def _names(array: "zarr.Array[Any]") -> "list[str] | None":
-    """Keys under an array, relative to it; None when the store can not list."""
-    store: Any = array.store_path.store
-    path = array.store_path.path
-    if type(store) is LocalStore:
-        return _files(os.path.join(store.root, path), array.ndim + 1)
-    fs: Any = getattr(store, "fs", None)
-    protocols = getattr(fs, "protocol", ())
-    # fsspec lists web pages by the links on them.
-    if not store.supports_listing or "http" in protocols or "https" in protocols:
-        return None
-    if fs is not None:
-        fs.invalidate_cache()
-    prefix = f"{path}/" if path else ""
-
-    async def look() -> list[str]:
-        return [key.removeprefix(prefix) async for key in store.list_prefix(prefix)]
-
-    try:
-        return sync(look() if _is_local(store) else _persist(look))
-    except (FileNotFoundError, NotImplementedError):
-        return None
-
-
-def _files(root: str, depth: int) -> list[str]:
-    """Files below a folder, at most `depth` levels down.
-
-    Unlike zarr's own listing it follows links and raises when a folder can not be read: a chunk that is not listed
-    would count as empty.
-    """
-    found, folders = [], [("", 1)]
-    while folders:
-        head, level = folders.pop()
-        with os.scandir(os.path.join(root, head)) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    found.append(head + entry.name)
-                elif level < depth:
-                    folders.append((f"{head}{entry.name}/", level + 1))
-    return found
-
-
-def check_metadata(array: Any, name: str) -> None:
-    """Refuse an array whose shape, chunks or shards are beyond reason.
-
-    Parameters
-    ----------
-    array : zarr.Array, CheckedArray or any array
-        Array; only one that has chunks is looked at for them.
-    name : str
-        Name of the argument, for messages.
-
-    Raises
-    ------
-    ValueError
-        Naming the value, the limit and the remedy.
-
-    Examples
-    --------
-    >>> check_metadata(np.broadcast_to(np.uint8(0), (2**40,)), "flow")
-    Traceback (most recent call last):
-        ...
-    ValueError: flow has shape (1099511627776,); an axis may have up to 2147483647 voxels: split the volume
-    """
-    shape = tuple(int(size) for size in array.shape)
-    if min(shape, default=0) < 0 or max(shape, default=0) > MAX_AXIS:
-        raise ValueError(f"{name} has shape {shape}; an axis may have up to {MAX_AXIS} voxels: split the volume")
-    if prod(max(size, 1) for size in shape) > MAX_VOXELS:
-        raise ValueError(f"{name} has shape {shape}; it may have up to {MAX_VOXELS} voxels: split the volume")
-    chunks = getattr(array, "chunks", None)
-    if chunks is None or not all(isinstance(size, int) for size in chunks):
-        return
-    nbytes = prod(chunks) * np.dtype(array.dtype).itemsize
-    if min(chunks, default=1) < 1 or nbytes > MAX_CHUNK_BYTES:
-        raise ValueError(
-            f"{name} has chunks of shape {tuple(chunks)} ({nbytes} bytes); a chunk may have 1 to {MAX_CHUNK_BYTES} "
-            "bytes: rechunk the array first"
-        )
-    shards = getattr(array, "shards", None)
-    if shards is not None and not 1 <= prod(shards) // prod(chunks) <= MAX_SHARD_CHUNKS:
-        raise ValueError(
-            f"{name} has shards of shape {tuple(shards)} and chunks of shape {tuple(chunks)}; a shard may hold 1 to "
-            f"{MAX_SHARD_CHUNKS} chunks: rechunk the array first"
-        )

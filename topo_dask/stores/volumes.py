@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.tracking import Region, displacements
-from .checked import CheckedArray, check_metadata, stored_chunks
+from .checked import CheckedArray
+from .limits import check_metadata
+from .listing import stored_chunks
 
 
 def check_array(array: Any, name: str, ndim: int) -> None:

@@ -1,0 +1,55 @@
+"""What the metadata of an array may say: bounds that keep hostile or broken ones from being worked on."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+MAX_AXIS = 2**31 - 1
+MAX_VOXELS = 2**62
+MAX_CHUNK_BYTES = 2**33
+MAX_SHARD_CHUNKS = 2**24
+
+
+def check_metadata(array: Any, name: str) -> None:
+    """Refuse an array whose shape, chunks or shards are beyond reason.
+
+    Parameters
+    ----------
+    array : zarr.Array, CheckedArray or any array
+        Array; only one that has chunks is looked at for them.
+    name : str
+        Name of the argument, for messages.
+
+    Raises
+    ------
+    ValueError
+        Naming the value, the limit and the remedy.
+
+    Examples
+    --------
+    >>> check_metadata(np.broadcast_to(np.uint8(0), (2**40,)), "flow")
+    Traceback (most recent call last):
+        ...
+    ValueError: flow has shape (1099511627776,); an axis may have up to 2147483647 voxels: split the volume
+    """
+    shape = tuple(int(size) for size in array.shape)
+    if min(shape, default=0) < 0 or max(shape, default=0) > MAX_AXIS:
+        raise ValueError(f"{name} has shape {shape}; an axis may have up to {MAX_AXIS} voxels: split the volume")
+    if prod(max(size, 1) for size in shape) > MAX_VOXELS:
+        raise ValueError(f"{name} has shape {shape}; it may have up to {MAX_VOXELS} voxels: split the volume")
+    chunks = getattr(array, "chunks", None)
+    if chunks is None or not all(isinstance(size, int) for size in chunks):
+        return
+    nbytes = prod(chunks) * np.dtype(array.dtype).itemsize
+    if min(chunks, default=1) < 1 or nbytes > MAX_CHUNK_BYTES:
+        raise ValueError(
+            f"{name} has chunks of shape {tuple(chunks)} ({nbytes} bytes); a chunk may have 1 to {MAX_CHUNK_BYTES} "
+            "bytes: rechunk the array first"
+        )
+    shards = getattr(array, "shards", None)
+    if shards is not None and not 1 <= prod(shards) // prod(chunks) <= MAX_SHARD_CHUNKS:
+        raise ValueError(
+            f"{name} has shards of shape {tuple(shards)} and chunks of shape {tuple(chunks)}; a shard may hold 1 to "
+            f"{MAX_SHARD_CHUNKS} chunks: rechunk the array first"
+        )
