@@ -58,16 +58,20 @@ def run(
 @click.command()
 @options(INPUT, CLASSES, SHAPES, GEOMETRY, SCHEDULER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
+@click.option("--estimate", is_flag=True, help="Time a few blocks in a temporary folder: how long will a run take?")
+def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any) -> None:
     """Show what `run` would do: blocks, stages, projected memory and sizes.
 
-    Reads no voxel and writes nothing. Takes the options of `run`; what it refuses, `run` refuses too.
+    Takes the options of `run`; what it refuses, `run` refuses too. But for --estimate, it reads no voxel and writes
+    nothing.
     """
     from ..admission import plan_volume
+    from ..estimate import estimate_run
     from ..stores.space import disk_of
 
     with _scheduling(values):
         planned = plan_volume(semantic, flow, **read_parameters(values))
+        estimated = estimate_run(planned) if estimate else None
     expected = planned.expected_bytes()
     summary: dict[str, Any] = {
         "volume": planned.grid.shape,
@@ -86,6 +90,10 @@ def plan(semantic: str, flow: str, as_json: bool, **values: Any) -> None:
         "free here, GiB": round(here.free / 2**30, 3) if (here := disk_of(".")) else None,
         "stages": {name: [stage.name for stage in (*p.stages, *p.writers)] for name, p in planned.plans.items()},
     }
+    if estimated is not None:
+        summary["blocks that may hold foreground"] = estimated.blocks
+        summary["blocks timed"] = estimated.sample_blocks
+        summary["estimated time, s"] = round(estimated.seconds, 1)
     if as_json:
         click.echo(json.dumps(summary))
         return

@@ -1,0 +1,73 @@
+"""The estimate of a run's time: which blocks are timed, and that nothing is left behind or changed."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from topo_dask import estimate
+from topo_dask.admission import RunPlan, plan_volume
+from topo_dask.blocks.geometry import BlockGrid, Box
+from topo_dask.synthetic import blobs
+from topo_dask.targets import direct_flow
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+    folder = tmp_path_factory.mktemp("inputs")
+    truth = np.tile(blobs((16, 16, 16), 1, seed=0, radius=(4.0, 6.0), margin=1), (2, 2, 3))
+    truth[:, :, 32:] = 0
+    semantic = zarr.create_array(folder / "s.zarr", data=(truth > 0)[None].astype("u1"), chunks=(1, 16, 16, 16))
+    flow = zarr.create_array(
+        folder / "f.zarr", data=direct_flow(truth), chunks=(3, 16, 16, 16), config={"write_empty_chunks": True}
+    )
+    return plan_volume(semantic, flow, class_names=["ves"], resolution_nm=8, block_shape=(16, 16, 16))
+
+
+def test_stored_blocks_are_timed_and_nothing_is_left(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = estimate.estimate_run(plan)
+    assert (found.blocks, found.sample_blocks) == (8, 8)
+    assert found.seconds > 0
+    assert found.sample_seconds > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_volume_without_foreground_takes_no_time(tmp_path: Path) -> None:
+    semantic = zarr.create_array(tmp_path / "s.zarr", shape=(1, 8, 8, 8), chunks=(1, 8, 8, 8), dtype="u1")
+    flow = zarr.create_array(tmp_path / "f.zarr", shape=(3, 8, 8, 8), chunks=(3, 8, 8, 8), dtype="f4")
+    found = estimate.estimate_run(plan_volume(semantic, flow, class_names=["ves"], resolution_nm=8))
+    assert found == estimate.Estimate(0.0, 0, 0, 0.0)
+
+
+def test_the_sample_is_where_most_blocks_are_stored() -> None:
+    grid = BlockGrid((8, 8, 40), (4, 4, 4))
+    ids = {(0, 0, 0), (0, 0, 6), (0, 1, 6), (1, 0, 7)}
+    block, box = estimate._choose(grid, ids)
+    assert block.block_id == (0, 0, 6)
+    assert box == Box((0, 0, 24), (8, 8, 32))
+
+
+def test_large_blocks_are_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "SAMPLE_VOXELS", 64)
+    grid = BlockGrid((8, 8, 40), (4, 4, 4))
+    assert estimate._choose(grid, {(1, 1, 2)})[1] == Box((4, 4, 8), (8, 8, 12))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((9.0, 1.0, 1.6), 1.6), ((9.0, 1.0, 0.9), 0.9)],
+    ids=["rounds scale, what is fixed does not", "noise"],
+)
+def test_time_is_scaled_by_rounds(
+    plan: RunPlan, seconds: tuple[float, ...], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 8 blocks on 4 threads are two rounds: 0.6 s each and 0.4 s fixed; in noise the sample was faster than one block.
+    given = iter(seconds)
+    monkeypatch.setattr(estimate, "_time", lambda *_: next(given))
+    monkeypatch.setattr(estimate, "resources", lambda _: (1, 4, 1 << 30))
+    assert estimate.estimate_run(plan).seconds == pytest.approx(expected)

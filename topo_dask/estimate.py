@@ -1,0 +1,151 @@
+"""How long a run will take: some of its own blocks are timed through all stages, on this machine, and scaled up."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+from .admission import RunPlan
+from .blocks.geometry import Block, BlockGrid, Box, Triple
+from .segment import segment_volume
+from .surroundings import resources
+
+SAMPLE_VOXELS = 1 << 26
+"""Voxels of the sample, at most, unless a single block has more."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall time of the whole run.
+    blocks : int
+        Blocks that may hold foreground.
+    sample_blocks, sample_seconds
+        Blocks that were timed, and their wall time.
+    """
+
+    seconds: float
+    blocks: int
+    sample_blocks: int
+    sample_seconds: float
+
+
+def estimate_run(plan: RunPlan) -> Estimate:
+    """Time a few neighbouring blocks of a planned run, in a temporary folder, and scale them to the whole.
+
+    They are those with most stored foreground around them; they go through every stage, by the scheduler and with the
+    parameters of the run. One block alone tells what does not grow with their number. The inputs are only read.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        See `topo_dask.admission.plan_volume`.
+
+    Returns
+    -------
+    estimate : Estimate
+
+    Notes
+    -----
+    Volumes whose foreground is unevenly dense take less than estimated. Objects that the sample cuts off are tracked
+    to its border only, and the border's halo is not read.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> from topo_dask.admission import plan_volume
+    >>> semantic = zarr.create_array({}, data=np.ones((1, 8, 8, 32), np.float32), chunks=(1, 8, 8, 8))
+    >>> flow = zarr.create_array({}, data=np.full((3, 8, 8, 32), 0.5, np.float32), chunks=(3, 8, 8, 8))
+    >>> plan = plan_volume(semantic, flow, class_names=["nuc"], resolution_nm=32, block_shape=(8, 8, 8))
+    >>> estimate = estimate_run(plan)
+    >>> estimate.blocks, estimate.sample_blocks, estimate.seconds > 0
+    (4, 2, True)
+    """
+    ids = {block.block_id for name in plan.classes for block in plan.foreground(name).stored_blocks(plan.grid)}
+    if not ids:
+        return Estimate(0.0, 0, 0, 0.0)
+    first, sample = _choose(plan.grid, ids)
+    n = len([block for block in plan.grid.touching(sample) if block.block_id in ids])
+    with tempfile.TemporaryDirectory(prefix="topo_dask-estimate-") as name:
+        folder = Path(name)
+        _time(plan, first.write, folder)  # compiles
+        alone = _time(plan, first.write, folder)
+        together = _time(plan, sample, folder) if n > 1 else alone
+    workers, threads, _ = resources(None)
+    slots = workers * threads
+    rounds, fixed = ceil(n / slots), 0.0
+    per_round = together / rounds
+    if rounds > 1 and together > alone:
+        per_round = (together - alone) / (rounds - 1)
+        fixed = max(0.0, alone - per_round)
+    return Estimate(fixed + per_round * max(1.0, len(ids) / slots), len(ids), n, together)
+
+
+def _choose(grid: BlockGrid, ids: set[Triple]) -> tuple[Block, Box]:
+    # A block, and a box of up to two blocks along each axis that begins with it, with as many occupied ones as can be.
+    edges = [1, 1, 1]
+    for axis in (2, 1, 0):
+        fits = 2 * prod(edges) * prod(grid.block_shape) <= SAMPLE_VOXELS
+        edges[axis] = 2 if fits and grid.numblocks[axis] > 1 else 1
+    reach = tuple(edge - 1 for edge in edges)
+
+    def box_of(block_id: Triple) -> Box:
+        last = tuple(min(a + r, n - 1) for a, r, n in zip(block_id, reach, grid.numblocks, strict=True))
+        return Box(grid.block(block_id).write.start, grid.block((last[0], last[1], last[2])).write.stop)
+
+    def occupied(block_id: Triple) -> int:
+        return sum(block.block_id in ids for block in grid.touching(box_of(block_id)))
+
+    chosen = max(sorted(ids), key=occupied)
+    return grid.block(chosen), box_of(chosen)
+
+
+def _time(plan: RunPlan, box: Box, folder: Path) -> float:
+    names = [f"channel {i}" for i in range(plan.semantic.shape[0])]
+    for name, (channel, _) in plan.classes.items():
+        names[channel] = name
+    semantic, flow = (_copy(array, box, folder / f"{array.name}.zarr") for array in (plan.semantic, plan.flow))
+    start = time.perf_counter()
+    segment_volume(
+        semantic,
+        flow,
+        folder / "labels.zarr",
+        class_names=names,
+        class_config={name: config for name, (_, config) in plan.classes.items()},
+        threshold=plan.threshold,
+        block_shape=plan.grid.block_shape,
+        halo=plan.grid.halo,
+        on_missing="background",
+        ome_zarr=None if plan.pyramid is None else "0.5",
+        overwrite=True,
+        progress=False,
+    )
+    return time.perf_counter() - start
+
+
+def _copy(checked: Any, box: Box, path: Path) -> Any:
+    import zarr
+
+    array = checked.array
+    copy = zarr.create_array(
+        path,
+        shape=(array.shape[0], *box.shape),
+        chunks=tuple(min(c, s) for c, s in zip(array.chunks, (array.shape[0], *box.shape), strict=True)),
+        dtype=array.dtype,
+        compressors=array.compressors,
+        filters=array.filters,
+        fill_value=array.fill_value,
+        zarr_format=array.metadata.zarr_format,
+        overwrite=True,
+    )
+    step = max(1, copy.chunks[1])
+    for z in range(box.start[0], box.stop[0], step):
+        slab = Box((z, *box.start[1:]), (min(z + step, box.stop[0]), *box.stop[1:]))
+        copy[:, z - box.start[0] : slab.stop[0] - box.start[0]] = checked[(slice(0, array.shape[0]), *slab.slices)]
+    return copy
