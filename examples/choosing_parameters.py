@@ -1,10 +1,10 @@
-"""What steps, step size, radius and threshold do to objects that touch.
+"""What steps, step size, radius, threshold and min_size do to objects that touch.
 
     python examples/choosing_parameters.py [FOLDER]
 
 draws choosing_parameters.png: a row for each class of object, a column for each parameter, the error of `agglomerate`
 against the known objects (0 is perfect) at three levels of noise; dashed is `merge_adjacent` at the highest. All but
-the parameter of a column stays at convergence_radius 1.5, 200 steps of 0.5, threshold 0 (grey bands). Needs
+the parameter of a column stays at convergence_radius 1.5, 200 steps of 0.5, threshold 0, min_size 1 (grey bands). Needs
 matplotlib; takes less than a minute.
 
 The rule that comes out of it and of docs/touching.md:
@@ -19,6 +19,8 @@ The rule that comes out of it and of docs/touching.md:
 - **Step size**: 0.5 to 1. Shorter steps gain nothing.
 - **Threshold**: leave it at 0. It hardly matters between -0.2 and 0.2; above, dense tissue falls apart
   (docs/touching.md). Raise it where you see neighbours joined.
+- **min_size**: below the smallest object, to be rid of crumbs. It mends nothing that was cut or merged, and as
+  soon as it is above the smallest objects these are lost.
 - **Direct flow** (towards the centre of mass): no merge. At the border of long neighbours it runs along the border,
   which looks like one object.
 """
@@ -41,6 +43,7 @@ STEPS, STEP_SIZE, RADIUS = 200, 0.5, 1.5
 TRAVELS = (2, 5, 10, 25, 50, 100, 200)
 STEP_SIZES = (0.1, 0.25, 0.5, 1.0, 2.0)
 RADII = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+MIN_SIZES = (1, 5, 20, 100, 500, 2000)
 THRESHOLDS = (-0.5, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
 NOISES = {0.0: "#4477aa", 0.15: "#ee9944", 0.3: "#bb3344"}
 FLOOR = 1e-4  # drawn for anything better, a perfect result included
@@ -95,7 +98,7 @@ def sweeps() -> dict[str, list[tuple[float, Setting]]]:
 def draw_curves(
     axes: np.ndarray, truth: np.ndarray, flow: np.ndarray, unite: Callable[..., np.ndarray], **style: str
 ) -> None:
-    """Draw one way to unite basins into the four axes of a row."""
+    """Draw one way to unite basins into the five axes of a row."""
 
     def error(labels: np.ndarray) -> float:
         return max(FLOOR, adapted_rand_error(truth, labels).error)
@@ -105,6 +108,8 @@ def draw_curves(
         ax.plot([value for value, _ in points], errors, **style)
     labels = basins(truth, flow, (STEPS, STEP_SIZE, RADIUS))
     axes[3].plot(THRESHOLDS, [error(unite(labels, flow, threshold)) for threshold in THRESHOLDS], **style)
+    united = unite(labels, flow)
+    axes[4].plot(MIN_SIZES, [error(topo_dask.filter_small(united, size)) for size in MIN_SIZES], **style)
 
 
 def draw_row(axes: np.ndarray, truth: np.ndarray) -> None:
@@ -120,22 +125,22 @@ def draw_row(axes: np.ndarray, truth: np.ndarray) -> None:
 def main(folder: Path) -> None:
     matplotlib.use("Agg")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(len(SHAPES), 4, figsize=(12.4, 9.4), sharey=True, sharex="col", squeeze=False)
+    figure, axes = plt.subplots(len(SHAPES), 5, figsize=(15.0, 9.4), sharey=True, sharex="col", squeeze=False)
     for row, (name, make) in zip(axes, SHAPES.items(), strict=True):
         draw_row(row, make())
         row[0].set_ylabel("adapted Rand error")
         row[0].annotate(
             name, (-0.34, 0.5), xycoords="axes fraction", rotation=90, va="center", ha="right", weight="bold"
         )
-    chosen = (STEPS * STEP_SIZE, STEP_SIZE, RADIUS, 0.0)
-    for column, title, value in zip(axes.T, [*sweeps(), "threshold"], chosen, strict=True):
+    chosen = (STEPS * STEP_SIZE, STEP_SIZE, RADIUS, 0.0, 1)
+    for column, title, value in zip(axes.T, [*sweeps(), "threshold", "min_size [voxels]"], chosen, strict=True):
         column[-1].set_xlabel(title)
         for ax in column:
             ax.axvspan(*_band(title, value), color="0.92", zorder=0)
             ax.set_yscale("log", nonpositive="clip")
             ax.set_ylim(FLOOR, 1)
-            ax.set_xscale("log" if title.startswith(("travel", "step")) else "linear")
-    for ax, ticks in ((axes[-1, 0], TRAVELS), (axes[-1, 1], STEP_SIZES)):
+            ax.set_xscale("log" if title.startswith(("travel", "step", "min")) else "linear")
+    for ax, ticks in ((axes[-1, 0], TRAVELS), (axes[-1, 1], STEP_SIZES), (axes[-1, 4], MIN_SIZES)):
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     axes[0, 0].set_yticks([FLOOR, 1e-3, 1e-2, 1e-1, 1], ["0", "0.001", "0.01", "0.1", "1"])
