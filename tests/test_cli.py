@@ -1,5 +1,6 @@
 """The command line: parameters from files and flags, schedulers, and what it says on the way."""
 
+import errno
 import json
 import re
 import warnings
@@ -136,6 +137,7 @@ SLIPS = [
     ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
     ("plan one flow --class nuc --resolution-nm 8", "FLOW must have 3 channels for each of the 1 classes of SEMANTIC"),
+    ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
     (
         "plan one one_flow --class nuc --resolution-nm 8 --workers 2",
@@ -290,3 +292,12 @@ def test_every_command_says_what_it_does_and_its_defaults(name: str) -> None:
             has_default = option.default is not None or option.multiple
             assert option.help
             assert has_default or "[default:" in option.help, option.name
+
+
+def test_a_reader_that_has_gone_is_no_error(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("topo_dask.admission.plan_volume", leave)
+    result = invoke("plan", "semantic.zarr", "flow.zarr", "--class", "ves", "--resolution-nm", 8)
+    assert (result.exit_code, result.stderr) == (1, "")

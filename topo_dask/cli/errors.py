@@ -73,8 +73,8 @@ class Errors(click.Group):
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
                 return super().invoke(ctx)
-            except (click.exceptions.Exit, click.Abort):
-                raise
+            except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise  # click ends quietly when whoever reads the output has gone
             except click.ClickException as error:
                 if not ctx.meta.get(JSON_LOG):
                     raise
