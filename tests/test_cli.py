@@ -10,12 +10,16 @@ import click
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner, Result
+from command_line import invoke
+from distributed import Client, LocalCluster
 
 import topo_dask
+from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.cli import main
+from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import size_cluster
+from topo_dask.config import get_postprocess_config
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog
 from topo_dask.stages.job import Job
@@ -24,10 +28,6 @@ from topo_dask.targets import direct_flow
 
 SHAPE = (8, 8, 8)
 COMMON = ["semantic", "flow"]
-
-
-def invoke(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ SLIPS = [
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
     (
-        "plan one one_flow --class nuc --resolution-nm 8 --workers 2",
+        "plan one one_flow --class nuc --resolution-nm 8 --scheduler threads --workers 2",
         "--workers has no meaning with --scheduler threads",
     ),
     ("plan one one_flow --scheduler tcp://localhost:1 --threads-per-worker 2", "no meaning with --scheduler tcp"),
@@ -195,6 +195,55 @@ def test_a_cluster_is_sized_to_the_machine(cores: int) -> None:
     workers, threads = size_cluster(cores, None, None)
     assert cores / 2 < workers * threads <= cores
     assert workers >= min(2, cores)
+
+
+def test_what_is_refused_is_refused_before_a_cluster_is_started(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(machine: object) -> None:
+        raise OSError("started")
+
+    monkeypatch.setattr("topo_dask.cli.schedulers._local_cluster", start)
+    options = ["one", "one_flow", "out", "--scheduler", "cluster", "--class", "nuc", "--resolution-nm", 64]
+    for more, message in (
+        (["--class", "mito"], "2 names"),
+        (["--memory-limit", "1KiB"], "raise --memory-limit"),
+        (["--memory-limit", "much"], "--memory-limit must be a size"),
+    ):
+        result = invoke("run", *options, *more)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert "started" in invoke("run", *options).stderr
+
+
+def test_a_cluster_is_planned_with_the_memory_that_it_will_have(stored: Path) -> None:
+    options = ["one", "one_flow", "--class", "nuc", "--resolution-nm", 64, "--json", "--scheduler", "cluster"]
+    size = ["--workers", 2, "--threads-per-worker", 2, "--memory-limit", "2GiB"]
+    planned = json.loads(invoke("plan", *options, *size).stdout)
+    like_it = {"n_workers": 2, "threads_per_worker": 2, "memory_limit": "2GiB", "processes": False}
+    with LocalCluster(**like_it, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+        started = plan_volume("one", "one_flow", class_names=["nuc"], resolution_nm=64)
+    assert planned["allowed memory of a task, MiB"] == round(started.allowed_mem / 2**20)
+
+
+def test_flags_replace_parameters_of_the_resolution_that_the_input_has(tmp_path: Path) -> None:
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "nanometer"} for n in "zyx")]
+    image = {
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 32, 33, 33]}]}],
+    }
+    for name, channels in (("semantic", 1), ("flow", 3)):
+        group = zarr.create_group(tmp_path / name, attributes={"ome": {"version": "0.5", "multiscales": [image]}})
+        group.create_array("0", shape=(channels, 8, 8, 8), dtype="f4")
+    places = (str(tmp_path / "semantic"), str(tmp_path / "flow"))
+    values = dict.fromkeys([*PER_CLASS, "config", "resolution_nm", "preset", "level"])
+    given = read_parameters(*places, {**values, "classes": ["nuc"], "min_size": 7})["class_config"]["nuc"]
+    assert given == {**get_postprocess_config(32)["nuc"], "min_size": 7}
+    assert given["n_steps"] != get_postprocess_config(8)["nuc"]["n_steps"]
+
+
+def test_flags_without_a_resolution_are_warned_of(stored: Path) -> None:
+    some = ["plan", "one", "one_flow", "--class", "nuc", "--steps", 5, "--radius", 2]
+    assert "using the parameters for 8 nm voxels where no option says otherwise" in invoke(*some).stderr
+    assert invoke(*some, "--min-size", 1).stderr == ""
 
 
 def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:

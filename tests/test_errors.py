@@ -14,6 +14,7 @@ import pytest
 import zarr
 from blockwise import run_blocks
 from click.testing import CliRunner
+from command_line import invoke
 
 import topo_dask
 from topo_dask.cli import main
@@ -501,7 +502,7 @@ COMMANDS: list[tuple[str, int, str]] = [
 @pytest.mark.parametrize(("command", "code", "message"), COMMANDS, ids=row_ids(COMMANDS))
 def test_commands_refuse_in_one_line(stored: Path, command: str, code: int, message: str) -> None:
     before = sorted(stored.rglob("*"))
-    result = CliRunner().invoke(main, command.split())
+    result = invoke(*command.split())
     assert result.exit_code == code
     assert result.stdout == ""
     errors = [text for text in result.stderr.splitlines() if text.startswith("Error: ")]
@@ -513,40 +514,40 @@ def test_commands_refuse_in_one_line(stored: Path, command: str, code: int, mess
 
 def test_a_command_that_fails_on_the_way_exits_with_1(stored: Path) -> None:
     command = ["run", "semantic", "bad", "out", *CLASS.split(), "--block", "8", "--quiet"]
-    result = CliRunner().invoke(main, command)
+    result = invoke(*command)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "flow is not finite at voxel (0, 0, 0)" in result.stderr
     assert "in class 'nuc', stage 'track', block 0.0.0" in result.stderr
-    again = CliRunner().invoke(main, command)
+    again = invoke(*command)
     assert again.exit_code == 2
     assert "holds an unfinished run: pass --resume" in again.stderr
     for loud in (["--verbose", *command], [*command, "--verbose"]):
-        assert isinstance(CliRunner().invoke(main, loud).exception, FileExistsError)
+        assert isinstance(invoke(*loud).exception, FileExistsError)
 
 
 def test_commands_run_plan_and_resume(stored: Path) -> None:
     options = "--class nuc --group 1 --steps 5 --radius 3 --min-size 1 --resolution-nm 8 --block 4"
-    planned = CliRunner().invoke(main, f"plan {INPUTS} {options}".split())
+    planned = invoke(*f"plan {INPUTS} {options}".split())
     assert planned.exit_code == 0
     assert "track > link > tabulate > relabel" in planned.stdout
     assert "levels of the output               1\n" in planned.stdout
     assert not (stored / "out").exists()
-    done = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet --scheduler synchronous".split())
+    done = invoke(*f"run {INPUTS} out {options} --quiet --scheduler synchronous".split())
     assert done.exit_code == 0, done.stderr
     assert done.stdout.strip() == "nuc: out/labels/nuc"
     expected = topo_dask.postprocess_single(MASK, FLOW, 5, convergence_radius=3, min_size=1)
     np.testing.assert_array_equal(zarr.open_array("out/labels/nuc/0", mode="r")[:], expected)
-    plain = CliRunner().invoke(main, f"run {INPUTS} plain {options} --quiet --ome-zarr none".split())
+    plain = invoke(*f"run {INPUTS} plain {options} --quiet --ome-zarr none".split())
     assert plain.stdout.strip() == "nuc: plain/nuc"
     np.testing.assert_array_equal(zarr.open_array("plain/nuc", mode="r")[:], expected)
-    older = CliRunner().invoke(main, f"run {INPUTS} older {options} --quiet --ome-zarr 0.4".split())
+    older = invoke(*f"run {INPUTS} older {options} --quiet --ome-zarr 0.4".split())
     assert older.stdout.strip() == "nuc: older/labels/nuc"
     assert zarr.open_group("older", mode="r").metadata.zarr_format == 2
-    twice = CliRunner().invoke(main, f"run {INPUTS} out {options} --quiet".split())
+    twice = invoke(*f"run {INPUTS} out {options} --quiet".split())
     assert twice.exit_code == 2
     assert "exists" in twice.stderr
-    replaced = CliRunner().invoke(main, f"run {INPUTS} out {options} --overwrite".split())
+    replaced = invoke(*f"run {INPUTS} out {options} --overwrite".split())
     assert replaced.exit_code == 0
     assert "nuc relabel" in replaced.stderr
 

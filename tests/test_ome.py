@@ -10,7 +10,7 @@ from ome_images import image_of, scale, shift, space, write_image
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
-from topo_dask.stores.inputs import resolve_input
+from topo_dask.stores.inputs import open_input, resolve_input
 from topo_dask.stores.multiscales import Level, Multiscale, Placement, find_level, read_multiscales
 
 # ------------------------------------------------------------ downsampling
@@ -287,6 +287,33 @@ def test_resolve_input_takes_groups_levels_and_arrays(tmp_path, paths):
         array, placement = resolve_input(*arguments)
         assert isinstance(array, zarr.Array)
         assert (array.shape, placement.voxel_size_nm) == (shape, size)
+
+
+@pytest.mark.parametrize("kind", ["path", "group", "memory", "fsspec"])
+def test_an_open_array_has_the_place_of_its_image(tmp_path, kind):
+    image = image_of(NM, [scale(8, 4, 4)], [scale(8, 8, 8), shift(0, 2, 2)])
+    if kind == "memory":
+        group = zarr.create_group({}, attributes={"ome": {"version": "0.5", "multiscales": [image]}})
+        array = group.create_array("s1", shape=(4, 4, 4), dtype="u1")
+    else:
+        write_image(tmp_path / "a.zarr", image)
+        if kind == "path":
+            array = zarr.open_array(tmp_path / "a.zarr" / "s1", mode="r")
+        elif kind == "group":
+            array = zarr.open_group(tmp_path / "a.zarr")["s1"]
+        else:
+            array = zarr.open_array(f"local://{tmp_path}/a.zarr/s1", mode="r")
+    opened, placement = open_input(array, "semantic")
+    assert opened is array
+    assert placement == Placement((8.0, 8.0, 8.0), (0.0, 2.0, 2.0), ("nanometer",) * 3)
+
+
+def test_an_open_array_that_belongs_to_no_image_has_no_place(tmp_path):
+    for store in ({}, tmp_path / "plain.zarr"):
+        array = zarr.create_array(store, shape=(4, 4, 4), dtype="u1")
+        assert open_input(array, "semantic") == (array, None)
+    with pytest.raises(ValueError, match="semantic is an array and has no levels"):
+        open_input(array, "semantic", 1)
 
 
 def test_resolve_input_of_a_relative_path_and_of_an_array_without_siblings(tmp_path, monkeypatch):

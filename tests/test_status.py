@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
+from command_line import invoke
 
 import topo_dask
-from topo_dask.cli import main
 from topo_dask.status import read_status
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
@@ -42,7 +41,7 @@ def segment(scheduler: str = "threads", **more: bool) -> None:
 
 
 def status(*words: str) -> str:
-    result = CliRunner().invoke(main, ["status", *words])
+    result = invoke("status", *words)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 
@@ -84,13 +83,13 @@ def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
     assert status("a b") == f"finished: {interrupted}/a b\n  mito: whole\n  nuc: whole\n"
     marks = zarr.open("a b/labels/nuc").attrs
     marks["topo_dask"] = {**marks["topo_dask"], "complete": False}
-    result = CliRunner().invoke(main, ["status", "a b"])
+    result = invoke("status", "a b")
     assert result.exit_code == 2
     assert "not finished ['nuc']" in result.stderr
 
 
 @pytest.mark.parametrize("place", ["nothing", "mask", "mask/zarr.json"])
 def test_what_is_no_run_is_refused(interrupted: Path, place: str) -> None:
-    result = CliRunner().invoke(main, ["status", place])
+    result = invoke("status", place)
     assert result.exit_code == 2
     assert result.stderr == f"Error: {place} is neither the output nor the scratch of a run\n"

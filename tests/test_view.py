@@ -10,11 +10,10 @@ import neuroglancer
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
+from command_line import invoke
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, space, write_image
 
-from topo_dask.cli import main
 from topo_dask.figures import colour_flow, colour_labels, stretch
 from topo_dask.layers import find_layers
 from topo_dask.sections import choose_box, choose_level, draw_sections
@@ -66,7 +65,7 @@ def test_the_output_of_a_run_is_its_labels(folder: Path, ome_zarr: str) -> None:
     zarr.create_array("mask", data=(zarr.open("labels")[:] > 0).astype("f4")[None])
     zarr.create_array("field", data=np.ones((3, 8, 12, 16), np.float32))
     words = ["run", "mask", "field", "out", "--class", "nuc", "--resolution-nm", "64", "--ome-zarr", ome_zarr]
-    done = CliRunner().invoke(main, [*words, "--min-size", "1", "--quiet"])
+    done = invoke(*words, "--min-size", "1", "--quiet")
     assert done.exit_code == 0, done.stderr
     (layer,) = find_layers("out")
     assert (layer.kind, layer.shape()) == ("labels", (8, 12, 16))
@@ -114,7 +113,7 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
     ],
 )
 def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], message: str) -> None:
-    result = CliRunner().invoke(main, ["show", *words])
+    result = invoke("show", *words)
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
 
@@ -130,7 +129,7 @@ def test_one_level_of_a_pyramid_goes_with_a_plain_array_of_its_shape(folder: Pat
 
 
 def test_a_figure_is_written(folder: Path) -> None:
-    result = CliRunner().invoke(main, ["show", "image.zarr", "labels", "flow", "-o", "figure.png"])
+    result = invoke("show", "image.zarr", "labels", "flow", "-o", "figure.png")
     assert (result.exit_code, result.stdout) == (0, "figure: figure.png\n")
     assert Path("figure.png").stat().st_size > 1000
 
@@ -183,7 +182,7 @@ def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
 
     monkeypatch.setattr("topo_dask.cli.showing.Event", Interrupted)
-    result = CliRunner().invoke(main, ["view", "image.zarr", "labels", "--no-open"])
+    result = invoke("view", "image.zarr", "labels", "--no-open")
     neuroglancer.stop()
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("http://127.0.0.1:")

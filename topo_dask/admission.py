@@ -13,12 +13,12 @@ from .config import EVALUATED_INSTANCE_CLASSES, ClassConfig, Preset, finite_numb
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
 from .stores.checked import CheckedArray, OnMissing
-from .stores.inputs import open_input
+from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, check_prediction, flow_dtype
-from .surroundings import resources
+from .surroundings import Resources, resources
 
 DEFAULT_HALO = 16
 """Margin read around a block. A matter of speed: particles that go further page in what they need."""
@@ -127,12 +127,14 @@ def plan_volume(
     ome_zarr: Version | None = "0.5",
     image: Multiscale | None = None,
     recorded: Mapping[str, Any] | None = None,
+    machine: Resources | None = None,
 ) -> RunPlan:
     """Check a run and work out its blocks, stages and memory, without reading a voxel.
 
     Parameters and errors are those of `segment_volume`; `image` is the multiscale image that the labels go to, which
     tells where they lie when the inputs do not; `recorded` is the record of the run that is gone on with, whose blocks
-    and halo stand where no others are asked for, whatever memory there is now.
+    and halo stand where no others are asked for, whatever memory there is now; `machine` is what the run will have, if
+    not what there is where this code runs.
 
     Returns
     -------
@@ -151,13 +153,11 @@ def plan_volume(
         raise ValueError(f"on_missing must be 'error' or 'background', got {on_missing!r}")
     if ome_zarr not in (None, *VERSIONS):
         raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
-    semantic, placement = open_input(semantic, "semantic", level)
-    flow, placement_of_flow = open_input(flow, "flow", level)
-    placement = placement or placement_of_flow
+    semantic, flow, placement = open_prediction(semantic, flow, level)
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
-    if resolution_nm is None and placement is not None and (voxel_size := placement.voxel_size_nm) is not None:
-        resolution_nm = min(voxel_size)
+    if resolution_nm is None and placement is not None:
+        resolution_nm = placement.edge_nm
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     for name in classes:
         if not _SAFE_NAME.fullmatch(name):
@@ -173,7 +173,7 @@ def plan_volume(
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
     margin = triple(default if halo is None else halo, "halo", at_least=0)
-    workers, threads, memory = resources(memory_limit)
+    workers, threads, memory = machine or resources(memory_limit)
     allowed = allowed_per_task(memory, threads)
     items = (semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize)
     # Classes in the same stored chunks share the read of the flow.

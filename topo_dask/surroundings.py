@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -118,7 +118,8 @@ def check_reach(scratch: FileScratch) -> None:
         )
 
 
-def _bytes(memory_limit: object) -> int:
+def as_bytes(memory_limit: object) -> int:
+    """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is none."""
     from dask.utils import parse_bytes
 
     if isinstance(memory_limit, bool) or not isinstance(memory_limit, (int, str)):
@@ -132,21 +133,29 @@ def _bytes(memory_limit: object) -> int:
     return given
 
 
-def resources(memory_limit: int | str | None) -> tuple[int, int, int]:
-    """Workers, threads of each, and bytes that each worker process may take, where this code runs."""
+class Resources(NamedTuple):
+    """Workers, threads of each, and bytes that each worker process may take."""
+
+    workers: int
+    threads: int
+    memory: int
+
+
+def resources(memory_limit: int | str | None) -> Resources:
+    """What there is where this code runs."""
     import dask
     import psutil
 
-    given = None if memory_limit is None else _bytes(memory_limit)
+    given = None if memory_limit is None else as_bytes(memory_limit)
     client = active_client()
     if client is None:
         get = dask.base.get_scheduler() or dask.threaded.get
         cores = dask.config.get("num_workers", None) or usable_cores()
         processes = get is dask.multiprocessing.get
         n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
-        return n, threads_each, given or psutil.virtual_memory().total // n
+        return Resources(n, threads_each, given or psutil.virtual_memory().total // n)
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if not workers:
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
     limits = [worker["memory_limit"] or psutil.virtual_memory().total for worker in workers]
-    return len(workers), max(worker["nthreads"] for worker in workers), given or min(limits)
+    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or min(limits))

@@ -136,10 +136,10 @@ SCHEDULER = (
     click.option(
         "--scheduler",
         metavar="KIND|ADDRESS",
-        default="threads",
-        help="'threads' of this process share compiled code and memory: fastest on one machine. 'cluster' starts "
-        "worker processes here, sized to the machine, and survives the death of one. tcp://host:port is a Dask "
-        "cluster that runs already. Also 'processes' and 'synchronous'. The labels are the same with all.",
+        default="cluster",
+        help="'cluster' starts worker processes here, sized to the machine, and survives the death of one. "
+        "'threads' of this process start at once: faster for small volumes, and on few cores. tcp://host:port is a "
+        "Dask cluster that runs already. Also 'processes' and 'synchronous'. The labels are the same with all.",
     ),
     click.option(
         "--workers",

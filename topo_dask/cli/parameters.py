@@ -10,6 +10,9 @@ import click
 
 PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
 
+OF_RESOLUTION = {"n_steps", "convergence_radius", "min_size"}
+"""Parameters whose defaults depend on the size of a voxel."""
+
 
 def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> tuple[Path, Any] | None:
     """Table [classes] of a parameter file; its table [run] becomes the defaults of the command's options."""
@@ -71,24 +74,42 @@ def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[s
     return found
 
 
-def read_parameters(values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `plan_volume` and `segment_volume` from the values of the options."""
+def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `plan_volume` and `segment_volume` from the values of the options.
+
+    Where options replace some of the default parameters, these are the ones for the resolution that the inputs tell,
+    if no other is given.
+    """
     # Flags win over the file, the file over the published values.
     flags = {name: values.pop(name) for name in PER_CLASS}
     flags = {name: value for name, value in flags.items() if value is not None}
     classes, given = values.pop("classes"), values.pop("config")
     path, config = given or (None, None)
     if flags:
-        from ..config import get_postprocess_config
-
         names = classes or list(config or ())
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
-        resolution = values["resolution_nm"]
-        preset = None if config else values.pop("preset")
-        base = config or get_postprocess_config(8 if resolution is None else resolution, preset or "published")
+        base = config or _defaults(semantic, flow, values, flags)
         config = {name: {**base.get(name, {}), **flags} for name in names}
     for name in classes:
         if config is not None and name not in config:
             warnings.warn(f"class {name!r} is skipped: {path} has no [classes.{name}]", UserWarning, stacklevel=2)
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
+
+
+def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    from ..config import get_postprocess_config
+    from ..stores.inputs import open_prediction
+
+    resolution = values["resolution_nm"]
+    if resolution is None:
+        _, _, place = open_prediction(semantic, flow, values["level"])
+        resolution = None if place is None else place.edge_nm
+    if resolution is None and not flags.keys() >= OF_RESOLUTION:
+        warnings.warn(
+            "neither --config nor --resolution-nm is given: using the parameters for 8 nm voxels where no option says "
+            "otherwise",
+            UserWarning,
+            stacklevel=2,
+        )
+    return get_postprocess_config(8 if resolution is None else resolution, values.pop("preset") or "published")

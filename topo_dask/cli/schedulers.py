@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import click
 
 from ..execute import usable_cores
+from ..surroundings import Resources, as_bytes
 
 THREADS_OF_A_WORKER = 4
 """Threads of a worker of a local cluster, at most: few enough that the death of one loses little."""
@@ -15,33 +17,63 @@ TO_CONNECT, TO_HAVE_WORKERS = "10s", "60s"
 """How long a cluster may take to answer, and to show its first worker."""
 
 
-@contextmanager
-def use_scheduler(scheduler: str, workers: int | None, threads: int | None, memory: str | None) -> Iterator[None]:
-    """Run what follows where ``--scheduler``, ``--workers`` and ``--threads-per-worker`` say."""
-    import dask
+_TAKES = {
+    "threads": (False, True),
+    "processes": (True, False),
+    "synchronous": (False, False),
+    "cluster": (True, True),
+}
 
-    takes = {
-        "threads": (False, True),
-        "processes": (True, False),
-        "synchronous": (False, False),
-        "cluster": (True, True),
-    }
-    if scheduler not in takes and "://" not in scheduler:
-        raise click.UsageError(
-            f"--scheduler must be 'threads', 'processes', 'synchronous', 'cluster' or an address, got {scheduler!r}"
-        )
-    for option, value, taken in zip(
-        ("--workers", "--threads-per-worker"), (workers, threads), takes.get(scheduler, (False, False)), strict=True
-    ):
-        if value is not None and not taken:
-            raise click.UsageError(f"{option} has no meaning with --scheduler {scheduler}: leave it out")
-    if scheduler not in takes or scheduler == "cluster":
-        with _client(scheduler, workers, threads, memory):
+
+@dataclass(frozen=True)
+class Scheduling:
+    """What ``--scheduler``, ``--workers``, ``--threads-per-worker`` and ``--memory-limit`` say; checked when made."""
+
+    kind: str
+    workers: int | None
+    threads: int | None
+    memory: str | None
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        """Take the options out of the values of a command; the memory limit, which a run needs too, stays."""
+        kind, workers, threads = (values.pop(name) for name in ("scheduler", "workers", "threads_per_worker"))
+        return cls(kind, workers, threads, values["memory_limit"])
+
+    def __post_init__(self) -> None:
+        if self.kind not in _TAKES and "://" not in self.kind:
+            raise click.UsageError(
+                f"--scheduler must be 'threads', 'processes', 'synchronous', 'cluster' or an address, got {self.kind!r}"
+            )
+        taken = zip(("--workers", "--threads-per-worker"), _TAKES.get(self.kind, (False, False)), strict=True)
+        for (option, takes), value in zip(taken, (self.workers, self.threads), strict=True):
+            if value is not None and not takes:
+                raise click.UsageError(f"{option} has no meaning with --scheduler {self.kind}: leave it out")
+
+    def machine(self) -> Resources | None:
+        """What a cluster that is yet to be started will have; None where none has to be."""
+        if self.kind != "cluster":
+            return None
+        from distributed.system import MEMORY_LIMIT
+
+        workers, threads = size_cluster(usable_cores(), self.workers, self.threads)
+        limit = MEMORY_LIMIT // workers if self.memory is None else as_bytes(self.memory)
+        return Resources(workers, threads, limit)
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Run what follows there."""
+        import dask
+
+        if (machine := self.machine()) is not None:
+            context = _local_cluster(machine)
+        elif self.kind not in _TAKES:
+            context = _cluster_at(self.kind)
+        else:
+            number = {"threads": self.threads, "processes": self.workers}.get(self.kind)
+            context = dask.config.set(scheduler=self.kind, **({} if number is None else {"num_workers": number}))
+        with context:
             yield
-        return
-    number = {"threads": threads, "processes": workers}.get(scheduler)
-    with dask.config.set(scheduler=scheduler, **({} if number is None else {"num_workers": number})):
-        yield
 
 
 def size_cluster(cores: int, workers: int | None, threads: int | None) -> tuple[int, int]:
@@ -59,22 +91,26 @@ def size_cluster(cores: int, workers: int | None, threads: int | None) -> tuple[
 
 
 @contextmanager
-def _client(address: str, workers: int | None, threads: int | None, memory: str | None) -> Iterator[Any]:
+def _local_cluster(machine: Resources) -> Iterator[None]:
     from distributed import Client, LocalCluster
-    from distributed.system import MEMORY_LIMIT
 
-    if address == "cluster":
-        n, each = size_cluster(usable_cores(), workers, threads)
-        limit = memory or MEMORY_LIMIT // n
-        # Any free port for the dashboard: two runs on one machine are no reason for a warning.
-        with (
-            LocalCluster(
-                n_workers=n, threads_per_worker=each, memory_limit=limit, dashboard_address="127.0.0.1:0"
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-        return
+    # Any free port for the dashboard: two runs on one machine are no reason for a warning.
+    with (
+        LocalCluster(
+            n_workers=machine.workers,
+            threads_per_worker=machine.threads,
+            memory_limit=machine.memory,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster),
+    ):
+        yield
+
+
+@contextmanager
+def _cluster_at(address: str) -> Iterator[None]:
+    from distributed import Client
+
     try:
         client = Client(address, timeout=TO_CONNECT)
     except (OSError, ValueError) as error:
@@ -88,4 +124,4 @@ def _client(address: str, workers: int | None, threads: int | None, memory: str 
             raise OSError(
                 f"the Dask scheduler at {address} has no workers after {TO_HAVE_WORKERS}: start some"
             ) from None
-        yield client
+        yield

@@ -1,6 +1,8 @@
 """``run`` and ``plan``: segment a stored prediction, or say what that would take."""
 
 import json
+import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -8,12 +10,7 @@ import click
 from .errors import JSON_LOG
 from .options import CLASSES, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
-from .schedulers import use_scheduler
-
-
-def _scheduling(values: dict[str, Any]) -> Any:
-    scheduler, workers, threads = (values.pop(name) for name in ("scheduler", "workers", "threads_per_worker"))
-    return use_scheduler(scheduler, workers, threads, values["memory_limit"])
+from .schedulers import Scheduling
 
 
 @click.command()
@@ -40,6 +37,7 @@ def run(
       topo-dask status labels.zarr
       topo-dask run semantic.zarr flow.zarr labels.zarr --class nuc --resolution-nm 8 --resume
     """
+    from ..admission import plan_volume
     from ..progress import JsonLog
     from ..segment import segment_volume
 
@@ -47,9 +45,14 @@ def run(
         raise click.UsageError("--quiet and --json-log exclude one another")
     ctx.meta[JSON_LOG] = json_log
     kept = {name: values.pop(name) for name in ("scratch", "resume", "overwrite")}
-    with _scheduling(values):
+    scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
+    if (machine := scheduling.machine()) is not None:
+        # What can be refused is refused before processes are started.
+        with warnings.catch_warnings(action="ignore"):
+            plan_volume(semantic, flow, **parameters, machine=machine)
+    with scheduling.start():
         progress = JsonLog() if json_log else not quiet
-        labels = segment_volume(semantic, flow, output, **read_parameters(values), **kept, progress=progress)
+        labels = segment_volume(semantic, flow, output, **parameters, **kept, progress=progress)
     group = output.rstrip("/") + ("" if values["ome_zarr"] is None else "/labels")
     for name in labels:
         click.echo(f"{name}: {group}/{name}")
@@ -69,8 +72,10 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     from ..estimate import estimate_run
     from ..stores.space import disk_of
 
-    with _scheduling(values):
-        planned = plan_volume(semantic, flow, **read_parameters(values))
+    scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
+    machine = scheduling.machine()
+    with nullcontext() if machine is not None and not estimate else scheduling.start():
+        planned = plan_volume(semantic, flow, **parameters, machine=machine)
         estimated = estimate_run(planned) if estimate else None
     expected = planned.expected_bytes()
     summary: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .multiscales import Level, Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
+from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 
 if TYPE_CHECKING:
     import zarr
@@ -17,7 +17,8 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     Parameters
     ----------
     array : path, URL or zarr.Array
-        An array, or an OME-Zarr multiscale image, of which one level is taken.
+        An array, or an OME-Zarr multiscale image, of which one level is taken. An open array has a place where its
+        store holds the image it belongs to.
     name : str
         Name of the argument, for messages.
     level : int, optional
@@ -31,13 +32,22 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     import zarr
 
     if isinstance(array, zarr.Array):
-        return array, None
+        if level is not None:
+            raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
+        return array, _placed(array, name)
     if not isinstance(array, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
     try:
         return resolve_input(array, name, level)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: {error}") from error
+
+
+def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":
+    """Open foreground and flow, see `open_input`; the place in space is that of the first that knows its own."""
+    opened, place = open_input(semantic, "semantic", level)
+    opened_flow, place_of_flow = open_input(flow, "flow", level)
+    return opened, opened_flow, place or place_of_flow
 
 
 def _check_axes(names: tuple[str, ...], shape: tuple[int, ...], name: str) -> None:
@@ -51,23 +61,41 @@ def _check_axes(names: tuple[str, ...], shape: tuple[int, ...], name: str) -> No
         )
 
 
-def _enclosing(where: str) -> tuple[tuple[str, ...], Level] | None:
-    """Axes and level of an array, from the metadata of a group above it."""
+def _open_above(store: Any, path: str) -> Any:
+    # A group of the same file system or object store, which may lie above the root of this store object.
     import zarr
+    from zarr.storage import FsspecStore, LocalStore
 
-    group, inner = where.rstrip("/"), ""
+    if isinstance(store, LocalStore):
+        return zarr.open_group(path, mode="r")
+    if isinstance(store, FsspecStore):
+        return zarr.open_group(FsspecStore(store.fs, read_only=True, path=path), mode="r")
+    return zarr.open_group(store, path=path, mode="r")
+
+
+def _placed(array: "zarr.Array[Any]", name: str) -> Placement | None:
+    """Place of an array in space, from the metadata of the image in a group above it; None where there is none."""
+    import zarr
+    from zarr.storage import FsspecStore, LocalStore
+
+    store, inner = array.store, ""
+    root = str(store.root) if isinstance(store, LocalStore) else store.path if isinstance(store, FsspecStore) else ""
+    group = "/".join(part for part in (root.rstrip("/"), array.path) if part)
     for _ in range(_PARENTS):
-        group, _, name = group.rpartition("/")
-        inner = f"{name}/{inner}".rstrip("/")
+        group, _, last = group.rpartition("/")
+        inner = f"{last}/{inner}".rstrip("/")
+        if not last or (root and not group):
+            break
         try:
-            attributes = zarr.open_group(group or "/", mode="r").attrs
+            attributes = _open_above(store, group).attrs
         except (FileNotFoundError, zarr.errors.NodeNotFoundError):
             continue
         image = find_image(attributes, group)
         for dataset in image["datasets"] if image is not None else ():
             level = read_level(dataset, image, group)  # type: ignore[arg-type]
             if level.path == inner:
-                return read_axes(image)[0], level  # type: ignore[arg-type]
+                _check_axes(read_axes(image)[0], array.shape, name)  # type: ignore[arg-type]
+                return level.placement
     return None
 
 
@@ -107,10 +135,7 @@ def resolve_input(
     if hasattr(node, "shape"):
         if level is not None or resolution_nm is not None:
             raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
-        placed = _enclosing(where)
-        if placed is not None:
-            _check_axes(placed[0], node.shape, name)
-        return node, placed[1].placement if placed else None
+        return node, _placed(node, name)
     multiscale = read_multiscales(node)
     if multiscale is None:
         inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
