@@ -21,7 +21,7 @@ from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import size_cluster
 from topo_dask.config import get_postprocess_config
 from topo_dask.plan import Stage
-from topo_dask.progress import JsonLog
+from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
 from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
@@ -181,6 +181,29 @@ def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str])
     assert [e["event"] for e in events] == ["begin", "progress", "end"]
     assert (events[1]["done"], events[1]["rate"], events[1]["eta_seconds"]) == (2, round(2 / 12, 3), 12.0)
     assert events[2]["seconds"] == 20.0
+
+
+def test_a_log_that_is_no_terminal_has_lines_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([0.0, 10.0, 200.0, 7300.0, 7310.0, 7310.0])
+    job = Job("nuc", BlockGrid((4, 4, 4), (1, 4, 4), (0, 0, 0)), None)  # type: ignore[arg-type]
+    log = TextLog(every=30.0, clock=lambda: next(seconds))
+    tick = log.begin(job, Stage("track", lambda *_: None), 4)
+    for _ in range(4):
+        tick()
+    log.begin(job, Stage("link", lambda *_: None), 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "nuc track        2 of 4, 0.01/s, 0:03:20 left",
+        "nuc track        3 of 4, 0.000411/s, 0:40:33 left",
+        "nuc track        4 of 4 in 2:01:50",
+    ]
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, ProgressBars), (False, TextLog)])
+def test_who_looks_decides_how_progress_is_shown(monkeypatch: pytest.MonkeyPatch, terminal: bool, kind: type) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with on_stderr() as shown:
+        assert type(shown) is kind
 
 
 def test_a_disk_that_is_too_small_is_refused_input(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
-"""Progress: bars that a person can read, or lines of JSON that a batch system can; with rate and time left."""
+"""Progress: bars on a terminal, lines of text where there is none, or of JSON; with rate and time left."""
 
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -34,7 +37,7 @@ class _Rate(ProgressColumn):
 class ProgressBars:
     """Bars on the terminal (stderr): one a stage with tasks done, rate, elapsed and remaining time.
 
-    Where stderr is no terminal, one line a stage, when all is over. Use it as a context manager around `run`.
+    Use it as a context manager around `run`.
     """
 
     def __init__(self) -> None:
@@ -63,18 +66,8 @@ class ProgressBars:
         return lambda: self._bars.advance(bar)
 
 
-class JsonLog:
-    """One JSON object a line: ``begin`` and ``end`` of each stage, and ``progress`` with rate and time left.
-
-    Parameters
-    ----------
-    file : text file, optional
-        Where the lines go, stderr by default.
-    every : float
-        Least seconds between two lines of ``progress``.
-    clock : callable
-        Seconds, always increasing.
-    """
+class _Lines(ABC):
+    # A line at the beginning and the end of each stage, and between them one of progress every now and then.
 
     def __init__(
         self, file: TextIO | None = None, every: float = 10.0, clock: Callable[[], float] = time.monotonic
@@ -100,12 +93,55 @@ class JsonLog:
                 last = now
                 rate = done / (now - start)
                 left = round((n - done) / rate, 1)
-                self._write("progress", **where, done=done, tasks=n, rate=round(rate, 3), eta_seconds=left)
+                self._write("progress", **where, done=done, tasks=n, rate=float(f"{rate:.3g}"), eta_seconds=left)
 
         return tick
 
     def _write(self, event: str, **values: Any) -> None:
-        # What stderr is at this moment: it may have been replaced since the log was made.
-        file = self._file or sys.stderr
-        file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
-        file.flush()
+        if line := self._format(event, values):
+            # What stderr is at this moment: it may have been replaced since the log was made.
+            file = self._file or sys.stderr
+            file.write(line + "\n")
+            file.flush()
+
+    @abstractmethod
+    def _format(self, event: str, values: dict[str, Any]) -> str:
+        """The line of an event, empty if it is not to be told."""
+
+
+class JsonLog(_Lines):
+    """One JSON object a line: ``begin`` and ``end`` of each stage, and ``progress`` with rate and time left.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Where the lines go, stderr by default.
+    every : float
+        Least seconds between two lines of ``progress``.
+    clock : callable
+        Seconds, always increasing.
+    """
+
+    def _format(self, event: str, values: dict[str, Any]) -> str:
+        return json.dumps({"event": event, "time": round(time.time(), 3), **values})
+
+
+class TextLog(_Lines):
+    """A line for each stage that is done, and on the way every `every` seconds; parameters are those of `JsonLog`."""
+
+    def _format(self, event: str, values: dict[str, Any]) -> str:
+        where, n = f"{values['class']} {values['stage']:<12}", values["tasks"]
+        if event == "progress":
+            left = timedelta(seconds=round(values["eta_seconds"]))
+            return f"{where} {values['done']} of {n}, {values['rate']:g}/s, {left} left"
+        if event == "end" and n:
+            return f"{where} {n} of {n} in {timedelta(seconds=round(values['seconds']))}"
+        return ""
+
+
+def on_stderr() -> AbstractContextManager[ProgressBars | TextLog]:
+    """What shows progress to the person who looks at stderr now, or later at the file that it goes to."""
+    console = Console(stderr=True)
+    if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
+        return ProgressBars()
+    return nullcontext(TextLog(every=30.0))

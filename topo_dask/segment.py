@@ -10,7 +10,7 @@ from .admission import RunPlan, check_space, plan_volume
 from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
-from .progress import ProgressBars
+from .progress import on_stderr
 from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, write_table
 from .stores import ledger
@@ -89,7 +89,8 @@ def segment_volume(
     overwrite : bool
         Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
     progress : bool or Progress
-        Whether to show bars on the terminal; or who else hears of each stage, such as `topo_dask.progress.JsonLog`.
+        Whether to show bars on the terminal, or lines where stderr is none; or who else hears of each stage, such as
+        `topo_dask.progress.JsonLog`.
 
     Returns
     -------
@@ -171,7 +172,7 @@ def segment_volume(
         nullcontext() if target.url is None else ledger.claim(FileScratch(target.beside(".lock")), insist=insist),
         ledger.claim(store, insist=insist),
         ambient() as executor,
-        ProgressBars() if progress is True else nullcontext(progress or None) as bars,
+        on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
         earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)

@@ -154,7 +154,7 @@ SCHEDULER = (
 )
 
 LOG = (
-    click.option("--quiet", is_flag=True, help="No progress on the terminal."),
+    click.option("--quiet", is_flag=True, help="No progress, neither bars on a terminal nor lines in a file."),
     click.option(
         "--json-log",
         is_flag=True,
