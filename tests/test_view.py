@@ -12,7 +12,7 @@ import pytest
 import zarr
 from command_line import invoke
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
-from ome_images import image_of, scale, space, write_image
+from ome_images import image_of, scale, shift, space, write_image
 
 from topo_dask.figures import colour_flow, colour_labels, stretch
 from topo_dask.layers import find_layers
@@ -174,6 +174,34 @@ def test_the_viewer_makes_surfaces_of_what_fits_into_memory(folder: Path, monkey
     monkeypatch.setattr("topo_dask.viewer.MOST_MESHED", 100)
     with pytest.raises(MeshesNotSupportedForVolume):
         Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)
+
+
+def test_layers_lie_where_their_metadata_say(folder: Path) -> None:
+    places = {"a": [scale(30, 8, 4)], "b": [scale(30, 8, 4), shift(60, 0, 8)], "c": [scale(60, 16, 8), shift(15, 4, 2)]}
+    for name, chain in places.items():
+        write_image(folder / name, image_of(space("nanometer"), chain), shape=(8, 12, 16))
+    viewer = open_viewer([layer for name in (*places, "labels", "flow") for layer in find_layers(name)])
+    neuroglancer.stop()
+    moved = {layer.name: layer.source[0].transform.matrix[:, -1].tolist() for layer in viewer.state.layers}
+    # The coarse level's first voxel has its centre half a fine voxel further, and the same corner.
+    assert moved == {
+        "a": [0] * 3,
+        "b": [2, 0, 2],
+        "c": [0] * 3,
+        "labels": [0] * 3,
+        "flow 0": [0] * 4,
+        "flow 1": [0] * 4,
+    }
+    assert viewer.state.position.tolist() == [8, 6, 4]
+
+
+def test_a_figure_of_layers_at_different_places_is_refused(folder: Path) -> None:
+    for name, chain in {"a": [scale(30, 8, 4), shift(0, 0, 1)], "b": [scale(30, 8, 4), shift(60, 0, 8)]}.items():
+        write_image(folder / name, image_of(space("nanometer"), chain), shape=(8, 12, 16))
+    assert invoke("show", "image.zarr", "a").exit_code == 0
+    result = invoke("show", "image.zarr", "b")
+    assert result.exit_code == 2
+    assert "must lie at one place" in result.stderr
 
 
 def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple
 from .stores.inputs import resolve_input
-from .stores.multiscales import VoxelSize, open_node, read_multiscales
+from .stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
 from .stores.outputs import MARK
 
 Kind = Literal["image", "labels", "flow"]
@@ -30,8 +30,8 @@ class Layer:
         Name to show.
     levels : tuple of zarr.Array
         Arrays from fine to coarse, axes (z, y, x) or (channel, z, y, x).
-    voxel_size_nm : tuple of 3 float, optional
-        Edges of a voxel of the finest level along z, y, x.
+    placement : Placement, optional
+        Where the finest level lies in space.
     channel : int or slice, optional
         Channel of an array of four axes; for a flow, its three.
     """
@@ -39,8 +39,13 @@ class Layer:
     kind: Kind
     name: str
     levels: tuple[Any, ...]
-    voxel_size_nm: VoxelSize | None = None
+    placement: Placement | None = None
     channel: int | slice | None = None
+
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """Edges of a voxel of the finest level along z, y, x, where they are known."""
+        return None if self.placement is None else self.placement.voxel_size_nm
 
     def shape(self, level: int = 0) -> Triple:
         """Shape of a level in voxels."""
@@ -83,15 +88,14 @@ def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
 def _layers(path: str, kind: Any) -> Iterator[Layer]:
     node = open_node(path)
     if hasattr(node, "shape"):
-        placed = resolve_input(path, "layer")[1]
-        yield from _channels(path, kind, (node,), None if placed is None else placed.voxel_size_nm, node.attrs)
+        yield from _channels(path, kind, (node,), resolve_input(path, "layer")[1], node.attrs)
         return
     multiscale = read_multiscales(node)
     if multiscale is not None:
         if "t" in multiscale.axes:
             raise ValueError(f"{path} has a time axis: give an array of one time point")
         levels = tuple(node[level.path] for level in multiscale.levels)
-        yield from _channels(path, kind, levels, multiscale.levels[0].voxel_size_nm, node.attrs)
+        yield from _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs)
     for name, child in sorted(node.members()):
         ours = hasattr(child, "shape") and MARK in child.attrs
         if (ours and multiscale is None) or name == "labels":
@@ -101,7 +105,7 @@ def _layers(path: str, kind: Any) -> Iterator[Layer]:
 
 
 def _channels(
-    path: str, kind: Any, levels: tuple[Any, ...], voxel_size: VoxelSize | None, attributes: Mapping[str, Any]
+    path: str, kind: Any, levels: tuple[Any, ...], placement: Placement | None, attributes: Mapping[str, Any]
 ) -> Iterator[Layer]:
     first = levels[0]
     if first.ndim not in (3, 4):
@@ -111,7 +115,7 @@ def _channels(
     if first.ndim == 3:
         if kind == "flow":
             raise ValueError(f"{path} must have 3 channels a class to be a flow, got shape {tuple(first.shape)}")
-        yield Layer(kind, name, levels, voxel_size)
+        yield Layer(kind, name, levels, placement)
         return
     width = 3 if kind == "flow" else 1
     if first.shape[0] % width or first.shape[0] > width * MOST_CHANNELS:
@@ -120,7 +124,7 @@ def _channels(
         )
     for c in range(first.shape[0] // width):
         called = name if first.shape[0] == width else f"{name} {c}"
-        yield Layer(kind, called, levels, voxel_size, slice(3 * c, 3 * c + 3) if kind == "flow" else c)
+        yield Layer(kind, called, levels, placement, slice(3 * c, 3 * c + 3) if kind == "flow" else c)
 
 
 def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:

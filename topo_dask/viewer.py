@@ -10,6 +10,7 @@ from neuroglancer.local_volume import LocalVolume, MeshesNotSupportedForVolume
 from numpy.typing import NDArray
 
 from .layers import Layer
+from .stores.multiscales import Placement
 
 MOST_MESHED = 2**25
 """Voxels of a level of which surfaces are made: that needs all of it in memory."""
@@ -124,13 +125,31 @@ def _local_volume(make: Any, layer: Layer, level: int, factors: tuple[int, ...],
     return make(_Lazy(layer, level), dimensions=_space(layer, factors), volume_type=kind, **more)
 
 
+def _corner(layer: Layer, first: Layer) -> list[float]:
+    # Of the first voxel, in voxels of the layer; metadata tell of its centre. A first layer that is not moved is at 0.
+    place = layer.placement or Placement()
+    size, centre = place.voxel_size_nm, place.translation_nm
+    if size is None or centre is None:  # lengths of no unit compare with nothing but the layer's own voxels
+        return [t / s for t, s in zip(place.translation, place.scale, strict=True)]
+    half = first.voxel_size_nm or size
+    return [(t - s / 2 + h / 2) / s for t, s, h in zip(centre, size, half, strict=True)]
+
+
+def _source(layer: Layer, first: Layer) -> Any:
+    corner = [*([0.0] if layer.kind == "flow" else []), *_corner(layer, first)]
+    matrix = np.column_stack([np.eye(len(corner)), corner])
+    space = _space(layer, (1,) * len(corner))
+    moved = neuroglancer.CoordinateSpaceTransform(output_dimensions=space, matrix=matrix)
+    return neuroglancer.LayerDataSource(url=Pyramid(layer), transform=moved)
+
+
 def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: int = 0) -> Any:
     """Serve layers to a browser from this process, for as long as it lives.
 
     Parameters
     ----------
     layers : sequence of Layer
-        What to show, all of it from the origin; layers of unknown voxel size have that of the first that knows its own.
+        What to show, each at its place in space; layers that do not know theirs are put where the first is that does.
     address : str
         Address to listen on; ``"127.0.0.1"`` is this machine only.
     port : int
@@ -141,24 +160,24 @@ def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: in
     viewer : neuroglancer.Viewer
         ``str(viewer)`` is the address for the browser.
     """
-    known = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None)
-    layers = [replace(layer, voxel_size_nm=layer.voxel_size_nm or known) for layer in layers]
+    known = next((layer.placement for layer in layers if layer.placement), None)
+    first, *others = (replace(layer, placement=layer.placement or known) for layer in layers)
     neuroglancer.set_server_bind_address(address, port)
     viewer = neuroglancer.Viewer()
     with viewer.txn() as state:
-        for layer in layers:
-            source = Pyramid(layer)
+        for layer in (first, *others):
+            source = _source(layer, first)
             if layer.kind == "labels":
                 state.layers[layer.name] = neuroglancer.SegmentationLayer(source=source)
             else:
                 shader = FLOW_SHADER if layer.kind == "flow" else IMAGE_SHADER
                 state.layers[layer.name] = neuroglancer.ImageLayer(source=source, shader=shader)
-        size = layers[0].voxel_size_nm or (1.0, 1.0, 1.0)
+        size, shape = first.voxel_size_nm or (1.0, 1.0, 1.0), first.shape()
         # The viewer's panels show the first two axes of its own space: x and y.
-        state.dimensions = _space(layers[0], (1, 1, 1), reverse=True)
-        state.position = [n / 2 for n in reversed(layers[0].shape())]
+        state.dimensions = _space(first, (1, 1, 1), reverse=True)
+        state.position = [c + n / 2 for c, n in zip(reversed(_corner(first, first)), reversed(shape), strict=True)]
         state.cross_section_background_color = "#202020"
         # A panel of about 500 pixels shows the whole plane.
-        state.cross_section_scale = max(layers[0].shape()) / 400
-        state.projection_scale = 1.5 * max(n * s / min(size) for n, s in zip(layers[0].shape(), size, strict=True))
+        state.cross_section_scale = max(shape) / 400
+        state.projection_scale = 1.5 * max(n * s / min(size) for n, s in zip(shape, size, strict=True))
     return viewer
