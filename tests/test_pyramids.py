@@ -235,7 +235,9 @@ def test_an_image_gets_labels_and_is_not_touched_otherwise(tmp_path: Path, versi
         np.testing.assert_array_equal(segment(*inputs, output, name, ome_zarr=version)[:], EXPECTED)
     after = snapshot(image)
     changed = {path for path in before if before[path] != after.get(path)}
-    assert changed == {"labels/.zattrs" if version == "0.4" else "labels/zarr.json"}
+    own = {"labels/.zattrs" if version == "0.4" else "labels/zarr.json"}
+    anew = {".zmetadata" if version == "0.4" else "zarr.json"} if given_as == "consolidated" else set()
+    assert changed == own | anew
     assert all(path.startswith(("labels/nuc/", "labels/again/")) for path in after.keys() - before.keys())
     assert listing(image, version)["labels"] == ["theirs", "nuc", "again"]
     assert listing(image, version)["more"] == 1
@@ -247,6 +249,27 @@ def test_an_image_gets_labels_and_is_not_touched_otherwise(tmp_path: Path, versi
     assert found.levels[0].placement == read_multiscales(image).levels[1].placement  # type: ignore[union-attr]
     if given_as == "path":
         assert {"nuc", "again"} <= {node.zarr.basename() for node in Reader(parse_url(image))()}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
+def test_consolidated_metadata_tell_of_the_labels_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: Any
+) -> None:
+    inputs, image = store_plain(tmp_path), tmp_path / "image.zarr"
+    theirs = zarr.consolidate_metadata(image_with_labels(image, version).store).attrs.asdict()
+
+    def found() -> set[str]:
+        group = zarr.open_group(image, mode="r", use_consolidated=True)
+        assert group.attrs.asdict() == theirs
+        return set(group["labels"].keys())
+
+    segment(*inputs, image, ome_zarr=version)
+    assert found() == {"theirs", "nuc"}
+    monkeypatch.setattr(Stage, "run", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        segment(*inputs, image, ome_zarr=version, overwrite=True)
+    assert found() == {"theirs"}
 
 
 @pytest.mark.parametrize(("version", "other"), [("0.4", "0.5"), ("0.5", "0.4")])

@@ -116,8 +116,10 @@ def segment_volume(
     With a voxel size along z that differs from those along y and x, `resolution_nm` is the smallest of the three.
 
     A coarser level holds the most frequent label of each cell of the level before it: background gives way in a tie,
-    then the lowest label wins. An axis is halved unless its voxels are twice as long as the shortest ones. Consolidated
-    metadata of the group, if it has any, are not written anew.
+    then the lowest label wins. An axis is halved unless its voxels are twice as long as the shortest ones.
+
+    Consolidated metadata of the output's group, if it has any, are written anew when labels come or go; those of groups
+    above it are not.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
         if spec.pyramid is not None:
             unlist_labels(group[LABELS], spec.pyramid.version, name)
         del group[place]
+        _consolidate_again(group)
     mark = {MARK: {"kind": "labels", "class": name, "run": run}}
     if spec.pyramid is not None and place not in group:
         group.require_group(LABELS).create_group(name, attributes=mark)
@@ -75,6 +77,18 @@ def publish(target: Target, name: str, spec: OutputSpec) -> None:
     attributes[MARK] = {**attributes[MARK], "complete": True}
     if spec.pyramid is not None:
         list_labels(group[LABELS], spec.pyramid.version, name)
+    _consolidate_again(group)
+
+
+def _consolidate_again(group: Any) -> None:
+    # Readers that find consolidated metadata look no further.
+    import zarr
+
+    if zarr.open_group(group.store, path=group.path, mode="r").metadata.consolidated_metadata is None:
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(group.store, path=group.path)
 
 
 def _open_group(target: Target, spec: OutputSpec) -> Any:
