@@ -30,7 +30,7 @@ def draw(path: Path, truth: np.ndarray, labels: np.ndarray) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from topo_dask.figures import colour_labels
+    from topo_dask.looking.colours import colour_labels
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
     middle = len(truth) // 2

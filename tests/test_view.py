@@ -14,10 +14,10 @@ from command_line import invoke
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
-from topo_dask.figures import colour_flow, colour_labels, stretch
-from topo_dask.layers import find_layers
-from topo_dask.sections import choose_box, choose_level, draw_sections
-from topo_dask.viewer import Pyramid, open_viewer
+from topo_dask.looking.colours import colour_flow, colour_labels, stretch
+from topo_dask.looking.layers import find_layers
+from topo_dask.looking.sections import choose_box, choose_level, draw_sections
+from topo_dask.looking.viewer import Pyramid, open_viewer
 
 SIZE = (30.0, 8.0, 4.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -171,7 +171,7 @@ def test_the_viewer_gets_the_voxels_that_are_stored(folder: Path) -> None:
 
 def test_the_viewer_makes_surfaces_of_what_fits_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)) > 100
-    monkeypatch.setattr("topo_dask.viewer.MOST_MESHED", 100)
+    monkeypatch.setattr("topo_dask.looking.viewer.MOST_MESHED", 100)
     with pytest.raises(MeshesNotSupportedForVolume):
         Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import figures
 from .api import postprocess_single
+from .looking.overview import draw_overview
 from .scores import adapted_rand_error
 from .segment import segment_volume
 
@@ -133,7 +133,7 @@ def run_demo(folder: str | os.PathLike[str], *, progress: bool = True) -> DemoRe
     )
     labels = np.asarray(blockwise["nuclei"][:])
     in_memory = postprocess_single(foreground, flow, **CONFIG)
-    figure = figures.draw_overview(image, foreground, flow, labels, BLOCK_SHAPE)
+    figure = draw_overview(image, foreground, flow, labels, BLOCK_SHAPE)
     figure.savefig(folder / "overview.png")
     return DemoResult(
         n_nuclei=int(labels.max()),

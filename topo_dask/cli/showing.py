@@ -31,7 +31,7 @@ class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versio
 
 
 def _find(paths: tuple[str, ...]) -> list[Any]:
-    from ..layers import find_layers
+    from ..looking.layers import find_layers
 
     return [layer for path in paths for layer in find_layers(path)]
 
@@ -59,7 +59,7 @@ def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, outp
       topo-dask show raw.zarr labels.zarr -o figure.png
       topo-dask show image=mask.zarr labels.zarr/nuc flow.zarr --box 0:64,100:300,:
     """
-    from ..sections import draw_sections
+    from ..looking.sections import draw_sections
 
     figure = draw_sections(_find(layers), box, level=level, planes=at, seed=seed)
     figure.savefig(output)
@@ -88,7 +88,7 @@ def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
     """
     found = _find(layers)
     try:
-        from ..viewer import open_viewer
+        from ..looking.viewer import open_viewer
     except ModuleNotFoundError as error:
         raise click.ClickException(f"view needs the package {error.name}: pip install 'topo-dask[view]'") from error
     viewer = open_viewer(found, address=address, port=port)

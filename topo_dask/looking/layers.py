@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks.geometry import Box, Triple
-from .stores.inputs import resolve_input
-from .stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
-from .stores.outputs import MARK
+from ..blocks.geometry import Box, Triple
+from ..stores.inputs import resolve_input
+from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
+from ..stores.outputs import MARK
 
 Kind = Literal["image", "labels", "flow"]
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .blocks.geometry import Box, Triple, triple
-from .figures import AXES, RGB, colour_flow, colour_labels, flow_wheel, overlay, stretch
+from ..blocks.geometry import Box, Triple, triple
+from .colours import RGB, colour_flow, colour_labels, flow_wheel, overlay, stretch
 from .layers import Layer
+from .overview import AXES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

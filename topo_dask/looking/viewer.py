@@ -9,8 +9,8 @@ import numpy as np
 from neuroglancer.local_volume import LocalVolume, MeshesNotSupportedForVolume
 from numpy.typing import NDArray
 
+from ..stores.multiscales import Placement
 from .layers import Layer
-from .stores.multiscales import Placement
 
 MOST_MESHED = 2**25
 """Voxels of a level of which surfaces are made: that needs all of it in memory."""

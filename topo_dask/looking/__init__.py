@@ -1,0 +1,1 @@
+"""Looking at volumes: figures, and a viewer in the browser."""
