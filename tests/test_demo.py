@@ -87,8 +87,8 @@ def test_colour_labels_tells_neighbours_apart(seed):
     rgb = colours.colour_labels(labels, seed)
     found = {label: np.unique(rgb[labels == label], axis=0) for label in np.unique(labels)}
     assert all(len(colour) == 1 for colour in found.values())
-    assert len({tuple(colour[0]) for colour in colours.values()}) == 12
-    assert (colours[0] == 0).all()
+    assert len({tuple(colour[0]) for colour in found.values()}) == 12
+    assert (found[0] == 0).all()
 
 
 def test_colour_labels_avoids_similar_hues_across_a_gap():
