@@ -560,7 +560,7 @@ def test_commands_run_plan_and_resume(stored: Path) -> None:
             "run --help",
             ["[default: 0.5]", "[default: 0.0]", "[default: 16]", "OUTPUT.scratch]", "--resume", "[1<=x<=3]"],
         ),
-        ("plan -h", ["[default: 0.5]", "[default: 16]", "[default: the largest that memory allows]"]),
+        ("plan -h", ["[default: 0.5]", "[default: 16]", "that keeps all workers busy]"]),
         ("demo --help", ["[default: topo_dask_demo]"]),
     ],
 )

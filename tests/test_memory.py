@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
@@ -149,3 +149,17 @@ def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
         assert footprint.task_mem(block) <= allowed
         assert all(b % 32 == 0 and b <= 256 for b in block)
     assert block == (256, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tasks", "block"),
+    [
+        ((256, 256, 256), 8, (128, 128, 128)),
+        ((512, 512, 512), 8, (256, 256, 256)),
+        ((512, 512, 512), 9, (256, 256, 192)),
+        ((512, 512, 512), 10_000, (128, 128, 128)),
+        ((64, 4096, 4096), 128, (64, 256, 256)),
+    ],
+)
+def test_chosen_blocks_keep_all_workers_busy(shape: Triple, tasks: int, block: Triple) -> None:
+    assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4), (64, 64, 64), 16 << 30, tasks) == block

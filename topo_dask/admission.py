@@ -23,6 +23,9 @@ from .surroundings import Resources, resources
 DEFAULT_HALO = 16
 """Margin read around a block. A matter of speed: particles that go further page in what they need."""
 
+BLOCKS_EACH = 4
+"""Blocks for every task that can run at a time, at least, where the caller leaves the blocks to us."""
+
 MAX_CHUNK = 128
 """Edge of an output chunk, at most, where the caller leaves it to us."""
 
@@ -183,7 +186,7 @@ def plan_volume(
         block, chunks = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
     elif block_shape is None:
         chunks = _default_chunks(shape, semantic)
-        block = choose_block_shape(footprint, chunks, allowed)
+        block = choose_block_shape(footprint, chunks, allowed, BLOCKS_EACH * workers * threads)
     else:
         block = triple(block_shape, "block_shape")
         chunks = _chunks_within(block, shape)

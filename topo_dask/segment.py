@@ -65,7 +65,7 @@ def segment_volume(
         See `run_instance_segmentation`.
     block_shape : sequence of 3 int, optional
         Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
-        up to 256 along an axis.
+        up to 256 along an axis, or to 128 where a small volume would leave workers idle.
     halo : int or sequence of 3 int, optional
         Margin read around a block, 16 by default. A matter of speed only.
     memory_limit : int or str, optional

@@ -75,8 +75,14 @@ class Footprint:
         return int(max(flow + particles, flow / 2 + VOXEL_BYTES * block) + mask)
 
 
-def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, largest: int = 256) -> Triple:
+LARGEST, USUAL = 256, 128
+"""Edge of a block, at most, where the caller leaves it to us; and up to where it grows whoever is idle."""
+
+
+def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, tasks: int = 1) -> Triple:
     """Largest block, a multiple of the chunks and near a cube, whose task fits into `allowed_mem` bytes.
+
+    It is not grown beyond 128 voxels where fewer than `tasks` blocks would be left, nor beyond 256.
 
     Raises
     ------
@@ -88,6 +94,8 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, l
     >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4)
     >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30)
     (192, 192, 192)
+    >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30, tasks=64)
+    (128, 128, 128)
     """
     block = list(chunks)
     check_memory(footprint, chunks, allowed_mem, "pass a smaller block_shape")
@@ -96,7 +104,8 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, l
         axis = min((block[k], k) for k in range(3) if grows[k])[1]
         longer = [b + (c if k == axis else 0) for k, (b, c) in enumerate(zip(block, chunks, strict=True))]
         fits = footprint.task_mem((longer[0], longer[1], longer[2])) <= allowed_mem
-        useful = block[axis] < footprint.shape[axis] and longer[axis] <= max(largest, chunks[axis])
+        busy = prod(footprint.shape) >= tasks * prod(longer)
+        useful = block[axis] < footprint.shape[axis] and longer[axis] <= (LARGEST if busy else USUAL)
         if fits and useful:
             block = longer
         else:

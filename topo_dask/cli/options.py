@@ -122,7 +122,8 @@ GEOMETRY = (
         "--block",
         "block_shape",
         type=Triple(),
-        help="Voxels of a task; never changes the labels.  [default: the largest that memory allows]",
+        help="Voxels of a task; never changes the labels.  [default: the largest that memory allows, and "
+        "that keeps all workers busy]",
     ),
     click.option(
         "--halo",
