@@ -14,6 +14,7 @@ from command_line import invoke
 from distributed import Client, LocalCluster
 
 import topo_dask
+from topo_dask import scores
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.cli import main
@@ -373,3 +374,39 @@ def test_a_reader_that_has_gone_is_no_error(stored: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("topo_dask.admission.plan_volume", leave)
     result = invoke("plan", "semantic.zarr", "flow.zarr", "--class", "ves", "--resolution-nm", 8)
     assert (result.exit_code, result.stderr) == (1, "")
+
+
+# ------------------------------------------------------------ score
+
+
+def test_scores_are_those_of_the_functions(segmented: Path) -> None:
+    truth = np.zeros(SHAPE, np.int64)
+    truth[1:4, 1:4, 1:4], truth[4:7, 4:7, 4:6], truth[4:7, 4:7, 6] = 5, 9, 11
+    zarr.create_array("truth", data=truth)
+    found = json.loads(invoke("score", "truth", "out", "--class", "nuc", "--threshold", 0.6, "--json").stdout)
+    labels = zarr.open("out/labels/nuc/0")[:]
+    assert found["adapted Rand"]["error"] == scores.adapted_rand_error(truth, labels).error > 0
+    assert found["variation of information, bits"]["merge"] == scores.variation_of_information(truth, labels).merge > 0
+    assert found["objects"] == {"splits": 0, "merges": 1, "missed": 0, "spurious": 0}
+    assert [(row["threshold"], row["tp"], row["fn"]) for row in found["matches"]] == [(0.6, 2, 1)]
+    lines = invoke("score", "truth", "out/labels/nuc").stdout.splitlines()
+    assert lines[2].split() == ["objects", "splits", "0", "merges", "1", "missed", "0", "spurious", "0"]
+    assert [line.split()[:4] for line in lines[3:]] == [
+        ["matches", "threshold", t, "tp"] for t in ("0.5", "0.75", "0.9")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("score nowhere out/labels/nuc", "truth: .*nowhere: there is no zarr array"),
+        ("score few out/labels/nuc", "labels has shape .8, 8, 8.; expected that of truth, .4, 8, 8."),
+        ("score one one_flow", "truth has dtype float32"),
+        ("score out/labels/nuc out/labels/nuc --threshold 0", "0.* is not in the range"),
+    ],
+)
+def test_what_can_not_be_scored_is_refused(segmented: Path, words: str, message: str) -> None:
+    zarr.create_array("few", data=np.zeros((4, 8, 8), np.int32))
+    result = invoke(*words.split())
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr.splitlines()[-1]), result.stderr

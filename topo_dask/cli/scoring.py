@@ -1,0 +1,61 @@
+"""``score``: how well labels agree with the truth."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .options import LEVEL
+
+
+@click.command()
+@click.argument("truth", metavar="TRUTH")
+@click.argument("labels", metavar="OUTPUT|LABELS")
+@click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: LABELS is an array or image]")
+@LEVEL
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    default=(0.5, 0.75, 0.9),
+    help="Least intersection over union of a match; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def score(
+    truth: str, labels: str, name: str | None, level: int | None, thresholds: tuple[float, ...], as_json: bool
+) -> None:
+    """Compare labels with the truth, or with other labels, block by block.
+
+    Both are volumes (D, H, W) of integers, 0 background, of one shape. Prints the adapted Rand error, the variation of
+    information, splits and merges, and how many objects match at each threshold; see `topo_dask.scores` for what they
+    mean. Voxels that are background in the truth count in the matches only.
+
+    \b
+      topo-dask score truth.zarr labels.zarr --class nuc
+      topo-dask score one.zarr/labels/nuc other.zarr/labels/nuc --level 1 --json
+    """
+    from .. import scores
+    from ..stores.inputs import open_input
+    from ..stores.outputs import find_labels
+
+    place = labels if name is None else find_labels(labels, name)
+    arrays = (open_input(where, what, level)[0] for what, where in (("truth", truth), ("labels", place)))
+    table = scores.contingency(*arrays)
+    found: dict[str, Any] = {
+        "adapted Rand": asdict(scores.adapted_rand_error(table)),
+        "variation of information, bits": asdict(scores.variation_of_information(table)),
+        "objects": asdict(scores.splits_and_merges(table)),
+        "matches": [asdict(row) for row in scores.matching_scores(table, thresholds=thresholds)],
+    }
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for title, values in found.items():
+        for one in values if isinstance(values, list) else [values]:
+            click.echo(f"{title:<32}" + "  ".join(f"{key} {_round(value)}" for key, value in one.items()))
+
+
+def _round(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
