@@ -2,8 +2,14 @@
 
 import errno
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -274,6 +280,43 @@ def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
     words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--radius", 1.5, "--quiet"]
     done = invoke(*words, "--scheduler", "cluster", "--workers", 1, "--threads-per-worker", 2, "--min-size", 1)
     assert done.exit_code == 0, done.stderr
+    assert zarr.open("out/labels/nuc/0")[:].max() == 2
+
+
+def interrupt(words: list[str], when: Callable[[], bool]) -> tuple[int, list[str]]:
+    """Exit code and stderr of a command whose terminal sends Ctrl-C, which reaches all its processes."""
+    command = [sys.executable, "-m", "topo_dask", *words]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not when():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    return process.returncode, stderr.splitlines()
+
+
+@pytest.mark.timeout(180)
+def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: Path) -> None:
+    words = [
+        "run",
+        "one",
+        "one_flow",
+        "out",
+        "--class",
+        "nuc",
+        "--resolution-nm",
+        "64",
+        "--radius",
+        "1.5",
+        "--block",
+        "1",
+    ]
+    words += ["--min-size", "1", "--scheduler", "cluster", "--workers", "2", "--quiet"]
+    started = stored / "out.scratch"
+    code, lines = interrupt(words, lambda: started.exists() and len(list(started.rglob("*"))) > 20)
+    assert (code, lines) == (1, ["Error: interrupted; the same command with --resume goes on"])
+    words = words[: words.index("--scheduler")]
+    assert invoke(*words, "--resume", "--quiet").exit_code == 0
     assert zarr.open("out/labels/nuc/0")[:].max() == 2
 
 

@@ -80,6 +80,10 @@ class Errors(click.Group):
                     raise
                 _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
                 ctx.exit(error.exit_code)
+            except KeyboardInterrupt:
+                resumed = "; the same command with --resume goes on" if ctx.invoked_subcommand == "run" else ""
+                _say(ctx, "error", f"interrupted{resumed}", exit_code=1)
+                ctx.exit(1)
             except Exception as error:
                 if ctx.meta.get(VERBOSE):
                     raise

@@ -1,8 +1,11 @@
 """Where the tasks of a command run."""
 
+import logging
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Self
 
 import click
@@ -94,17 +97,40 @@ def size_cluster(cores: int, workers: int | None, threads: int | None) -> tuple[
 def _local_cluster(machine: Resources) -> Iterator[None]:
     from distributed import Client, LocalCluster
 
-    # Any free port for the dashboard: two runs on one machine are no reason for a warning.
-    with (
-        LocalCluster(
-            n_workers=machine.workers,
-            threads_per_worker=machine.threads,
-            memory_limit=machine.memory,
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster),
-    ):
+    with ExitStack() as stack:
+        # What becomes of a worker is told by the run, in its own words.
+        log = logging.getLogger("distributed")
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        with _interrupts_wait():
+            # Any free port for the dashboard: two runs on one machine are no reason for a warning.
+            cluster = LocalCluster(
+                n_workers=machine.workers,
+                threads_per_worker=machine.threads,
+                memory_limit=machine.memory,
+                silence_logs=logging.ERROR,
+                dashboard_address="127.0.0.1:0",
+            )
+            stack.enter_context(cluster)
+            stack.enter_context(Client(cluster))
         yield
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    # A cluster that is interrupted while it starts can not be closed: a Ctrl-C takes effect when it has. A terminal's
+    # reaches all processes, but those of the cluster inherit that it is blocked, so that this one can close them.
+    came: list[int] = []
+    ensure_running()  # multiprocessing's tracker, whose start would unblock it
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager
