@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import topo_dask
 from topo_dask import admission, segment_volume
 from topo_dask import plan as plan_module
 from topo_dask.admission import plan_volume
+from topo_dask.execute import configured_scheduler
 from topo_dask.plan import Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
@@ -760,3 +763,21 @@ def test_a_table_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
         segment_volume(*paths, tmp_path / "out", **settings({"round": CONFIG["round"]}), overwrite=True)
     assert foreign.read_text() == "mine,yours\n1,2\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_threads_does_not_import_distributed(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "semantic.zarr", data=np.ones((1, 8, 8, 8), np.float32))
+    zarr.create_array(tmp_path / "flow.zarr", data=np.ones((3, 8, 8, 8), np.float32))
+    code = (
+        "import sys, topo_dask; topo_dask.segment_volume('semantic.zarr', 'flow.zarr', 'labels.zarr', "
+        "class_names=['nuc'], progress=False, resolution_nm=8); sys.exit('distributed' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [None, "threads", "Sync", "processes"])
+def test_the_configured_scheduler_is_that_of_dask(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dask.config.set(scheduler=name):
+        expected = dask.base.get_scheduler() or dask.threaded.get
+        monkeypatch.delitem(sys.modules, "distributed")
+        assert configured_scheduler() is expected

@@ -5,9 +5,10 @@ debugger.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from .plan import Stage
 from .stages.job import Job
@@ -88,12 +89,24 @@ def threads(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
             tick()
 
 
+def configured_scheduler() -> Any:
+    """The scheduler that Dask is configured for, threads by default.
+
+    Dask would look for a client first, and import distributed to do so, which takes a third of a second.
+    """
+    import dask
+
+    named = dask.base.named_schedulers.get(str(dask.config.get("scheduler", None)).lower())
+    if "distributed" in sys.modules or (named is None and dask.config.get("scheduler", None) is not None):
+        return dask.base.get_scheduler() or dask.threaded.get
+    return named or dask.threaded.get
+
+
 def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
     """Do the tasks through the scheduler that Dask is configured for, threads by default."""
-    import dask
     from dask.callbacks import Callback
 
-    get = dask.base.get_scheduler() or dask.threaded.get
+    get = configured_scheduler()
     with Callback(posttask=lambda *_: tick()):
         for at in range(0, len(keys), WINDOW):
             graph = {f"{stage.name}-{key}": (stage.run, job, key) for key in keys[at : at + WINDOW]}

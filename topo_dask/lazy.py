@@ -287,7 +287,9 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
     spec = _Spec(grid, scratch, config, "positions")
     key = f"prepare-positions-{uuid4().hex}"
-    job = dask.delayed(_prepared, pure=True)(spec, (Stage("trace", trace, EVERY),), stored, dask_key_name=key)
+    job = dask.delayed(_prepared, pure=True)(
+        spec, (Stage("trace", trace, EVERY, moves=True),), stored, dask_key_name=key
+    )
     layers = [dask.delayed(layer_of, nout=2)(job, layer) for layer in range(grid.numblocks[0])]
     shape = (np.nan, 3)
     coords = [da.from_delayed(layer[0], shape, np.int64) for layer in layers]

@@ -49,12 +49,15 @@ class Stage:
         Kind of bundle that the blocks of this stage have; None for a global stage.
     tables : tuple of Columns
         What a global stage holds whole: one column of each table. The rows of those named together add up.
+    moves : bool
+        Whether particles move; the other stages free what the flow keeps for that.
     """
 
     name: str
     function: Callable[..., None]
     over: str | None = None
     tables: tuple[Columns, ...] = field(default=(), kw_only=True)
+    moves: bool = field(default=False, kw_only=True)
 
     def seen(self, job: Job) -> Job:
         """The job as the tasks of this stage see it."""
@@ -77,6 +80,8 @@ class Stage:
 
     def run(self, job: Job, key: str) -> None:
         """Do one task."""
+        if job.flow is not None and not self.moves:
+            job.flow.release()
         try:
             if self.over is None:
                 admit_rows(job, self.name, self.tables)
@@ -164,7 +169,7 @@ class Downsampling(Stage):
 
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
     """Stage that tracks several classes of one grid and one flow array."""
-    return TrackTogether("track", track, EVERY, jobs=tuple(jobs))
+    return TrackTogether("track", track, EVERY, moves=True, jobs=tuple(jobs))
 
 
 @dataclass(frozen=True)
@@ -241,10 +246,10 @@ Start = Literal["flow", "held", "rows", "labels"]
 
 
 def _first_stages(start: Start, min_size: int) -> list[Stage]:
-    track_blocks = Stage("track", track, EVERY)
+    track_blocks = Stage("track", track, EVERY, moves=True)
     first = {
         "flow": [track_blocks],
-        "held": [Stage("lay_out", lay_out, EVERY), track_blocks],
+        "held": [Stage("lay_out", lay_out, EVERY, moves=True), track_blocks],
         "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
         "labels": [Stage("localise", localise, EVERY)],
     }[start]

@@ -17,6 +17,7 @@ from .stores import ledger
 from .stores.checked import OnMissing
 from .stores.label_arrays import missing_levels, open_output, publish
 from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
+from .stores.pages import Pages
 from .stores.pyramids import Version
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
@@ -179,13 +180,13 @@ def segment_volume(
         earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)
         run_name = earlier or ledger.begin(store, record)
-        jobs = {}
+        jobs, pages = {}, Pages(plan.pages_mem)
         for name in plan.classes:
             compartment, stages = ledger.compartment(store, name), plan.plans[name].writers
             for number in missing_levels(target, name, spec) if earlier else ():
                 compartment.discard(stages[number].name)  # those labels are gone
             arrays = open_output(target, name, spec, run_name, resume=earlier is not None)
-            jobs[name] = make_job(plan, name, compartment, arrays)
+            jobs[name] = make_job(plan, name, compartment, arrays, pages)
         if plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)
         for name, job in jobs.items():
@@ -214,7 +215,7 @@ def _check_places(target: Target, scratch: FileScratch) -> None:
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
 
 
-def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[Any]) -> Job:
+def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[Any], pages: Pages) -> Job:
     """The job of one class of a run; `outputs` are the arrays for its levels, the finest first."""
     channel, config = plan.classes[name]
     channels = slice(3 * channel, 3 * channel + 3)
@@ -224,7 +225,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         grid=plan.grid,
         config=config,
         foreground=plan.foreground(name),
-        flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size),
+        flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size, pages),
         scratch=scratch,
         output=Output(outputs[0]),
         allowed_mem=plan.global_mem,

@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 
 from .cluster import on_cluster
-from .execute import Executor, dask_scheduler, threads, usable_cores
+from .execute import Executor, configured_scheduler, dask_scheduler, threads, usable_cores
 from .stores.scratch import LOCK, FileScratch, find
 
 
@@ -43,7 +43,7 @@ def _processes_kept() -> Iterator[None]:
     from dask.multiprocessing import get, get_context, initialize_worker_process
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
-    if dask.base.get_scheduler() is not get or own is not None:
+    if configured_scheduler() is not get or own is not None:
         yield
         return
     n = dask.config.get("num_workers", None) or usable_cores()
@@ -88,7 +88,7 @@ def shares_memory() -> bool:
 
     client = active_client()
     if client is None:
-        return parent_process() is not None or dask.base.get_scheduler() is not dask.multiprocessing.get
+        return parent_process() is not None or configured_scheduler() is not dask.multiprocessing.get
     return all(str(worker).startswith("inproc://") for worker in client.scheduler_info(n_workers=-1)["workers"])
 
 
@@ -149,7 +149,7 @@ def resources(memory_limit: int | str | None) -> Resources:
     given = None if memory_limit is None else as_bytes(memory_limit)
     client = active_client()
     if client is None:
-        get = dask.base.get_scheduler() or dask.threaded.get
+        get = configured_scheduler()
         cores = dask.config.get("num_workers", None) or usable_cores()
         processes = get is dask.multiprocessing.get
         n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel
+from .halves import widen
 from .simd import gather, load, store
 
 BATCH = 128
@@ -21,6 +22,9 @@ BATCH = 128
 
 STRIDE = 16
 """Steps between two looks at a batch: has anybody left the region, does anybody stand still?"""
+
+SHORT_STRIDE = 4
+"""The same where somebody is near a face of the region."""
 
 Shape = Sequence[int]
 Region = tuple[NDArray[np.floating], tuple[int, int, int], float]
@@ -56,10 +60,10 @@ def displacements(
 
     Parameters
     ----------
-    flow : ndarray of float32 or float64, shape (3, D, H, W)
-        Vectors (dz, dy, dx) in voxels.
+    flow : ndarray of float16, float32 or float64, shape (3, D, H, W)
+        Vectors (dz, dy, dx) in voxels; float16 is used as float32.
     step_size : float
-        Length of a step; the product is rounded in the flow's own type.
+        Length of a step; the product is rounded in the type in which the flow is used.
     out : ndarray, shape (D, H, W, 3), optional
         Array to fill.
     planes : tuple of 2 int, optional
@@ -67,7 +71,7 @@ def displacements(
 
     Returns
     -------
-    out : ndarray of the flow's type, shape (D, H, W, 3)
+    out : ndarray of float32 or float64, shape (D, H, W, 3)
         A vector that is not finite becomes NaN.
     longest : float
         Longest displacement along an axis; infinite when a component is not finite.
@@ -78,10 +82,18 @@ def displacements(
     (array([[[[1., 1., 1.],
              [1., 1., 1.]]]], dtype=float32), 1.0)
     """
+    used = np.dtype(np.float32) if flow.dtype == np.float16 else flow.dtype
     if out is None:
-        out = np.empty((*flow.shape[1:], 3), flow.dtype)
+        out = np.empty((*flow.shape[1:], 3), used)
     begin, end = planes or (0, flow.shape[1])
-    return out, float(_interleave(np.ascontiguousarray(flow), flow.dtype.type(step_size), begin, end, out))
+    step = used.type(step_size)
+    if flow.dtype != np.float16:
+        return out, float(_interleave(np.ascontiguousarray(flow), step, begin, end, out))
+    longest = 0.0
+    wide = np.empty((3, 1, *flow.shape[2:]), np.float32)
+    for z in range(begin, end):  # plane by plane, which stays in the cache
+        longest = max(longest, _interleave(widen(flow[:, z : z + 1], wide), step, 0, 1, out[z : z + 1]))
+    return out, float(longest)
 
 
 @kernel
@@ -212,7 +224,7 @@ def _fewest(left, count, most):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _advance(flat, last, strides, region, core, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
+def _advance(flat, last, strides, region, core, rim, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
     z, y, x, old_z, old_y, old_x, at, who, left, gone = batch
     start = 0
     while start < len(positions):
@@ -227,6 +239,8 @@ def _advance(flat, last, strides, region, core, free, batch, positions, steps_le
             stride = 1
             if free and not _any_outside(z, y, x, count, core):
                 stride = STRIDE
+            elif free and not _any_outside(z, y, x, count, rim):
+                stride = SHORT_STRIDE
             elif _any_outside(z, y, x, count, region):
                 bad = _first_nan(z, y, x, count)
                 if bad >= 0:
@@ -301,6 +315,7 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
         (plane, row, lower[0] * plane + lower[1] * row + lower[2]),
         _bounds(lower, upper, volume_shape, 0.0),
         _bounds(lower, upper, volume_shape, STRIDE * longest + 1.0),
+        _bounds(lower, upper, volume_shape, SHORT_STRIDE * longest + 1.0),
         bool(np.isfinite(longest)),
         _empty_batch(),
         positions,

@@ -73,8 +73,6 @@ def link(job: Job, min_size: int) -> None:
 
     Instances are numbered by their lowest cell.
     """
-    if (release := getattr(job.flow, "release", None)) is not None:
-        release()  # tracking is over: a flow held in memory need not keep its layout
     blocks = job.occupied()
     cells, counts, sums = combine_sinks(job.scratch.get("track", block.key) for block in blocks)
     if len(cells) == 0:

@@ -9,6 +9,7 @@ from ..blocks.geometry import Block, BlockGrid
 from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
 from ..kernels.labels import scatter
+from ..kernels.paging import pages_of
 from ..kernels.sinks import CellGrid, cells_of, number_values, sum_ends
 from ..kernels.tracking import advance, start_positions
 from ..stores.volumes import Flow, HeldFlow
@@ -57,20 +58,16 @@ def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], 
     They are sorted by page, a block-shaped box with a margin; the fullest page is read, its particles go on, and so
     forth until all have arrived.
     """
+    margin = tuple(max(PAGE_MARGIN, h) for h in grid.halo)
     away = np.flatnonzero(steps_left)
     while len(away):
-        pages = np.zeros(len(away), np.int64)
-        for axis in range(3):
-            index = positions[away, axis].astype(np.int64) // grid.block_shape[axis]
-            pages = pages * grid.numblocks[axis] + index
-        distinct, which, sizes = np.unique(pages, return_inverse=True, return_counts=True)
-        fullest = int(np.argmax(sizes))
-        chosen = away[which == fullest]
-        z, y, x = (int(i) for i in np.unravel_index(distinct[fullest], grid.numblocks))
-        margin = tuple(max(PAGE_MARGIN, h) for h in grid.halo)
+        pages, numbers = number_values(pages_of(positions, away, grid.block_shape, grid.numblocks))
+        fullest = int(np.argmax(np.bincount(numbers)))
+        chosen = away[numbers == fullest]
+        z, y, x = (int(i) for i in np.unravel_index(pages[fullest - 1], grid.numblocks))
         page = grid.block((z, y, x)).write.grow(margin, margin, grid.shape)  # type: ignore[arg-type]
         moved, left = positions[chosen], steps_left[chosen]
-        advance(flow.region(page), grid.shape, moved, left)
+        advance(flow.page(page), grid.shape, moved, left)
         positions[chosen], steps_left[chosen] = moved, left
         away = away[steps_left[away] > 0]
 

@@ -3,17 +3,19 @@
 Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
+from ..kernels.halves import widen
 from ..kernels.tracking import Region, displacements
 from .checked import CheckedArray
 from .limits import check_metadata
 from .listing import stored_chunks
+from .pages import Pages
 
 
 def check_array(array: Any, name: str, ndim: int) -> None:
@@ -177,6 +179,10 @@ class Foreground:
         return mask
 
 
+def _as_used(flow: NDArray[Any]) -> NDArray[np.floating]:
+    return widen(flow) if flow.dtype == np.float16 else flow.astype(flow_dtype(flow.dtype), copy=False)
+
+
 class Flow(Protocol):
     """Flow field of one class."""
 
@@ -186,22 +192,44 @@ class Flow(Protocol):
     def region(self, box: Box) -> Region:
         """Displacements of a region that contains the box, ready for tracking."""
 
+    def page(self, box: Box) -> Region:
+        """The same, of a box that is likely to be asked for again."""
+
+    def release(self) -> None:
+        """Free what is kept for tracking."""
+
 
 @dataclass(frozen=True)
 class StoredFlow:
-    """Flow that is read from its store, box by box."""
+    """Flow that is read from its store, box by box; pages are kept at hand as far as `pages` has room."""
 
     source: Source
     step_size: float = 1.0
+    pages: Pages = field(default_factory=lambda: Pages(0), compare=False)
 
     def read(self, box: Box) -> NDArray[np.floating]:
         """Vectors of a box, shape (3, d, h, w), float32 or float64."""
-        return self.source.read(box).astype(flow_dtype(self.source.dtype), copy=False)
+        return _as_used(self.source.read(box))
 
     def region(self, box: Box) -> Region:
-        """Displacements of the box."""
-        disp, longest = displacements(self.read(box), self.step_size)
+        """Displacements of the box, from the page at hand if there is one."""
+        if (page := self.pages.find(self._key(box))) is not None:
+            return page
+        stored = self.source.read(box)
+        halves = stored.dtype == np.float16  # widened while they are laid out, without a copy of the whole
+        disp, longest = displacements(stored if halves else _as_used(stored), self.step_size)
         return disp, box.start, longest
+
+    def page(self, box: Box) -> Region:
+        """Displacements of the box, kept at hand."""
+        return self.pages.get(self._key(box), lambda: self.region(box))
+
+    def _key(self, box: Box) -> tuple[int | None, Box]:
+        return self.source.channels.start if self.source.channels else None, box
+
+    def release(self) -> None:
+        """Let go of the pages."""
+        self.pages.clear()
 
 
 class HeldFlow:
@@ -226,6 +254,10 @@ class HeldFlow:
         """Lay out the planes z of a box."""
         planes = (box.start[0], box.stop[0])
         self._longest.append(displacements(self._flow, self._step_size, self._disp, planes)[1])
+
+    def page(self, box: Box) -> Region:
+        """Displacements of the whole volume."""
+        return self.region(box)
 
     def release(self) -> None:
         """Free the layout; `region` can not be called any more."""

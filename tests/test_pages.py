@@ -1,0 +1,96 @@
+"""Pages of the flow that are kept at hand: fewer reads, the same bits, no more memory than allowed."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import topo_dask
+from topo_dask.blocks.memory import PAGES_MEM
+from topo_dask.kernels.halves import widen
+from topo_dask.kernels.tracking import displacements
+from topo_dask.stores import checked
+from topo_dask.stores.pages import Pages
+
+PAGE = (np.zeros((2, 2, 2, 3), np.float32), (0, 0, 0), 0.0)
+
+
+def made(calls: list[str], name: str) -> Any:
+    return lambda: calls.append(name) or PAGE
+
+
+def test_the_latest_pages_are_kept_within_the_bytes_allowed() -> None:
+    pages, calls = Pages(2 * PAGE[0].nbytes), list[str]()
+    for name in "abacab":
+        pages.get(name, made(calls, name))
+    assert calls == ["a", "b", "c", "b"]
+    assert pages.find("c") is None
+    pages.clear()
+    assert pages.find("a") is None
+
+
+def test_no_page_is_kept_where_nothing_is_allowed() -> None:
+    pages, calls = Pages(0), list[str]()
+    for _ in range(2):
+        pages.get("a", made(calls, "a"))
+    assert calls == ["a", "a"]
+
+
+def test_tasks_of_one_process_share_the_pages_of_one_run() -> None:
+    first, second = (pickle.dumps(Pages(1 << 20)) for _ in range(2))
+    one = pickle.loads(first)
+    assert pickle.loads(first) is one
+    assert pickle.loads(second) is not one
+    assert pickle.loads(first) is not one  # the second run took its place
+
+
+def test_large_objects_read_each_page_once_and_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Everything flows to one corner, far from most blocks.
+    vectors = np.full((3, 32, 32, 32), -0.5, np.float16)
+    vectors += np.random.default_rng(0).normal(0, 0.1, vectors.shape).astype(np.float16)
+    config = {"one": {"group": 1, "n_steps": 100, "min_size": 2}}
+    flow = zarr.create_array(tmp_path / "flow.zarr", data=vectors, chunks=(3, 8, 8, 8))
+    mask = zarr.create_array(tmp_path / "mask.zarr", data=np.ones((1, 32, 32, 32), "u1"), chunks=(1, 8, 8, 8))
+    reads: list[Any] = []
+    real = checked.CheckedArray.__getitem__
+
+    def counting(self: Any, index: Any) -> Any:
+        reads.extend([index] if self.name == "flow" else [])
+        return real(self, index)
+
+    monkeypatch.setattr(checked.CheckedArray, "__getitem__", counting)
+    expected = topo_dask.run_instance_segmentation(np.ones((1, 32, 32, 32)), vectors, ["one"], config)["one"]
+    found, counts = [], []
+    for allowed in (PAGES_MEM, 0):
+        monkeypatch.setattr("topo_dask.admission.PAGES_MEM", allowed)
+        reads.clear()
+        labels = topo_dask.segment_volume(
+            mask, flow, tmp_path / f"{allowed}.zarr", class_names=["one"], class_config=config, block_shape=8, halo=2,
+            progress=False,
+        )["one"]  # fmt: skip
+        found.append(labels[:])
+        counts.append(len(reads))
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(found[1], expected)
+    assert counts[0] <= 2 * 64  # the region of each of 64 blocks, and each page once
+    assert counts[1] > 2 * counts[0]
+
+
+def test_every_half_is_widened_exactly() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
+
+
+def test_halves_are_laid_out_like_singles() -> None:
+    flow = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float16)
+    flow[1, 2, 3, 4] = np.inf
+    for planes in (None, (1, 2)):
+        out = [np.zeros((3, 4, 5, 3), np.float32) for _ in range(2)]
+        longest = [displacements(f, 0.7, o, planes)[1] for f, o in zip((flow, flow.astype("f4")), out, strict=True)]
+        np.testing.assert_array_equal(*out)
+        assert longest[0] == longest[1]

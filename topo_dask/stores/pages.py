@@ -1,0 +1,84 @@
+"""Pages: regions of the flow that are kept at hand for as long as particles are likely to come by again.
+
+The blocks of a large object all send their particles towards the same places, so the tasks of a process share them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+from ..kernels.tracking import Region
+
+_STRIPES = 16
+
+
+class Pages:
+    """Regions of flow fields, the latest used ones, within a number of bytes.
+
+    Copies of it in one process, as tasks of a cluster unpickle them, are the same object. A process keeps the pages
+    of one run at a time.
+
+    Parameters
+    ----------
+    allowed_mem : int
+        Bytes that may be kept; 0 keeps nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pages = Pages(1 << 20)
+    >>> made = lambda: (np.zeros((1, 1, 1, 3)), (0, 0, 0), 0.0)
+    >>> pages.get("box", made) is pages.get("box", made)
+    True
+    """
+
+    def __init__(self, allowed_mem: int, token: str | None = None) -> None:
+        self._allowed_mem = allowed_mem
+        self._token = token or uuid4().hex
+        self._kept: OrderedDict[Hashable, Region] = OrderedDict()
+        self._lock = Lock()
+        self._making = [Lock() for _ in range(_STRIPES)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_this_process, (self._allowed_mem, self._token)
+
+    def find(self, key: Hashable) -> Region | None:
+        """A page that is at hand, or None."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def get(self, key: Hashable, make: Callable[[], Region]) -> Region:
+        """A page, made if it is not at hand, by one thread for all who wait for it."""
+        with self._making[hash(key) % _STRIPES]:
+            page = self.find(key)
+            if page is None:
+                page = make()
+                self._keep(key, page)
+        return page
+
+    def _keep(self, key: Hashable, page: Region) -> None:
+        with self._lock:
+            self._kept[key] = page
+            while self._kept and sum(kept[0].nbytes for kept in self._kept.values()) > self._allowed_mem:
+                self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Let go of all pages."""
+        with self._lock:
+            self._kept.clear()
+
+
+_LATEST: dict[str, Pages] = {}
+_ATTACHING = Lock()
+
+
+def _of_this_process(allowed_mem: int, token: str) -> Pages:
+    with _ATTACHING:
+        if token not in _LATEST:
+            _LATEST.clear()
+            _LATEST[token] = Pages(allowed_mem, token)
+        return _LATEST[token]
