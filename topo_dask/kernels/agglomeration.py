@@ -23,7 +23,10 @@ from .compiled import kernel
 from .contact_queue import Queue, enqueue, make_queue, take
 from .contact_tables import check_table
 from .group_graph import Graph, make_graph, resolve, score, unite
-from .plateaus import settle
+from .plateaus import Room, settle
+
+FIRST_ROOM = 64
+"""Contacts of one score that are settled without more room."""
 
 
 def agglomerate_contacts(
@@ -106,39 +109,57 @@ def agglomerate_contacts(
         raise ValueError(f"threshold is {threshold}: expected a number")
     queue = make_queue(sums, faces, threshold)
     graph = make_graph(pairs, sums, faces, n_nodes)
-    if not _run(graph, queue, left, float(threshold)):
+    wanted = FIRST_ROOM
+    while wanted > 0:
+        wanted = int(_run(graph, queue, left, float(threshold), Room.of(wanted)))
+    if wanted < 0:
         raise OverflowError("contact score: the sum or face count of a united contact exceeds 2**53")
-    return np.asarray(resolve(graph), dtype=np.int64)
+    roots = np.empty(n_nodes, np.int64)
+    resolve(graph, roots)
+    return roots
 
 
 @kernel
-def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float) -> bool:
-    """Unite plateau by plateau, from the highest score down. False as in `unite`.
+def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, room: Room) -> int:
+    """Unite plateau by plateau, from the highest score down.
 
-    `left` marks the roots that are left for the level above.
+    `left` marks the roots that are left for the level above. Returns 0, or -1 as soon as `unite` returns False, or the
+    number of contacts of a plateau for which `room` is too small: to be called again with more.
     """
-    tied = np.empty(16, np.int32)
-    exact = True
-    while exact:
-        edge = take(graph, queue, threshold, -np.inf)
-        if edge < 0:
-            break
-        best = score(graph, edge)
-        count = 0
-        while edge >= 0:
-            if count == len(tied):
-                tied = np.append(tied, np.empty_like(tied))
-            tied[count] = edge
-            count += 1
-            edge = take(graph, queue, threshold, best)
-        a, b = graph.edges[tied[0]].a, graph.edges[tied[0]].b
-        if count > 1:
-            exact = settle(graph, tied[:count], best, left)
-            for edge in tied[:count]:
-                if graph.edges[edge].faces > 0 and not left[graph.edges[edge].a]:
-                    enqueue(graph, queue, edge, threshold)
-        elif left[a] or left[b]:
-            left[a] = left[b] = True
-        else:
-            exact = unite(graph, a, b)
-    return exact
+    # The list has no use for its places that were passed, and every edge taken was in one of them.
+    tied, state = queue.order, queue.state
+    while True:
+        if state[2] == 0:
+            edge = take(graph, queue, threshold, -np.inf)
+            if edge < 0:
+                return 0
+            best = score(graph, edge)
+            while edge >= 0:
+                tied[state[2]] = edge
+                state[2] += 1
+                edge = take(graph, queue, threshold, best)
+        count = state[2]
+        if count > 1 and 2 * count > len(room.ids):
+            return int(count)
+        state[2] = 0
+        if not _unite_tied(graph, queue, count, left, threshold, room):
+            return -1
+
+
+@kernel
+def _unite_tied(graph: Graph, queue: Queue, count: int, left: NDArray[np.bool_], threshold: float, room: Room) -> bool:
+    """Unite what the first edges of the list tie, which all score the same. False as in `unite`."""
+    tied = queue.order
+    first = graph.edges[tied[0]]
+    a, b = np.int64(first.a), np.int64(first.b)
+    if count == 1:
+        if not (left[a] or left[b]):
+            return bool(unite(graph, a, b))
+        left[a] = left[b] = True
+        return True
+    exact = settle(graph, tied, count, score(graph, np.int64(tied[0])), left, room)
+    for i in range(count):
+        record = graph.edges[tied[i]]
+        if record.faces > 0 and not left[record.a]:
+            enqueue(graph, queue, np.int64(tied[i]), threshold)
+    return bool(exact)

@@ -16,7 +16,7 @@ class Queue(NamedTuple):
     order: NDArray[np.int32]  # [m] edges, best first
     bounds: NDArray[np.float64]  # [m] heap
     members: NDArray[np.int32]  # [m] edge of each heap entry
-    state: NDArray[np.int64]  # [2] place in `order`, size of the heap
+    state: NDArray[np.int64]  # [3] place in `order`, size of the heap, edges taken and not yet dealt with
 
 
 def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: float) -> Queue:
@@ -26,7 +26,7 @@ def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: flo
     order = above[np.argsort(-scores[above])]
     # Every edge waits in one place, so the heap never holds more than began in the list.
     heap = np.empty(len(order), np.float64), np.empty(len(order), np.int32)
-    return Queue(order, *heap, np.zeros(2, np.int64))
+    return Queue(order, *heap, np.zeros(3, np.int64))
 
 
 @kernel
@@ -48,7 +48,7 @@ def take(graph: Graph, queue: Queue, threshold: float, least: float) -> int:
     while True:
         listed = queue.state[0] < len(queue.order)
         if listed:
-            edge = queue.order[queue.state[0]]
+            edge = np.int64(queue.order[queue.state[0]])
             # The bound of an edge, even of one that is gone, stays the same until its entry is taken.
             bound = graph.edges[edge].bound
         if queue.state[1] > 0 and (not listed or queue.bounds[0] > bound):
@@ -80,7 +80,7 @@ def push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: fl
 @kernel
 def pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
     """Remove and return the top item of a binary heap of `size` entries."""
-    top = int(items[0])
+    top = np.int64(items[0])
     size -= 1
     key, item = keys[size], items[size]
     place, child = 0, 1
@@ -92,4 +92,4 @@ def pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
         keys[place], items[place] = keys[child], items[child]
         place, child = child, 2 * child + 1
     keys[place], items[place] = key, item
-    return top
+    return int(top)

@@ -47,19 +47,6 @@ def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
 
 
 @kernel
-def _double(rows: Int64s, n: int) -> tuple[Int64s, Int64s]:
-    """Return the first ``n`` rows in a table of twice the room, and its slots, half full or less."""
-    grown = np.empty((2 * rows.shape[0], 4), np.int64)
-    slots = np.full(2 * grown.shape[0], -1, np.int64)
-    for row in range(n):
-        for column in range(4):  # a slice would compile for two seconds
-            grown[row, column] = rows[row, column]
-    for row in range(n):
-        slots[_slot_of(grown[row, LOW], grown[row, HIGH], grown, slots)] = row
-    return grown, slots
-
-
-@kernel
 def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int:
     """Write ``3 * x + axis`` of every face between two numbers whose lower voxel is in row (z, y)."""
     row = numbers[z, y]
@@ -104,55 +91,84 @@ def _add_faces(
     flow: Floats,
     at: tuple[int, int],
     faces: Int64s,
+    found: int,
     facing: bool,
     rows: Int64s,
     slots: Int64s,
-    n: int,
-) -> tuple[int, int]:
-    """Add the faces of one row of voxels to a table of ``n`` rows that has room for them.
+    place: Int64s,
+) -> int:
+    """Add the faces found in one row of voxels to a table that has room for them.
 
-    Returns the new number of rows, and which face has a score or sum out of range, or -1.
+    Returns the face that has a score or sum out of range, or -1.
     """
     z, y = at
-    row, last_low, last_high = 0, np.int64(0), np.int64(0)
-    for i in range(faces.size):
+    row, last_low, last_high = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(found):
         x, axis = faces[i] // 3, faces[i] % 3
         units = np.rint(_score(flow, z, y, x, axis, facing) * SCALE)
         if not abs(units) <= EXACT:
-            return n, i
+            return int(faces[i])
         one = np.int64(numbers[z, y, x])
         other = np.int64(numbers[z + (axis == 0), y + (axis == 1), x + (axis == 2)])
-        low, high = min(one, other), max(one, other)
+        low, high = (one, other) if one < other else (other, one)
         if low != last_low or high != last_high:
             slot = _slot_of(low, high, rows, slots)
             row, last_low, last_high = slots[slot], low, high
             if row < 0:
-                row = slots[slot] = n
-                rows[n] = (low, high, 0, 0)
-                n += 1
+                row = slots[slot] = place[1]
+                # column by column: an array takes two seconds to compile for the assignment of a tuple
+                rows[row, LOW], rows[row, HIGH], rows[row, SUM], rows[row, FACES] = low, high, 0, 0
+                place[1] += 1
         rows[row, SUM] += np.int64(units)
         rows[row, FACES] += 1
         if abs(rows[row, SUM]) >= NEAR_WRAP:
-            return n, i
-    return n, -1
+            return int(faces[i])
+    return -1
 
 
 @kernel
-def _tabulate(numbers: Ints, flow: Floats, core: Start, facing: bool) -> tuple[Int64s, tuple[int, int, int]]:
+def _add_block(
+    numbers: Ints,
+    flow: Floats,
+    core: Start,
+    facing: bool,
+    faces: Int64s,
+    rows: Int64s,
+    slots: Int64s,
+    place: Int64s,
+) -> int:
+    """Add the faces of a block to a table, up to its end or until the table may be too small for the next row.
+
+    ``place`` says where to go on, and is kept up: row of voxels, rows of the table. ``slots`` are free. Returns
+    ``3 * x + axis`` of a bad face in the row of voxels that ``place`` names, or -1.
+    """
+    for row in range(place[1]):
+        slots[_slot_of(rows[row, LOW], rows[row, HIGH], rows, slots)] = row
+    while place[0] < core[0] * core[1]:
+        z, y = place[0] // core[1], place[0] % core[1]
+        found = _find_faces(numbers, z, y, core[2], faces)
+        if place[1] + found > rows.shape[0]:
+            break
+        bad = _add_faces(numbers, flow, (z, y), faces, found, facing, rows, slots, place)
+        if bad >= 0:
+            return int(bad)
+        place[0] += 1
+    return -1
+
+
+def _tabulate(numbers: Ints, flow: Floats, core: Start, facing: bool) -> tuple[Int64s, Start]:
     """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or -1s."""
-    rows = np.empty((FIRST_ROWS, 4), np.int64)
-    slots = np.full(2 * FIRST_ROWS, -1, np.int64)
-    faces = np.empty(3 * core[2], np.int64)
-    n = 0
-    for z in range(core[0]):
-        for y in range(core[1]):
-            found = _find_faces(numbers, z, y, core[2], faces)
-            while n + found > rows.shape[0]:
-                rows, slots = _double(rows, n)
-            n, bad = _add_faces(numbers, flow, (z, y), faces[:found], facing, rows, slots, n)
-            if bad >= 0:
-                return rows[:n], (z, y, faces[bad])
-    return rows[:n], (-1, -1, -1)
+    # Arrays are made here: each allocation in a kernel costs a tenth of a second to compile.
+    rows, faces, place = np.empty((FIRST_ROWS, 4), np.int64), np.empty(3 * core[2], np.int64), np.zeros(2, np.int64)
+    while True:
+        slots = np.full(2 * len(rows), -1, np.int64)
+        bad = int(_add_block(numbers, flow, core, facing, faces, rows, slots, place))
+        at, n = place.tolist()
+        if bad >= 0:
+            return rows[:n], (*divmod(at, core[1]), bad)
+        if at == core[0] * core[1]:
+            return rows[:n], (-1, -1, -1)
+        rows = np.concatenate((rows, np.empty_like(rows)))
 
 
 def readable_flow(flow: NDArray[np.generic]) -> Floats:

@@ -7,7 +7,7 @@ only. Runs of equal voxels are looked up once, which is what makes the pass chea
 
 import numpy as np
 
-from .compiled import kernel
+from .compiled import allocating_kernel as kernel
 
 _FIRST_SLOTS = 1024  # power of two; small enough to stay in L1 for blocks with few labels
 

@@ -86,12 +86,9 @@ def _measure(numbers, start, volume_shape, counts, sums, lower, upper, firsts): 
                 sums[row, 0] += gz * run
                 sums[row, 1] += gy * run
                 sums[row, 2] += (first + last - 1) * run // 2
-                lower[row, 0] = min(lower[row, 0], gz)
-                lower[row, 1] = min(lower[row, 1], gy)
-                lower[row, 2] = min(lower[row, 2], first)
-                upper[row, 0] = max(upper[row, 0], gz + 1)
-                upper[row, 1] = max(upper[row, 1], gy + 1)
-                upper[row, 2] = max(upper[row, 2], last)
+                for k, low, high in ((0, gz, gz + 1), (1, gy, gy + 1), (2, first, last)):
+                    lower[row, k] = low if low < lower[row, k] else lower[row, k]
+                    upper[row, k] = high if high > upper[row, k] else upper[row, k]
 
 
 def measure(numbers: NDArray[np.integer], n_numbers: int, start: Sequence[int], volume_shape: Sequence[int]) -> Extents:

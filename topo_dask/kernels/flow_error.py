@@ -84,12 +84,21 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
 
 
 @kernel
-def _add_errors(numbers: Ints, flow: Floats, start: Start, centres: Float64s, sums: Int64s) -> tuple[int, int, int]:
-    """Add the errors of a block to ``sums``; return the first voxel that can not be added, or -1s."""
-    depth, height, width = numbers.shape
-    found = np.empty(width, np.int64)
-    vectors = np.empty((6, width), np.float64)
-    units = np.empty(width, np.float64)
+def _add_errors(
+    numbers: Ints,
+    flow: Floats,
+    start: Start,
+    centres: Float64s,
+    found: Int64s,
+    vectors: Float64s,
+    units: Float64s,
+    sums: Int64s,
+) -> tuple[int, int, int]:
+    """Add the errors of a block to ``sums``; return the first voxel that can not be added, or -1s.
+
+    ``found`` [w], ``vectors`` [6, w] and ``units`` [w] hold what is under way, for one row of voxels.
+    """
+    depth, height, _ = numbers.shape
     for z in range(depth):
         for y in range(height):
             row = numbers[z, y]
@@ -184,7 +193,9 @@ def flow_errors(
     _check_block(numbers, readable, centres, n_numbers)
     sums = np.zeros(n_numbers + 1, np.int64)
     z, y, x = (int(s) for s in start)
-    bad = _add_errors(numbers, readable, (z, y, x), np.asarray(centres, np.float64), sums)
+    width = numbers.shape[2]
+    row = np.empty(width, np.int64), np.empty((6, width)), np.empty(width)
+    bad = _add_errors(numbers, readable, (z, y, x), np.asarray(centres, np.float64), *row, sums)
     if bad[0] >= 0:
         _refuse_voxel(numbers, readable, bad, (z, y, x), n_numbers)
     return sums

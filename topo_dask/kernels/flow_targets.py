@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .compiled import kernel
+from .compiled import allocating_kernel as kernel
 from .contingency import find_row, make_room, new_slots
 
 ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)

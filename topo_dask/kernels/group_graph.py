@@ -73,7 +73,7 @@ def score(graph: Graph, edge: int) -> float:
 def contact_of(graph: Graph, a: int, b: int) -> int:
     """Edge between two roots, -1 when they do not touch."""
     slot = graph.slots[_locate(graph, _tag(a, b), a, b)]
-    return int(slot & _EDGE_BITS) if slot >= 0 else -1
+    return slot & _EDGE_BITS if slot >= 0 else -1
 
 
 @kernel
@@ -86,12 +86,10 @@ def find(parent: NDArray[np.int32], node: int) -> int:
 
 
 @kernel
-def resolve(graph: Graph) -> NDArray[np.int64]:
-    """Lowest node of the group of every node."""
-    roots = np.empty(len(graph.parent), np.int64)
+def resolve(graph: Graph, roots: NDArray[np.int64]) -> None:
+    """Write the lowest node of the group of every node to `roots`."""
     for node in range(len(roots)):
         roots[node] = graph.lowest[find(graph.parent, node)]
-    return roots
 
 
 @kernel
@@ -100,15 +98,16 @@ def unite(graph: Graph, a: int, b: int) -> bool:
     if graph.length[a] > graph.length[b]:
         a, b = b, a
     graph.parent[a] = b
-    graph.lowest[b] = min(graph.lowest[a], graph.lowest[b])
-    half = graph.first[a]
+    if graph.lowest[a] < graph.lowest[b]:
+        graph.lowest[b] = graph.lowest[a]
+    half = np.int64(graph.first[a])
     exact = True
     while half >= 0:
-        after = graph.following[half]
+        after = np.int64(graph.following[half])
         edge = half >> 1
         record = graph.edges[edge]
         if record.faces > 0:
-            other = record.a if half & 1 else record.b
+            other = np.int64(record.a if half & 1 else record.b)
             _drop_slot(graph, _tag(a, other), edge)
             if other == b:
                 record.faces = 0
@@ -147,7 +146,8 @@ def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
 @kernel
 def _tag(a: int, b: int) -> int:
     """Hash of an unordered pair, 31 bits (two multiply-and-shift rounds)."""
-    mixed = np.uint64(min(a, b)) << np.uint64(32) | np.uint64(max(a, b))
+    low, high = (a, b) if a < b else (b, a)
+    mixed = np.uint64(low) << np.uint64(32) | np.uint64(high)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xD6E8FEB86659FD93)
     return int(np.int64(mixed >> np.uint64(33)))

@@ -37,9 +37,9 @@ def flatten_roots(parents):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _connect(first, second, parents):  # type: ignore[no-untyped-def]
-    for i in range(len(first)):
-        unite(parents, first[i], second[i])
+def _connect(pairs, parents):  # type: ignore[no-untyped-def]
+    for i in range(len(pairs)):
+        unite(parents, pairs[i, 0], pairs[i, 1])
     flatten_roots(parents)
 
 
@@ -64,17 +64,16 @@ def connected(pairs: NDArray[np.int64], n_nodes: int) -> NDArray[np.int64]:
     array([0, 1, 2, 1, 1])
     """
     parents = np.arange(n_nodes, dtype=np.int64)
-    _connect(pairs[:, 0], pairs[:, 1], parents)
+    _connect(np.ascontiguousarray(pairs), parents)
     return parents
 
 
 @kernel
-def _link(keys, order, centres, row_offsets, radius, parents):  # type: ignore[no-untyped-def]
+def _link(keys, order, centres, row_offsets, radius, pointers, parents):  # type: ignore[no-untyped-def]
     # Sinks come sorted by the number of their hash cell. A row of three neighbour cells is one run of that order, and
     # its begin only ever moves forward while the cell at hand does: a pointer a row finds all neighbours.
     n = len(order)
     limit = radius * radius
-    pointers = np.zeros(len(row_offsets), np.int64)
     for i in range(n):
         a = order[i]
         for row in range(len(row_offsets)):
@@ -83,7 +82,7 @@ def _link(keys, order, centres, row_offsets, radius, parents):  # type: ignore[n
             while j < n and keys[j] < first:
                 j += 1
             pointers[row] = j
-            j = max(j, i + 1)
+            j = j if j > i else i + 1
             while j < n and keys[j] <= first + 2:
                 b = order[j]
                 dz = centres[a, 0] - centres[b, 0]
@@ -131,5 +130,6 @@ def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     rows = [dz * height + dy for dz, dy in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))]
-    _link(keys, order, centres, np.array(rows, np.int64) * width, float(radius), parents)
+    offsets = np.array(rows, np.int64) * width
+    _link(keys, order, centres, offsets, float(radius), np.zeros_like(offsets), parents)
     return parents

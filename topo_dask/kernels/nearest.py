@@ -93,57 +93,77 @@ def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: I
 
 
 @kernel
-def _sweep_rows(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
-    """Transform ``keys`` [rows, n] along the last axis into ``out`` [rows, m].
-
-    Sample x of ``out`` lies at coordinate ``first + x`` of ``keys``.
-    """
-    sites = np.empty(keys.shape[1], np.int64)
-    begins = np.empty_like(sites)
-    for row in range(keys.shape[0]):
-        n = _build_envelope(keys[row], bits, first, first + out.shape[1], sites, begins)
-        _read_envelope(keys[row], bits, first, sites, begins, n, out[row])
+def _sweep_line(keys: Int64s, bits: int, first: int, envelope: Int64s, out: Int64s) -> None:
+    """Transform a line of keys; sample x of ``out`` lies at coordinate ``first + x`` of ``keys``."""
+    sites, begins = envelope[0], envelope[1]
+    n = _build_envelope(keys, bits, first, first + out.size, sites, begins)
+    _read_envelope(keys, bits, first, sites, begins, n, out)
 
 
 @kernel
-def _sweep_seeds(seeds: Ints, labels: Int64s, bits: int, first: int, out: Int64s) -> None:
+def _rank(labels: Int64s, label: int) -> int:
+    """Place of a label in ascending ones (np.searchsorted compiles six times as long)."""
+    low, high = 0, labels.size
+    while low < high:
+        middle = (low + high) >> 1
+        if labels[middle] < label:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _sweep_seeds(
+    seeds: Ints, labels: Int64s, bits: int, first: int, keys: Int64s, envelope: Int64s, out: Int64s
+) -> None:
     """Transform the rows of ``seeds`` [a, b, c] into ``out`` [a * b, m]; a seed's key is its label's rank."""
     a, b, c = seeds.shape
-    keys = np.empty((1, c), np.int64)
-    last, rank = np.int64(0), np.intp(0)
+    last, rank = np.int64(0), 0
     for row in range(a * b):
         seeds_row = seeds[row // b, row % b]
         for x in range(c):
             label = np.int64(seeds_row[x])
             if label == 0:
-                keys[0, x] = NO_SEED
+                keys[x] = NO_SEED
                 continue
             if label != last:
-                rank = np.searchsorted(labels, label)
+                rank = _rank(labels, label)
                 last = label
-            keys[0, x] = rank
-        _sweep_rows(keys, bits, first, out[row : row + 1])
+            keys[x] = rank
+        _sweep_line(keys, bits, first, envelope, out[row])
 
 
 @kernel
-def _sweep_columns(keys: Int64s, bits: int, first: int, out: Int64s) -> None:
+def _sweep_columns(
+    keys: Int64s, bits: int, first: int, lines: Int64s, envelope: Int64s, swept: Int64s, out: Int64s
+) -> None:
     """Transform ``keys`` [outer, n, inner] along the middle axis into ``out`` [outer, m, inner]."""
     outer, n, inner = keys.shape
     m = out.shape[1]
-    lines = np.empty((LINES, n), np.int64)
-    swept = np.empty((LINES, m), np.int64)
     for o in range(outer):
         for i0 in range(0, inner, LINES):
-            width = min(LINES, inner - i0)
+            width = LINES if inner - i0 > LINES else inner - i0
             for x in range(n):
-                source = keys[o, x, i0 : i0 + width]
+                source = keys[o, x]
                 for i in range(width):
-                    lines[i, x] = source[i]
-            _sweep_rows(lines[:width], bits, first, swept[:width])
+                    lines[i, x] = source[i0 + i]
+            for i in range(width):
+                _sweep_line(lines[i], bits, first, envelope, swept[i])
             for x in range(m):
-                target = out[o, x, i0 : i0 + width]
+                target = out[o, x]
                 for i in range(width):
-                    target[i] = swept[i, x]
+                    target[i0 + i] = swept[i, x]
+
+
+def _swept(keys: Int64s, bits: int, first: int, m: int) -> Int64s:
+    """Return ``keys`` [outer, n, inner] transformed along the middle axis, [outer, m, inner]."""
+    # Arrays are made here: each allocation in a kernel costs a tenth of a second to compile.
+    outer, n, inner = keys.shape
+    lines, envelope, swept = (np.empty(shape, np.int64) for shape in ((LINES, n), (2, n), (LINES, m)))
+    out = np.empty((outer, m, inner), np.int64)
+    _sweep_columns(keys, bits, first, lines, envelope, swept, out)
+    return out
 
 
 @kernel
@@ -249,15 +269,13 @@ def nearest(
     if labels.size == 0 or ta * tb * tc == 0:
         return np.full((ta, tb, tc), NO_SEED, np.int64), np.zeros((ta, tb, tc), np.int64)
     bits = _key_bits(labels.size, (start, shape), (target, (ta, tb, tc)))
-    a, b, _ = shape
+    a, b, c = shape
     first = [t - s for t, s in zip(target, start, strict=True)]
     rows = np.empty((a * b, tc), np.int64)
-    _sweep_seeds(seeds, labels, bits, first[2], rows)
-    planes = np.empty((a, tb, tc), np.int64)
-    _sweep_columns(rows.reshape(a, b, tc), bits, first[1], planes)
+    _sweep_seeds(seeds, labels, bits, first[2], np.empty(c, np.int64), np.empty((2, c), np.int64), rows)
+    planes = _swept(rows.reshape(a, b, tc), bits, first[1], tb)
     del rows
-    d2 = np.empty((1, ta, tb * tc), np.int64)
-    _sweep_columns(planes.reshape(1, a, tb * tc), bits, first[0], d2)
+    d2 = _swept(planes.reshape(1, a, tb * tc), bits, first[0], ta)
     del planes
     label = np.empty((ta, tb, tc), np.int64)
     _split_keys(d2.reshape(-1), bits, labels, label.reshape(-1))

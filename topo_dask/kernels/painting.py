@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .compiled import kernel
+from .compiled import allocating_kernel as kernel
 
 
 @kernel

@@ -1,5 +1,7 @@
 """Contacts of exactly the same score: the canonical order of ties, and what must wait for the level above."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,63 +10,96 @@ from .contact_queue import pop, push
 from .group_graph import Graph, contact_of, find, score, unite
 
 
+class Room(NamedTuple):
+    """Working memory for plateaus, two entries for each contact of one score. Made outside the kernels, which compile
+    for as long as all the rest where they allocate or sort."""
+
+    ids: NDArray[np.int32]  # [2 n] both groups of each contact, ascending
+    neighbours: NDArray[np.int32]  # [2 n] who is at the other end
+    keys: NDArray[np.float64]  # [2 n] heap
+    items: NDArray[np.int32]  # [2 n] of the heap, or a stack
+
+    @classmethod
+    def of(cls, n: int) -> "Room":
+        """Room for `n` contacts."""
+        size = 2 * max(1, n)
+        ids, neighbours, items = np.empty((3, size), np.int32)
+        return cls(ids, neighbours, np.empty(size), items)
+
+
 @kernel
-def settle(graph: Graph, tied: NDArray[np.int32], at: float, left: NDArray[np.bool_]) -> bool:
-    """Settle all plateaus of one score: `tied` holds every edge that scores `at`."""
-    ids = np.empty(2 * len(tied), np.int32)
-    neighbours = np.empty_like(ids)
-    for i, edge in enumerate(tied):
-        low, high = graph.lowest[graph.edges[edge].a], graph.lowest[graph.edges[edge].b]
-        ids[2 * i], neighbours[2 * i] = low, high
-        ids[2 * i + 1], neighbours[2 * i + 1] = high, low
-    order = np.argsort(ids)
-    ids, neighbours = ids[order], neighbours[order]
-    _leave_plateaus(graph, ids, neighbours, left)
-    keys, items = np.empty(len(ids)), np.empty(len(ids), np.int32)
+def settle(graph: Graph, tied: NDArray[np.int32], count: int, at: float, left: NDArray[np.bool_], room: Room) -> bool:
+    """Settle all plateaus of one score: the first `count` of `tied` are all edges that score `at`."""
+    _sort_ends(graph, tied, count, room)
+    _leave_plateaus(graph, 2 * count, room, left)
     exact = True
-    for i, group in enumerate(ids):
+    for i in range(2 * count):
+        group = np.int64(room.ids[i])
         root = find(graph.parent, group)
-        if exact and graph.lowest[root] == group and not left[root] and (i == 0 or ids[i - 1] != group):
-            exact = _grow(graph, group, at, ids, neighbours, keys, items)
+        if exact and graph.lowest[root] == group and not left[root] and (i == 0 or room.ids[i - 1] != group):
+            exact = _grow(graph, group, at, 2 * count, room)
     return exact
 
 
 @kernel
-def _leave_plateaus(
-    graph: Graph, ids: NDArray[np.int32], neighbours: NDArray[np.int32], left: NDArray[np.bool_]
-) -> None:
+def _sort_ends(graph: Graph, tied: NDArray[np.int32], count: int, room: Room) -> None:
+    """Write the two groups of every edge to `room`, in the order of their ids."""
+    for i in range(count):
+        record = graph.edges[tied[i]]
+        for half in range(2):
+            end = np.int64(record.b if half else record.a)
+            push(room.keys, room.items, 2 * i + half, -np.float64(graph.lowest[end]), 2 * i + half)
+    for i in range(2 * count):
+        half = pop(room.keys, room.items, 2 * count - i)
+        record = graph.edges[tied[half >> 1]]
+        low, high = (record.b, record.a) if half & 1 else (record.a, record.b)
+        room.ids[i], room.neighbours[i] = graph.lowest[low], graph.lowest[high]
+
+
+@kernel
+def _first_of(ids: NDArray[np.int32], n: int, group: int) -> int:
+    """Place of the first entry of a group in ascending ids (np.searchsorted compiles six times as long)."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) >> 1
+        if ids[middle] < group:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -> None:
     """Leave every node of a plateau that has a node left already."""
-    stack = [np.int32(0) for _ in range(0)]
-    for group in ids:
-        if left[find(graph.parent, group)]:
-            stack.append(group)
-    while stack:
-        group = stack.pop()
-        place = np.searchsorted(ids, group)
-        while place < len(ids) and ids[place] == group:
-            root = find(graph.parent, neighbours[place])
+    ids, stack, size = room.ids, room.items, 0
+    for i in range(n):  # each group gets on the stack once: here, or when it is left
+        if (i == 0 or ids[i] != ids[i - 1]) and left[find(graph.parent, np.int64(ids[i]))]:
+            stack[size] = ids[i]
+            size += 1
+    while size > 0:
+        size -= 1
+        group = np.int64(stack[size])
+        place = _first_of(ids, n, group)
+        while place < n and ids[place] == group:
+            neighbour = np.int64(room.neighbours[place])
+            root = find(graph.parent, neighbour)
             if not left[root]:
                 left[root] = True
-                stack.append(neighbours[place])
+                stack[size] = neighbour
+                size += 1
             place += 1
 
 
 @kernel
-def _grow(
-    graph: Graph,
-    group: int,
-    at: float,
-    ids: NDArray[np.int32],
-    neighbours: NDArray[np.int32],
-    keys: NDArray[np.float64],
-    items: NDArray[np.int32],
-) -> bool:
+def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
     """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `unite`."""
     size, newest = 0, group
     while True:
-        place = np.searchsorted(ids, newest)
-        while place < len(ids) and ids[place] == newest:
-            push(keys, items, size, -np.float64(neighbours[place]), neighbours[place])
+        place = _first_of(room.ids, n, newest)
+        while place < n and room.ids[place] == newest:
+            neighbour = np.int64(room.neighbours[place])
+            push(room.keys, room.items, size, -np.float64(neighbour), neighbour)
             size += 1
             place += 1
         root = find(graph.parent, group)
@@ -72,7 +107,7 @@ def _grow(
         while newest < 0:
             if size == 0:
                 return True
-            neighbour = pop(keys, items, size)
+            neighbour = pop(room.keys, room.items, size)
             size -= 1
             other = find(graph.parent, neighbour)
             if other != root:
