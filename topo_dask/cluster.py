@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from .execute import Executor, Tick
 from .plan import Stage
@@ -52,13 +53,14 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
-        futures = []
-        for key in islice(waiting, n):
-            futures.append(client.submit(stage.run, job, key, pure=False))
-            under_way[futures[-1].key] = key
+        # Many at a time: the scheduler keeps a note of every call for as long as it lives, and it holds tasks back from
+        # workers that are busy only where they come in numbers.
+        keys, group = list(islice(waiting, n)), f"{stage.name}-{uuid4().hex}"
+        futures: list[Any] = client.map(stage.run, [job] * len(keys), keys, key=[(group, key) for key in keys])
+        under_way.update(zip((future.key for future in futures), keys, strict=True))
         return futures
 
-    pending = as_completed(submit(4 * cores))
+    pending = as_completed(submit(8 * cores))
     for future in _as_they_end(client, stage, job, pending):
         key = under_way.pop(future.key)
         try:
@@ -70,8 +72,8 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
             lost.append(key)
             continue
         tick()
-        for other in submit(0 if lost else 1):
-            pending.add(other)
+        if len(under_way) <= 4 * cores and not lost:
+            pending.update(submit(4 * cores))
     return lost
 
 
