@@ -18,8 +18,7 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
     With `centres`, each block is filed the centres of mass of the instances in it.
     """
     labels, extents = [np.empty(0, np.int32)], [Extents.empty(0)]
-    for block in job.occupied():
-        ids, pieces = view.extents(job, block)
+    for _, ids, pieces in view.extents(job):
         labels.append(ids[ids > 0])
         extents.append(pieces.take(ids > 0))
     ids = np.concatenate(labels)
@@ -27,9 +26,8 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
     table.add(ids.astype(np.int64) - 1, concatenate_extents(extents))
     if centres:
         found = table.centres()
-        for block in job.occupied():
-            mine = np.unique(view.extents(job, block)[0])
-            mine = mine[mine > 0]
+        for block, ids, _ in view.extents(job):
+            mine = np.unique(ids[ids > 0])
             job.scratch.put("centres", block.key, ids=mine, centres=found[mine - 1])
     job.scratch.put("tabulate", ALL, **extent_columns(table))
 

@@ -1,6 +1,6 @@
 """What a task knows of its run, and how it sees the labels as they stand between two stages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -138,14 +138,20 @@ class View:
             labels.append(patch["ids"])
         return numbers, np.concatenate(labels)
 
-    def extents(self, job: Job, block: Block) -> tuple[NDArray[np.int32], Extents]:
-        """Label and extents of each piece of a block."""
-        labels = [job.scratch.get(self.lut, block.key)["lut"]]
-        extents = [extents_of(job.scratch.get(f"{self.numbers}.extents", block.key))]
-        for patch in self._patches(job, block):
-            labels.append(patch["ids"])
-            extents.append(extents_of(patch))
-        return np.concatenate(labels), concatenate_extents(extents)
+    def extents(self, job: Job) -> Iterator[tuple[Block, NDArray[np.int32], Extents]]:
+        """Label and extents of each piece of a block, for all occupied blocks in raster order."""
+        # Asking for patches that are not there would take long where absence has to be confirmed.
+        filed = {kind: job.scratch.keys(kind) for kind in self.patches}
+        for block in job.occupied():
+            labels = [job.scratch.get(self.lut, block.key)["lut"]]
+            extents = [extents_of(job.scratch.get(f"{self.numbers}.extents", block.key))]
+            for kind in self.patches:
+                if block.key in filed[kind]:
+                    patch = job.scratch.get(kind, block.key)
+                    if patch:
+                        labels.append(patch["ids"])
+                        extents.append(extents_of(patch))
+            yield block, np.concatenate(labels), concatenate_extents(extents)
 
     def read(self, job: Job, block: Block) -> NDArray[np.int32]:
         """Labels of a block's own voxels."""

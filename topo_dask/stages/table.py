@@ -1,13 +1,14 @@
 """The table of instances: what the combined sums say about each, without a look at the voxels."""
 
 import csv
-import os
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..stores.folders import folder_at
 from ..stores.scratch import find
 from .drop import ALL
 from .job import Job, extents_of
@@ -19,6 +20,10 @@ COLUMNS = (
     *(f"centroid_{axis}" for axis in "zyx"),
     "flow_error",
 )
+
+_HEAD = (",".join(COLUMNS) + "\r\n").encode()
+
+_ROWS = 1 << 16
 
 
 def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
@@ -42,14 +47,11 @@ def _place(folder: str, name: str) -> str:
 
 def check_table(folder: str, name: str) -> None:
     """Raise FileExistsError when there is a file where a table would go and it is no table of ours."""
-    import fsspec
-
     try:
-        with fsspec.open(_place(folder, name), "r", newline="", errors="replace") as file:
-            found = next(csv.reader(file), [])
+        head = folder_at(folder).read(f"{name}.csv", len(_HEAD))
     except FileNotFoundError:
         return
-    if tuple(found) != COLUMNS:
+    if head != _HEAD:
         raise FileExistsError(
             f"{_place(folder, name)} exists and is no table of topo_dask: move it or choose another output"
         )
@@ -57,19 +59,23 @@ def check_table(folder: str, name: str) -> None:
 
 def write_table(job: Job, folder: str) -> None:
     """Write the table of a job's instances to ``<folder>/<class>.csv``."""
-    import fsspec
-
-    if "://" not in folder:
-        os.makedirs(folder, exist_ok=True)
-    with fsspec.open(_place(folder, job.name), "w", newline="") as file:
-        write_columns(file, instance_columns(job))
+    folder_at(folder).write(f"{job.name}.csv", map(str.encode, _lines(instance_columns(job))))
 
 
 def write_columns(file: TextIO, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns as comma-separated values, names first."""
-    writer = csv.writer(file)
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    for lines in _lines(columns):
+        file.write(lines)
+
+
+def _lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    # Some rows at a time: as Python's numbers they take many times the memory.
+    yield ",".join(columns) + "\r\n"
+    for at in range(0, len(next(iter(columns.values()))), _ROWS):
+        text = io.StringIO(newline="")
+        rows = zip(*(column[at : at + _ROWS].tolist() for column in columns.values()), strict=True)
+        csv.writer(text).writerows(rows)
+        yield text.getvalue()
 
 
 def find_tables(folder: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath
 
 from .chunk_form import check_bytes, check_part, form_of, is_index
+from .persistent import PersistentStore, impatient
 from .retries import TRIES, is_local, persist
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class _CheckedStore(Store):
 
     def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing) -> None:
         super().__init__(read_only=True)
-        self._store: Any = array.store_path.store
+        self._store: Any = impatient(array.store_path.store)  # absence is judged here
         self._local = is_local(self._store)
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
@@ -96,7 +97,7 @@ class _CheckedStore(Store):
     async def _fetch(self, key: str, look: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
             found = await (look() if self._local else persist(look))
-            listed = found is None and not self._local and await self._store.exists(key)
+            listed = found is None and not self._local and await PersistentStore(self._store).exists(key, looks=1)
         except Exception as error:
             raise self.refuse(key, f"can not be read: {type(error).__name__}: {error}") from error
         if listed:

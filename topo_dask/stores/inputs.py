@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
+from .persistent import impatient, persistent
 
 if TYPE_CHECKING:
     import zarr
@@ -69,7 +70,7 @@ def _open_above(store: Any, path: str) -> Any:
     if isinstance(store, LocalStore):
         return zarr.open_group(path, mode="r")
     if isinstance(store, FsspecStore):
-        return zarr.open_group(FsspecStore(store.fs, read_only=True, path=path), mode="r")
+        return zarr.open_group(persistent(FsspecStore(store.fs, read_only=True, path=path)), mode="r")
     return zarr.open_group(store, path=path, mode="r")
 
 
@@ -78,7 +79,7 @@ def _placed(array: "zarr.Array[Any]", name: str) -> Placement | None:
     import zarr
     from zarr.storage import FsspecStore, LocalStore
 
-    store, inner = array.store, ""
+    store, inner = impatient(array.store), ""
     root = str(store.root) if isinstance(store, LocalStore) else store.path if isinstance(store, FsspecStore) else ""
     group = "/".join(part for part in (root.rstrip("/"), array.path) if part)
     for _ in range(_PARENTS):

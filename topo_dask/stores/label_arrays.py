@@ -9,6 +9,7 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .outputs import MARK, OutputSpec, Target, existing_group
+from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
 
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
@@ -46,7 +47,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
     if target.is_array:
         if not resume:
             _clear(target.node, spec)
-        return [target.node]
+        return [persistent_array(target.node)]
     group, place = _open_group(target, spec), spec.place(name)
     if resume:
         _sweep(target, place)
@@ -96,11 +97,12 @@ def _open_group(target: Target, spec: OutputSpec) -> Any:
 
     if target.node is not None:
         return existing_group(target)
+    assert target.url is not None
     if existing_group(target) is not None:
         # Without a format: asked for one, zarr would put it beside an existing group of the other.
-        return zarr.open_group(target.url, mode="r+", use_consolidated=False)
+        return zarr.open_group(store_at(target.url), mode="r+", use_consolidated=False)
     zarr_format: Any = 3 if spec.pyramid is None else spec.pyramid.zarr_format
-    return zarr.open_group(target.url, mode="w-", zarr_format=zarr_format)
+    return zarr.open_group(store_at(target.url), mode="w-", zarr_format=zarr_format)
 
 
 def _create(group: Any, path: str, shape: Triple, chunks: Triple, mark: dict[str, Any]) -> Any:
@@ -130,3 +132,5 @@ def _clear(array: Any, spec: OutputSpec) -> None:
     if array.nchunks_initialized:
         for at in range(0, spec.shape[0], spec.block_shape[0]):
             array[at : at + spec.block_shape[0]] = 0
+            if array[at : at + spec.block_shape[0]].any():  # an object store may deny what it should remove
+                raise OSError(f"output {array.store_path} can not be emptied: plane {at} and those behind hold labels")

@@ -10,6 +10,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from .checked import CheckedArray, stored_shape
+from .persistent import impatient
 from .retries import is_local, persist
 
 
@@ -55,7 +56,7 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
 
 def _names(array: "zarr.Array[Any]") -> "list[str] | None":
     """Keys under an array, relative to it; None when the store can not list."""
-    store: Any = array.store_path.store
+    store: Any = impatient(array.store_path.store)
     path = array.store_path.path
     if type(store) is LocalStore:
         return _files(os.path.join(store.root, path), array.ndim + 1)

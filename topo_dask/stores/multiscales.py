@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .persistent import store_at
+
 if TYPE_CHECKING:
     import zarr
 
@@ -183,7 +185,7 @@ def open_node(where: str) -> Any:
     import zarr
 
     try:
-        return zarr.open(where, mode="r")
+        return zarr.open(store_at(where), mode="r")
     except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
         raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group") from error
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .multiscales import VERSIONS, Multiscale, read_multiscales
+from .persistent import persistent, store_at
 from .pyramids import LABELS, Pyramid
 
 MARK = "topo_dask"
@@ -209,7 +210,7 @@ def existing_group(target: Target) -> Any:
 
     if target.node is not None:
         mode: Any = "r" if target.node.read_only else "r+"
-        return zarr.open_group(target.node.store, path=target.node.path, mode=mode, use_consolidated=False)
+        return zarr.open_group(persistent(target.node.store), path=target.node.path, mode=mode, use_consolidated=False)
     assert target.url is not None
     local = "://" not in target.url
     if local and not os.path.lexists(target.url):
@@ -217,7 +218,7 @@ def existing_group(target: Target) -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        return zarr.open_group(target.url, mode="r", use_consolidated=False)
+        return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False)
     except FileNotFoundError:
         if local and os.listdir(target.url):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None

@@ -10,9 +10,12 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 T = TypeVar("T")
 
 TRIES = 5
-"""Looks at an object of a store that is not local, before it counts as absent or out of reach."""
+"""Looks at an object of a store that is not local, before it counts as absent."""
 
-PAUSE_ABSENT, PAUSE_ERROR = 0.05, 0.2
+FAILURES = 8
+"""Failures in a row after which a request is given up: half a minute of them."""
+
+PAUSE_ABSENT, PAUSE_ERROR = 0.02, 0.2
 """Seconds before the second look; doubled before each further one, with a jitter of half to one and a half."""
 
 
@@ -32,23 +35,30 @@ def _is_transient(error: BaseException) -> bool:
     return not isinstance(error, PermissionError | TypeError | ValueError | LookupError | AttributeError | MemoryError)
 
 
-async def persist(look: Callable[[], Awaitable[T | None]]) -> T | None:
-    """What a remote store answers, asked again after an error or a None; the last error when there is no answer."""
-    error: Exception | None = None
-    for attempt in range(TRIES):
-        if attempt:
-            pause = PAUSE_ERROR if error else PAUSE_ABSENT
-            await asyncio.sleep(pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-        error = None
+async def persist(look: Callable[[], Awaitable[T | None]], looks: int = TRIES) -> T | None:
+    """What a remote store answers; None after so many denials, the error after `FAILURES` in a row."""
+    denied = failed = 0
+    while True:
         try:
             found = await look()
-        except Exception as raised:
-            if not _is_transient(raised):
+        except Exception as error:
+            failed += 1
+            if failed == FAILURES or not _is_transient(error):
                 raise
-            error = raised
+            pause = PAUSE_ERROR * 2 ** (failed - 1)
         else:
-            if found is not None:
+            denied, failed = denied + 1, 0
+            if found is not None or denied == looks:
                 return found
-    if error:
-        raise error
-    return None
+            pause = PAUSE_ABSENT * 2 ** (denied - 1)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+
+
+async def insist(act: Callable[[], Awaitable[Any]]) -> None:
+    """Have a remote store do what can be done twice; the last error when it does not."""
+
+    async def done() -> bool:
+        await act()
+        return True
+
+    await persist(done)

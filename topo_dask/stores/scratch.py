@@ -5,30 +5,26 @@ written once, whole, and under its final name only when it is complete: that it 
 """
 
 import json
-import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .folders import Folder, folder_at
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _MAGIC = b"topodask"
 
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
+_BLOCK = re.compile(r"\d+\.\d+\.\d+")
 
 _HEAD = 1 << 16
 """Bytes that the head of a bundle may take."""
-
-LOOKS = 4
-"""Times that a store which is not local is asked for a bundle before it counts as absent."""
 
 LOCK = "lock"
 """Kind of the bundles that say which process works here; it does not count as content."""
@@ -136,6 +132,11 @@ def unpack(data: bytes, name: str) -> Arrays:
     return arrays
 
 
+def _is_bundle(name: str, head: Callable[[int], bytes]) -> bool:
+    # Most bundles are told by their name: that of a block.
+    return _BLOCK.fullmatch(name) is not None or head(len(_MAGIC)) == _MAGIC
+
+
 @dataclass(frozen=True)
 class FileScratch:
     """Scratch in a directory or under a store URL that every worker can reach.
@@ -151,57 +152,30 @@ class FileScratch:
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def _open(self) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        fs, root = url_to_fs(self.url, **self.storage_options)
-        return fs, root
-
     @property
-    def _is_local(self) -> bool:
-        return "://" not in self.url
+    def _folder(self) -> Folder:
+        return folder_at(self.url, self.storage_options)
 
     def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
         """File a bundle, replacing one of the same name."""
-        data = pack(arrays)
-        if not self._is_local:
-            fs, root = self._open()
-            fs.pipe_file(f"{root}/{kind}/{key}", data)
-            return
-        folder = os.path.join(self.url, kind)
-        os.makedirs(folder, exist_ok=True)
-        # A reader never sees half a bundle: it gets its name only when it is whole.
-        partial = os.path.join(folder, f".{key}.{uuid4().hex}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-            os.replace(partial, os.path.join(folder, key))
-        except BaseException:
-            with suppress(OSError):
-                os.remove(partial)
-            raise
+        self._folder.write(f"{kind}/{key}", [pack(arrays)])
 
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
         name = f"{self.url}/{kind}/{key}"
         try:
-            if self._is_local:
-                with open(os.path.join(self.url, kind, key), "rb") as file:
-                    data = file.read()
-            else:
-                data = self._fetch(kind, key)
+            data = self._folder.read(f"{kind}/{key}")
         except FileNotFoundError:
             raise KeyError(name) from None
         return unpack(data, name)
 
     def lengths(self, kind: str, key: str) -> dict[str, int]:
         """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""
-        fs, root = self._open()
-        name = f"{root}/{kind}/{key}"
+        name = f"{self.url}/{kind}/{key}"
         try:
-            with fs.open(name, "rb", block_size=_HEAD, cache_type="readahead") as file:
-                magic, (length,) = file.read(12)[:8], struct.unpack("<Q", file.read(8))
-                entries = json.loads(file.read(length)) if magic == _MAGIC and length < _HEAD else None
+            head = self._folder.read(f"{kind}/{key}", _HEAD)
+            (length,) = struct.unpack_from("<Q", head, 12)
+            entries = json.loads(head[20 : 20 + length]) if head.startswith(_MAGIC) else None
         except FileNotFoundError:
             raise KeyError(name) from None
         except (struct.error, ValueError):
@@ -210,40 +184,17 @@ class FileScratch:
             raise _damaged(name)
         return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
 
-    def _fetch(self, kind: str, key: str) -> bytes:
-        # Object stores now and then deny what they hold, and a bundle taken for absent would change labels.
-        fs, root = self._open()
-        for _ in range(LOOKS - 1):
-            with suppress(FileNotFoundError):
-                return bytes(fs.cat_file(f"{root}/{kind}/{key}"))
-        return bytes(fs.cat_file(f"{root}/{kind}/{key}"))
-
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind, from one listing."""
-        names = self._list(kind)
-        found = (str(name).rsplit("/", 1)[-1] for name in names)
-        return {name for name in found if not name.startswith(".")}
-
-    def _list(self, kind: str) -> list[Any]:
-        # An empty listing means that there is nothing to do: a store that is not local is asked again.
-        fs, root = self._open()
-        for _ in range(1 if self._is_local else LOOKS):
-            with suppress(FileNotFoundError):
-                if names := fs.ls(f"{root}/{kind}", detail=False, refresh=True):
-                    return list(names)
-        return []
+        return {name for name in self._folder.names(kind) if not name.startswith(".")}
 
     def discard(self, kind: str) -> None:
-        """Remove all bundles of a kind."""
-        fs, root = self._open()
-        if fs.exists(f"{root}/{kind}"):
-            fs.rm(f"{root}/{kind}", recursive=True)
+        """Remove all bundles of a kind, and of the compartment of that name; what is no bundle stays."""
+        self._folder.remove_all(kind, _is_bundle)
 
     def remove(self, kind: str, key: str) -> None:
         """Remove one bundle, if it is there."""
-        fs, root = self._open()
-        with suppress(FileNotFoundError):
-            fs.rm_file(f"{root}/{kind}/{key}")
+        self._folder.remove(f"{kind}/{key}")
 
     def within(self, name: str) -> "FileScratch":
         """A compartment of its own."""
@@ -251,30 +202,16 @@ class FileScratch:
 
     def is_empty(self) -> bool:
         """Whether no file is under the URL, locks and halves of bundles apart."""
-        if self._is_local:
-            lock = os.path.join(self.url, LOCK)
-            walk = (names for folder, _, names in os.walk(self.url) if folder != lock)
-            return all(_PARTIAL.fullmatch(name) for names in walk for name in names)
-        fs, root = self._open()
-        if not fs.exists(root):
-            return True
-        names = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root, detail=False, refresh=True))
-        return all(name == LOCK for name in names)
+        return self._folder.is_empty(but=LOCK)
 
     def prune(self) -> None:
         """Remove the folder if it is empty: a store that is not local has no folders."""
-        if self._is_local:
-            for folder in (os.path.join(self.url, LOCK), self.url):
-                with suppress(OSError):
-                    os.rmdir(folder)
+        self._folder.prune(LOCK)
+        self._folder.prune()
 
     def sweep(self) -> None:
         """Remove the halves of bundles that killed processes left behind."""
-        if self._is_local:
-            for folder, _, names in os.walk(self.url):
-                for name in filter(_PARTIAL.fullmatch, names):
-                    with suppress(FileNotFoundError):
-                        os.remove(os.path.join(folder, name))
+        self._folder.sweep()
 
 
 def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:

@@ -1,0 +1,205 @@
+"""Files in a directory or under a store URL: written whole, read, listed, removed."""
+
+import os
+import re
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol, TypeVar
+from uuid import uuid4
+
+T = TypeVar("T")
+
+Ours = Callable[[str, Callable[[int], bytes]], bool]
+"""Whether a file is one of ours, by its name and its first bytes."""
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
+
+
+class Folder(Protocol):
+    """Files by name; a name may have slashes in it."""
+
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        """Write a file, part by part: nobody ever sees half of it."""
+
+    def read(self, name: str, length: int | None = None) -> bytes:
+        """The first bytes of a file, or all; FileNotFoundError when there is none."""
+
+    def names(self, name: str = "") -> list[str]:
+        """Names right below a folder, halves of files left out; none when there is no folder."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def remove_all(self, name: str, ours: Ours) -> None:
+        """Remove the files below a folder that are ours, and folders that are empty then."""
+
+    def is_empty(self, but: str) -> bool:
+        """Whether there is no file, those in the folder `but` and halves of files left out."""
+
+    def prune(self, name: str = "") -> None:
+        """Remove a folder if it is empty."""
+
+    def sweep(self) -> None:
+        """Remove the halves of files that killed processes left behind."""
+
+
+@contextmanager
+def written_whole(path: str) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name only when it is whole."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid4().hex}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file is the half of one that `written_whole` was writing."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """Files in a directory."""
+
+    root: str
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        """Write a file."""
+        with written_whole(self._path(name)) as file:
+            file.writelines(parts)
+
+    def read(self, name: str, length: int | None = None) -> bytes:
+        """The first bytes of a file, or all."""
+        with open(self._path(name), "rb") as file:
+            return file.read() if length is None else file.read(length)
+
+    def names(self, name: str = "") -> list[str]:
+        """Names right below a folder."""
+        with suppress(FileNotFoundError):
+            return [found for found in os.listdir(self._path(name)) if not is_partial(found)]
+        return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with suppress(FileNotFoundError):
+            os.remove(self._path(name))
+
+    def remove_all(self, name: str, ours: Ours) -> None:
+        """Remove the files below a folder that are ours, and folders that are empty then."""
+        for folder, _, files in os.walk(self._path(name), topdown=False):
+            for file in files:
+                path = os.path.relpath(os.path.join(folder, file), self.root)
+                if is_partial(file) or ours(file, lambda n, path=path: self.read(path, n)):  # type: ignore[misc]
+                    self.remove(path)
+            with suppress(OSError):
+                os.rmdir(folder)
+
+    def is_empty(self, but: str) -> bool:
+        """Whether there is no file."""
+        walk = (names for folder, _, names in os.walk(self.root) if folder != self._path(but))
+        return all(is_partial(name) for names in walk for name in names)
+
+    def prune(self, name: str = "") -> None:
+        """Remove a folder if it is empty."""
+        with suppress(OSError):
+            os.rmdir(self._path(name))
+
+    def sweep(self) -> None:
+        """Remove the halves of files."""
+        for folder, _, names in os.walk(self.root):
+            for name in filter(is_partial, names):
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, name))
+
+
+class RemoteFolder:
+    """Files under the URL of an object store, which is asked again (see `PersistentStore`).
+
+    Parameters
+    ----------
+    url : str
+        fsspec URL.
+    storage_options : dict, optional
+        Options of the file system.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        from zarr.storage import FsspecStore
+
+        from .persistent import PersistentStore
+
+        self._url = url
+        self._store = PersistentStore(FsspecStore.from_url(url, storage_options=dict(storage_options or {})))
+
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        """Write a file."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        self._do(self._store.set(name, default_buffer_prototype().buffer.from_bytes(b"".join(parts))))
+
+    def read(self, name: str, length: int | None = None) -> bytes:
+        """The first bytes of a file, or all."""
+        from zarr.abc.store import RangeByteRequest
+        from zarr.core.buffer import default_buffer_prototype
+
+        part = None if length is None else RangeByteRequest(0, length)
+        found = self._do(self._store.get(name, default_buffer_prototype(), part))
+        if found is None:
+            raise FileNotFoundError(f"{self._url}/{name}")
+        return found.to_bytes()
+
+    def names(self, name: str = "") -> list[str]:
+        """Names right below a folder."""
+
+        async def listed() -> list[str]:
+            return [found.strip("/") async for found in self._store.list_dir(name)]
+
+        return [found for found in self._do(listed()) if found]
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._do(self._store.remove(name))
+
+    def remove_all(self, name: str, ours: Ours) -> None:
+        """Remove the files below a folder that are ours."""
+
+        async def listed() -> list[str]:
+            return [key async for key in self._store.list_prefix(f"{name}/")]
+
+        keys = self._do(listed())
+        mine = [key for key in keys if ours(key.rsplit("/", 1)[-1], lambda n, key=key: self.read(key, n))]  # type: ignore[misc]
+        if len(mine) == len(keys):
+            self._do(self._store.delete_dir(name))
+        for key in mine if len(mine) < len(keys) else ():
+            self.remove(key)
+
+    def is_empty(self, but: str) -> bool:
+        """Whether there is no file."""
+        return set(self.names()) <= {but}
+
+    def prune(self, name: str = "") -> None:
+        """Nothing: there are no folders to remove."""
+
+    def sweep(self) -> None:
+        """Nothing: there are no halves of files."""
+
+    @staticmethod
+    def _do(work: "Coroutine[Any, Any, T]") -> T:
+        from zarr.core.sync import sync
+
+        return sync(work)
+
+
+def folder_at(url: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
+    """The files at a path or URL."""
+    return RemoteFolder(url, storage_options) if "://" in url else LocalFolder(url)

@@ -1,0 +1,154 @@
+"""Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, StorePath, WrapperStore
+
+from .retries import TRIES, insist, is_local, persist
+
+_LOOKS = 3
+"""Looks at an object before it is asked for in another way."""
+
+
+class PersistentStore(WrapperStore[Store]):
+    """Store whose absences are confirmed, and whose requests are made again when they fail.
+
+    A write or removal that was answered with an error may have happened all the same. Both can be repeated: only one
+    task writes an object.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Store that is not local.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Bytes of an object, or None where it is absent by all looks and by another kind of request."""
+        with self._named(key):
+            for looks in (_LOOKS, TRIES):
+                found = await persist(lambda: self._store.get(key, prototype, byte_range), looks)
+                if found is not None or not await self.exists(key, looks=1):
+                    return found
+            raise OSError(f"exists, but was not found {_LOOKS + TRIES} times")
+
+    async def exists(self, key: str, looks: int = TRIES) -> bool:
+        """Whether any look finds an object."""
+
+        async def look() -> bool | None:
+            self._forget()
+            return await self._store.exists(key) or None
+
+        with self._named(key):
+            return bool(await persist(look, looks))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Store an object."""
+        with self._named(key):
+            await insist(lambda: self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Store an object unless it is there."""
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object. Whether it is gone is not looked at: most chunks that zarr removes were never there."""
+        with self._named(key):
+            await insist(lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove all objects with a prefix; OSError when they can not be removed."""
+
+        async def gone() -> bool | None:
+            # An object store answers 404 where it should remove, and zarr takes that for done.
+            await self._store.delete_dir(prefix)
+            return not [key async for key in self.list_prefix(prefix)] or None
+
+        if not await persist(gone):
+            raise OSError(f"{self}/{prefix} can not be removed")
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether no look finds an object with a prefix."""
+        return await Store.is_empty(self, prefix)
+
+    async def _names(self, names: Callable[[], AsyncIterator[str]]) -> list[str]:
+        async def look() -> list[str] | None:
+            self._forget()
+            return [name async for name in names()] or None
+
+        return await persist(look) or []
+
+    async def list(self) -> AsyncIterator[str]:
+        """Keys of all objects."""
+        for key in await self._names(self._store.list):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Keys with a prefix."""
+        for key in await self._names(lambda: self._store.list_prefix(prefix)):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names right below a prefix."""
+        for name in await self._names(lambda: self._store.list_dir(prefix)):
+            yield name
+
+    async def remove(self, key: str) -> None:
+        """Remove an object, and confirm that it is gone; OSError when it is not."""
+
+        async def gone() -> bool | None:
+            await self._store.delete(key)
+            return not await self.exists(key) or None
+
+        if not await persist(gone):
+            raise OSError(f"{self}/{key} can not be removed")
+
+    @contextmanager
+    def _named(self, key: str) -> Iterator[None]:
+        # What a file system raises says what happened, not to what.
+        try:
+            yield
+        except OSError as error:
+            error.add_note(f"at {getattr(self._store, 'path', self)}/{key}")
+            raise
+
+    def _forget(self) -> None:
+        # File systems remember listings, and others write meanwhile.
+        if isinstance(self._store, FsspecStore):
+            self._store.fs.invalidate_cache()
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    def __repr__(self) -> str:
+        return f"PersistentStore({self._store!r})"
+
+
+def persistent(store: Any) -> Any:
+    """A store that is asked again, where it is not local."""
+    return store if is_local(store) or isinstance(store, PersistentStore) else PersistentStore(store)
+
+
+def impatient(store: Any) -> Any:
+    """The store that a `PersistentStore` asks; any other as it is."""
+    return store._store if isinstance(store, PersistentStore) else store
+
+
+def store_at(where: str) -> Any:
+    """What zarr opens for a path or URL: the path, or a store that is asked again."""
+    scheme, found, _ = where.partition("://")
+    return PersistentStore(FsspecStore.from_url(where)) if found and scheme not in ("file", "memory") else where
+
+
+def persistent_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
+    """The same array in a store that is asked again, where its own is not local."""
+    store = persistent(array.store_path.store)
+    if store is array.store_path.store:
+        return array
+    inner = array.async_array
+    return zarr.Array(zarr.AsyncArray(inner.metadata, StorePath(store, array.store_path.path), inner.config))
