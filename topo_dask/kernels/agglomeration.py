@@ -19,7 +19,7 @@ left, then the next group does.
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .contact_queue import Queue, enqueue, make_queue, take
 from .contact_tables import check_table
 from .group_graph import Graph, make_graph, resolve, score, unite
@@ -114,9 +114,7 @@ def agglomerate_contacts(
         wanted = int(_run(graph, queue, left, float(threshold), Room.of(wanted)))
     if wanted < 0:
         raise OverflowError("contact score: the sum or face count of a united contact exceeds 2**53")
-    roots = np.empty(n_nodes, np.int64)
-    resolve(graph, roots)
-    return roots
+    return resolve(graph)
 
 
 @kernel
@@ -146,7 +144,7 @@ def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, 
             return -1
 
 
-@kernel
+@part
 def _unite_tied(graph: Graph, queue: Queue, count: int, left: NDArray[np.bool_], threshold: float, room: Room) -> bool:
     """Unite what the first edges of the list tie, which all score the same. False as in `unite`."""
     tied = queue.order

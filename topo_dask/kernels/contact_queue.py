@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import part
 from .contact_tables import scores_of
 from .group_graph import Graph, score
 
@@ -29,7 +29,7 @@ def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: flo
     return Queue(order, *heap, np.zeros(3, np.int64))
 
 
-@kernel
+@part
 def enqueue(graph: Graph, queue: Queue, edge: int, threshold: float) -> None:
     """Let an edge wait under the score it has now, if that is above the threshold."""
     now = score(graph, edge)
@@ -39,7 +39,7 @@ def enqueue(graph: Graph, queue: Queue, edge: int, threshold: float) -> None:
         queue.state[1] += 1
 
 
-@kernel
+@part
 def take(graph: Graph, queue: Queue, threshold: float, least: float) -> int:
     """Remove and return an edge of the highest score, -1 when that is below `least` or none is left.
 
@@ -67,7 +67,7 @@ def take(graph: Graph, queue: Queue, threshold: float, least: float) -> int:
             enqueue(graph, queue, edge, threshold)
 
 
-@kernel
+@part
 def push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: float, item: int) -> None:
     """Add an item to a binary heap of `size` entries, the highest key on top."""
     child = size
@@ -77,7 +77,7 @@ def push(keys: NDArray[np.float64], items: NDArray[np.int32], size: int, key: fl
     keys[child], items[child] = key, item
 
 
-@kernel
+@part
 def pop(keys: NDArray[np.float64], items: NDArray[np.int32], size: int) -> int:
     """Remove and return the top item of a binary heap of `size` entries."""
     top = np.int64(items[0])

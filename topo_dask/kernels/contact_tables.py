@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
 from .fixed_point import EXACT, SCALE, check_exact
 
 Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -208,13 +207,8 @@ def _add_runs(values: NDArray[np.int64], starts: NDArray[np.int64], what: str) -
     return np.asarray(totals, dtype=np.int64)
 
 
-@kernel
 def _first_bad_row(pairs: NDArray[np.int64], n_nodes: int) -> int:
-    last_low, last_high = -1, -1
-    for row in range(len(pairs)):
-        low, high = pairs[row, 0], pairs[row, 1]
-        ascending = low > last_low or (low == last_low and high > last_high)
-        if not (ascending and 0 <= low < high < n_nodes):
-            return row
-        last_low, last_high = low, high
-    return -1
+    low, high = pairs[:, 0], pairs[:, 1]
+    good = (low >= 0) & (low < high) & (high < n_nodes)
+    good[1:] &= (low[1:] > low[:-1]) | ((low[1:] == low[:-1]) & (high[1:] > high[:-1]))
+    return -1 if good.all() else int(np.argmin(good))

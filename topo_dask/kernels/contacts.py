@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
 from .linking import connected
 
@@ -31,7 +31,7 @@ Floats = NDArray[np.floating]
 Start = tuple[int, int, int]
 
 
-@kernel
+@part
 def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
     """Return the slot of a pair, or the free one where it belongs (open addressing, linear probing)."""
     mixed = np.uint64(low) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(high) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -46,7 +46,7 @@ def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
     return slot
 
 
-@kernel
+@part
 def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int:
     """Write ``3 * x + axis`` of every face between two numbers whose lower voxel is in row (z, y)."""
     row = numbers[z, y]
@@ -70,22 +70,20 @@ def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int
     return n
 
 
-@kernel
-def _score(flow: Floats, z: int, y: int, x: int, axis: int, facing: bool) -> float:
-    """Score the face between voxel (z, y, x) and the next one along an axis, in float64."""
-    z1, y1, x1 = z + (axis == 0), y + (axis == 1), x + (axis == 2)
+@part
+def _score(flow: Floats, at: Start, beyond: Start, axis: int, facing: bool) -> float:
+    """Score the face between a voxel and the next one along an axis, in float64."""
+    z, y, x = at
+    z1, y1, x1 = beyond
     fz, gz = np.float64(flow[0, z, y, x]), np.float64(flow[0, z1, y1, x1])
     fy, gy = np.float64(flow[1, z, y, x]), np.float64(flow[1, z1, y1, x1])
     fx, gx = np.float64(flow[2, z, y, x]), np.float64(flow[2, z1, y1, x1])
     dot = (fz * gz + fy * gy) + fx * gx
-    if not facing:
-        return dot
-    if axis == 0:
-        return dot + (fz - gz)
-    return dot + (fy - gy) if axis == 1 else dot + (fx - gx)
+    step = fx - gx if axis == 2 else (fy - gy if axis == 1 else fz - gz)
+    return dot + step if facing else dot
 
 
-@kernel
+@part
 def _add_faces(
     numbers: Ints,
     flow: Floats,
@@ -105,11 +103,11 @@ def _add_faces(
     row, last_low, last_high = np.int64(0), np.int64(0), np.int64(0)
     for i in range(found):
         x, axis = faces[i] // 3, faces[i] % 3
-        units = np.rint(_score(flow, z, y, x, axis, facing) * SCALE)
+        z1, y1, x1 = z + (axis == 0), y + (axis == 1), x + (axis == 2)
+        units = np.rint(_score(flow, (z, y, x), (z1, y1, x1), axis, facing) * SCALE)
         if not abs(units) <= EXACT:
             return int(faces[i])
-        one = np.int64(numbers[z, y, x])
-        other = np.int64(numbers[z + (axis == 0), y + (axis == 1), x + (axis == 2)])
+        one, other = np.int64(numbers[z, y, x]), np.int64(numbers[z1, y1, x1])
         low, high = (one, other) if one < other else (other, one)
         if low != last_low or high != last_high:
             slot = _slot_of(low, high, rows, slots)

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .contacts import readable_flow
 from .fixed_point import EXACT, FRACTION_BITS, SCALE
 
@@ -23,7 +23,7 @@ Float64s = NDArray[np.float64]
 Start = tuple[int, int, int]
 
 
-@kernel
+@part
 def _gather_row(
     row: Ints,
     flow: Floats,
@@ -55,7 +55,7 @@ def _gather_row(
     return n
 
 
-@kernel
+@part
 def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
     """Write the squared errors of the first ``n`` columns in units of 2**-24: a plain loop, hence SIMD."""
     dz, dy, dx = vectors[0], vectors[1], vectors[2]
@@ -67,7 +67,7 @@ def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
         units[i] = np.rint(((ez * ez + ey * ey) + ex * ex) * SCALE)
 
 
-@kernel
+@part
 def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) -> int:
     """Add the errors of the ``n`` voxels found to ``sums``; return x where that leaves the range, or -1.
 

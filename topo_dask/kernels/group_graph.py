@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .fixed_point import EXACT, SCALE
 
 _UNIT = 1.0 / SCALE
@@ -62,21 +62,21 @@ def _fill_graph(graph: Graph, pairs: NDArray[np.int64], sums: NDArray[np.int64],
         graph.slots[_locate(graph, tag, a, b)] = tag << 32 | edge
 
 
-@kernel
+@part
 def score(graph: Graph, edge: int) -> float:
     """Mean score of a face of an edge."""
     record = graph.edges[edge]
     return np.float64(record.total) * _UNIT / np.float64(record.faces)
 
 
-@kernel
+@part
 def contact_of(graph: Graph, a: int, b: int) -> int:
     """Edge between two roots, -1 when they do not touch."""
     slot = graph.slots[_locate(graph, _tag(a, b), a, b)]
     return slot & _EDGE_BITS if slot >= 0 else -1
 
 
-@kernel
+@part
 def find(parent: NDArray[np.int32], node: int) -> int:
     """Root of the group of a node."""
     while parent[node] != node:
@@ -85,14 +85,15 @@ def find(parent: NDArray[np.int32], node: int) -> int:
     return node
 
 
-@kernel
-def resolve(graph: Graph, roots: NDArray[np.int64]) -> None:
-    """Write the lowest node of the group of every node to `roots`."""
-    for node in range(len(roots)):
-        roots[node] = graph.lowest[find(graph.parent, node)]
+def resolve(graph: Graph) -> NDArray[np.int64]:
+    """Lowest node of the group of every node."""
+    parent = graph.parent
+    while not np.array_equal(above := parent[parent], parent):  # halves the way to the root
+        parent = above
+    return graph.lowest[parent].astype(np.int64)
 
 
-@kernel
+@part
 def unite(graph: Graph, a: int, b: int) -> bool:
     """Unite two roots; the shorter list of contacts moves. False when a sum or a face count passes 2**53."""
     if graph.length[a] > graph.length[b]:
@@ -117,7 +118,7 @@ def unite(graph: Graph, a: int, b: int) -> bool:
     return exact
 
 
-@kernel
+@part
 def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
     """Make a moved half-edge a contact of (root, other), or add it to the one there. False as in `unite`."""
     edge = half >> 1
@@ -143,7 +144,7 @@ def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
     return bool(-_EXACT <= record.total <= _EXACT and record.faces <= _EXACT)
 
 
-@kernel
+@part
 def _tag(a: int, b: int) -> int:
     """Hash of an unordered pair, 31 bits (two multiply-and-shift rounds)."""
     low, high = (a, b) if a < b else (b, a)
@@ -153,7 +154,7 @@ def _tag(a: int, b: int) -> int:
     return int(np.int64(mixed >> np.uint64(33)))
 
 
-@kernel
+@part
 def _locate(graph: Graph, tag: int, a: int, b: int) -> int:
     """Position of the slot of the pair (a, b), or of the free slot where it belongs."""
     mask = len(graph.slots) - 1
@@ -169,7 +170,7 @@ def _locate(graph: Graph, tag: int, a: int, b: int) -> int:
         position = (position + 1) & mask
 
 
-@kernel
+@part
 def _drop_slot(graph: Graph, tag: int, edge: int) -> None:
     """Free the slot of an edge and move later ones up, so that no search meets a gap."""
     mask = len(graph.slots) - 1

@@ -7,10 +7,10 @@ member, whatever the order of the unions.
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 
 
-@kernel
+@part
 def find_root(parents, i):  # type: ignore[no-untyped-def]
     """Root of `i`, halving the path on the way."""
     while parents[i] != i:
@@ -19,7 +19,7 @@ def find_root(parents, i):  # type: ignore[no-untyped-def]
     return i
 
 
-@kernel
+@part
 def unite(parents, i, j):  # type: ignore[no-untyped-def]
     """Unite the sets of `i` and `j` under the lower root."""
     a, b = find_root(parents, i), find_root(parents, j)
@@ -29,7 +29,7 @@ def unite(parents, i, j):  # type: ignore[no-untyped-def]
         parents[a] = b
 
 
-@kernel
+@part
 def flatten_roots(parents):  # type: ignore[no-untyped-def]
     """Point every member straight at its root, in place."""
     for i in range(len(parents)):

@@ -9,7 +9,7 @@ these, the lowest label: a lower envelope of the parabolas decides ties by itsel
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 
 KEY_LIMIT = 1 << 62
 """Bound of a key; the sums and differences formed on the way then fit int64."""
@@ -25,25 +25,7 @@ Int64s = NDArray[np.int64]
 Box = tuple[int, int, int]
 
 
-@kernel
-def _changing_labels(seeds: Ints, out: Int64s) -> int:
-    """Count the labels in raster order, without immediate repeats, and write those `out` has room for."""
-    n = 0
-    last = np.int64(0)
-    for z in range(seeds.shape[0]):
-        for y in range(seeds.shape[1]):
-            row = seeds[z, y]
-            for x in range(row.size):
-                label = np.int64(row[x])
-                if label != 0 and label != last:
-                    if n < out.size:
-                        out[n] = label
-                    n += 1
-                    last = label
-    return n
-
-
-@kernel
+@part
 def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64s, begins: Int64s) -> int:
     """Find the parabolas that are lowest somewhere in ``first <= x < stop``; x counts from the line's start.
 
@@ -77,7 +59,7 @@ def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64
     return n
 
 
-@kernel
+@part
 def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: Int64s, n: int, out: Int64s) -> None:
     """Write the lower envelope at ``x = first, first + 1, ...`` to ``out``."""
     if n == 0:
@@ -92,7 +74,7 @@ def _read_envelope(line: Int64s, bits: int, first: int, sites: Int64s, begins: I
             out[x - first] = key + ((x - site) * (x - site) << bits)
 
 
-@kernel
+@part
 def _sweep_line(keys: Int64s, bits: int, first: int, envelope: Int64s, out: Int64s) -> None:
     """Transform a line of keys; sample x of ``out`` lies at coordinate ``first + x`` of ``keys``."""
     sites, begins = envelope[0], envelope[1]
@@ -100,7 +82,7 @@ def _sweep_line(keys: Int64s, bits: int, first: int, envelope: Int64s, out: Int6
     _read_envelope(keys, bits, first, sites, begins, n, out)
 
 
-@kernel
+@part
 def _rank(labels: Int64s, label: int) -> int:
     """Place of a label in ascending ones (np.searchsorted compiles six times as long)."""
     low, high = 0, labels.size
@@ -166,23 +148,10 @@ def _swept(keys: Int64s, bits: int, first: int, m: int) -> Int64s:
     return out
 
 
-@kernel
-def _split_keys(keys: Int64s, bits: int, labels: Int64s, label_out: Int64s) -> None:
-    """Turn every key into its squared distance, in place, and write the label of its rank."""
-    mask = (np.int64(1) << bits) - 1
-    for i in range(keys.size):
-        if keys[i] == NO_SEED:
-            label_out[i] = 0
-        else:
-            label_out[i] = labels[keys[i] & mask]
-            keys[i] >>= bits
-
-
 def _sorted_labels(seeds: Ints) -> Int64s:
     """Return the distinct labels of the seeds, ascending; all must be positive."""
-    changing = np.empty(_changing_labels(seeds, np.empty(0, np.int64)), np.int64)
-    _changing_labels(seeds, changing)
-    labels = np.unique(changing)
+    found = seeds[seeds != 0]
+    labels = np.unique(found[np.diff(found, prepend=0) != 0]).astype(np.int64)
     if labels.size and labels[0] < 0:
         raise ValueError(f"seeds: label {labels[0]}, expected positive labels; 0 means no seed")
     return labels
@@ -277,9 +246,10 @@ def nearest(
     del rows
     d2 = _swept(planes.reshape(1, a, tb * tc), bits, first[0], ta)
     del planes
-    label = np.empty((ta, tb, tc), np.int64)
-    _split_keys(d2.reshape(-1), bits, labels, label.reshape(-1))
-    return d2.reshape(ta, tb, tc), label
+    label = d2 & ((1 << bits) - 1)
+    np.take(labels, label, out=label, mode="clip")
+    d2 >>= bits
+    return d2.reshape(ta, tb, tc), label.reshape(ta, tb, tc)
 
 
 def nearest_of(seeds: Ints, seeds_start: tuple[int, ...], points: Int64s) -> tuple[Int64s, Int64s]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import part
 from .contact_queue import pop, push
 from .group_graph import Graph, contact_of, find, score, unite
 
@@ -27,7 +27,7 @@ class Room(NamedTuple):
         return cls(ids, neighbours, np.empty(size), items)
 
 
-@kernel
+@part
 def settle(graph: Graph, tied: NDArray[np.int32], count: int, at: float, left: NDArray[np.bool_], room: Room) -> bool:
     """Settle all plateaus of one score: the first `count` of `tied` are all edges that score `at`."""
     _sort_ends(graph, tied, count, room)
@@ -41,7 +41,7 @@ def settle(graph: Graph, tied: NDArray[np.int32], count: int, at: float, left: N
     return exact
 
 
-@kernel
+@part
 def _sort_ends(graph: Graph, tied: NDArray[np.int32], count: int, room: Room) -> None:
     """Write the two groups of every edge to `room`, in the order of their ids."""
     for i in range(count):
@@ -56,7 +56,7 @@ def _sort_ends(graph: Graph, tied: NDArray[np.int32], count: int, room: Room) ->
         room.ids[i], room.neighbours[i] = graph.lowest[low], graph.lowest[high]
 
 
-@kernel
+@part
 def _first_of(ids: NDArray[np.int32], n: int, group: int) -> int:
     """Place of the first entry of a group in ascending ids (np.searchsorted compiles six times as long)."""
     low, high = 0, n
@@ -69,7 +69,7 @@ def _first_of(ids: NDArray[np.int32], n: int, group: int) -> int:
     return low
 
 
-@kernel
+@part
 def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -> None:
     """Leave every node of a plateau that has a node left already."""
     ids, stack, size = room.ids, room.items, 0
@@ -91,7 +91,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
             place += 1
 
 
-@kernel
+@part
 def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
     """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `unite`."""
     size, newest = 0, group

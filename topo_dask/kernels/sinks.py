@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .fixed_point import SCALE, check_exact
 
 
@@ -53,7 +53,8 @@ def _cells(positions, edge, shape, out):  # type: ignore[no-untyped-def]
         number = 0
         for k in range(3):
             cell = np.rint(positions[i, k] / edge)
-            cell = min(max(cell, 0.0), shape[k] - 1.0)
+            cell = cell if cell > 0.0 else 0.0
+            cell = cell if cell < shape[k] - 1.0 else shape[k] - 1.0
             number = number * shape[k] + np.int64(cell)
         out[i] = number
 
@@ -90,7 +91,7 @@ def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64
     return out
 
 
-@kernel
+@part
 def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
     # Multiplicative hashing (Knuth, TAOCP 6.4) with linear probing; a slot holds a number, 0 when free.
     slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(shift))
@@ -101,7 +102,9 @@ def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
 
 @kernel
 def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ignore[no-untyped-def]
-    # Goes on until the table is half full. Returns how far it came and how many keys there are.
+    # From free slots until the table is half full. Returns how far it came and how many keys there are.
+    for i in range(found):
+        slots[_slot(keys, slots, shift, keys[i])] = i + 1
     number = np.uint32(0)
     for i in range(begin, len(values)):
         if i == begin or values[i] != values[i - 1]:
@@ -115,12 +118,6 @@ def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ig
             number = np.uint32(slots[slot])
         numbers[i] = number
     return len(values), found
-
-
-@kernel
-def _fill_slots(keys, found, slots, shift):  # type: ignore[no-untyped-def]
-    for i in range(found):
-        slots[_slot(keys, slots, shift, keys[i])] = i + 1
 
 
 def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -149,7 +146,6 @@ def number_values(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     while at < len(values):
         bits += 1
         keys, slots = np.concatenate((keys, keys)), np.zeros(1 << bits, np.int64)
-        _fill_slots(keys, found, slots, 64 - bits)
         at, found = _number_some(values, numbers, at, keys, slots, 64 - bits, found)
     return keys[:found].copy(), numbers
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .halves import widen
 from .simd import gather, load, store
 
@@ -131,7 +131,7 @@ def start_positions(mask: NDArray[np.bool_], origin: Shape) -> NDArray[np.float6
     return out
 
 
-@kernel
+@part
 def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
     # One loop for the voxel under every particle, then one an axis: the form that becomes SIMD gathers.
     stride_z, stride_y, base = strides
@@ -154,7 +154,7 @@ def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-d
         store(x, i, last_x if v > last_x else v)
 
 
-@kernel
+@part
 def _outside(z, y, x, i, bounds):  # type: ignore[no-untyped-def]
     # True for NaN as well.
     return not (
@@ -167,7 +167,7 @@ def _outside(z, y, x, i, bounds):  # type: ignore[no-untyped-def]
     )
 
 
-@kernel
+@part
 def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
     found = 0
     for i in range(count):
@@ -175,7 +175,7 @@ def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
     return found != 0
 
 
-@kernel
+@part
 def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type: ignore[no-untyped-def]
     # Writes back the particles marked in `gone` and closes the gaps. Returns the number that stay.
     keep = 0
@@ -191,7 +191,7 @@ def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type
     return keep
 
 
-@kernel
+@part
 def _first_nan(z, y, x, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         if np.isnan(z[i]) or np.isnan(y[i]) or np.isnan(x[i]):
@@ -199,7 +199,7 @@ def _first_nan(z, y, x, count):  # type: ignore[no-untyped-def]
     return -1
 
 
-@kernel
+@part
 def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride):  # type: ignore[no-untyped-def]
     found = False
     for i in range(count):
@@ -210,13 +210,13 @@ def _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride):  # typ
     return found
 
 
-@kernel
+@part
 def _copy(z, y, x, old_z, old_y, old_x, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         old_z[i], old_y[i], old_x[i] = z[i], y[i], x[i]
 
 
-@kernel
+@part
 def _fewest(left, count, most):  # type: ignore[no-untyped-def]
     for i in range(count):
         most = min(most, left[i])
