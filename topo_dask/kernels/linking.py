@@ -69,6 +69,13 @@ def connected(pairs: NDArray[np.int64], n_nodes: int) -> NDArray[np.int64]:
 
 
 @kernel
+def _hash(centres, scale, height, width, keys):  # type: ignore[no-untyped-def]
+    for i in range(len(centres)):
+        z, y, x = centres[i, 0] * scale, centres[i, 1] * scale, centres[i, 2] * scale
+        keys[i] = ((np.int64(z) + 1) * height + np.int64(y) + 1) * width + np.int64(x) + 1
+
+
+@kernel
 def _link(keys, order, centres, row_offsets, radius, pointers, parents):  # type: ignore[no-untyped-def]
     # Sinks come sorted by the number of their hash cell. A row of three neighbour cells is one run of that order, and
     # its begin only ever moves forward while the cell at hand does: a pointer a row finds all neighbours.
@@ -123,10 +130,10 @@ def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]
     # One cell of margin on both sides keeps the neighbours of a border cell out of the next row. A radius below one
     # voxel would only make more, emptier cells. The edge is a little longer than the radius, for the rounding below.
     edge = max(radius, 1.0) * (1.0 + 2.0**-20)
-    cells = (centres * (1.0 / edge)).astype(np.int64) + 1
-    height, width = int(cells[:, 1].max()) + 2, int(cells[:, 2].max()) + 2
-    keys = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
-    del cells
+    scale = 1.0 / edge
+    height, width = (int(centres[:, k].max() * scale) + 3 for k in (1, 2))
+    keys = np.empty(len(centres), np.int64)
+    _hash(centres, scale, height, width, keys)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     rows = [dz * height + dy for dz, dy in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))]

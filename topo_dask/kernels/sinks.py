@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from .compiled import kernel, part
 from .fixed_point import SCALE, check_exact
 
+_CENTRES = 1 << 16
+"""Centres computed at a time, which bounds what that takes beside them."""
+
 
 @dataclass(frozen=True)
 class CellGrid:
@@ -195,7 +198,11 @@ def sum_ends(
 
 
 def sink_centres(
-    cells: NDArray[np.int64], counts: NDArray[np.int64], sums: NDArray[np.int64], grid: CellGrid
+    cells: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    sums: NDArray[np.int64],
+    grid: CellGrid,
+    out: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Mean end point of each sink, in volume coordinates.
 
@@ -208,6 +215,8 @@ def sink_centres(
         Combined sink table, see `sum_ends`.
     grid : CellGrid
         Grid of the cells.
+    out : ndarray of float64, shape (S, 3), optional
+        Array to fill; it may be the memory of `sums`.
 
     Returns
     -------
@@ -219,6 +228,9 @@ def sink_centres(
     array([[0. , 0. , 4.5]])
     """
     check_exact(sums, "sum of end positions")
-    total = grid.origins(cells) * counts[:, None] + sums / SCALE
-    centres: NDArray[np.float64] = total / counts[:, None]
+    centres = np.empty(sums.shape) if out is None else out
+    for at in range(0, len(cells), _CENTRES):
+        part = slice(at, at + _CENTRES)
+        total = grid.origins(cells[part]) * counts[part, None] + sums[part] / SCALE
+        centres[part] = total / counts[part, None]
     return centres

@@ -1,6 +1,6 @@
 """The global step that turns the pieces numbered in each block into provisional instances."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..blocks.geometry import Block
 from ..kernels.labels import number_kept, number_roots
 from ..kernels.linking import link_sinks
 from ..kernels.sinks import CellGrid, sink_centres
-from ..stores.scratch import Arrays
+from ..stores.scratch import Scratch
 from .job import Job
 
 Rows = list[tuple[Block, slice]]
@@ -18,7 +18,7 @@ Sinks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Cells, counts [S] and sums [S, 3] of a sink table."""
 
 BATCH_ROWS = 1 << 20
-"""Rows of raw sink tables that are held at least before they are added up."""
+"""Cells of sink tables that are held at least before they are merged."""
 
 
 def gather_rows(job: Job, kind: str, columns: tuple[str, ...]) -> tuple[Rows, list[NDArray[Any]]]:
@@ -42,30 +42,47 @@ def file_luts(job: Job, kind: str, rows: Rows, lut: NDArray[np.int32]) -> None:
         job.scratch.put(kind, block.key, lut=lut[part])
 
 
-def combine_sinks(tables: Iterable[Arrays]) -> Sinks:
+def combine_sinks(scratch: Scratch, keys: Sequence[str]) -> Sinks:
     """Add up the sink tables of blocks: one row a cell, in ascending order.
 
-    They are taken some at a time, so that the raw tables are never held together.
+    They are read twice, one at a time: for the cells, which occur once in each table, and for what adds up in them.
     """
-    combined: Sinks = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64))
-    waiting, n = [combined], 0
-    for table in tables:
-        waiting.append((table["ids"], table["counts"], table["sums"]))
-        n += len(table["ids"])
-        if n >= max(BATCH_ROWS, len(combined[0])):
-            combined = _add_up(waiting)
-            waiting, n = [combined], 0
-    return _add_up(waiting) if len(waiting) > 1 else combined
+    cells = _distinct(scratch.get("track", key)["ids"] for key in keys)
+    counts, sums = np.zeros(len(cells), np.int64), np.zeros((len(cells), 3), np.int64)
+    for key in keys:
+        table = scratch.get("track", key)
+        rows = _places(cells, table["ids"])
+        counts[rows] += table["counts"]
+        sums[rows] += table["sums"]
+    return cells, counts, sums
 
 
-def _add_up(tables: list[Sinks]) -> Sinks:
-    ids, counts, sums = (np.concatenate(column) for column in zip(*tables, strict=True))
+def _distinct(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    # Some parts at a time, so that they are never held together.
+    distinct, waiting, n = np.empty(0, np.int64), list[NDArray[np.int64]](), 0
+    for part in parts:
+        waiting.append(part)
+        n += len(part)
+        if n >= max(BATCH_ROWS, len(distinct) // 2):
+            distinct, n = _merge(distinct, waiting), 0
+    return _merge(distinct, waiting)
+
+
+def _merge(distinct: NDArray[np.int64], waiting: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    merged = np.concatenate((distinct, *waiting))
+    waiting.clear()
+    merged.sort()
+    first = np.ones(len(merged), np.bool_)
+    np.not_equal(merged[1:], merged[:-1], out=first[1:])
+    return merged[first]
+
+
+def _places(cells: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    # Where ids are among the cells; looked up in ascending order, which stays in the cache.
     order = np.argsort(ids)
-    ids = ids[order]
-    starts = np.flatnonzero(np.diff(ids, prepend=-1))
-    if len(starts) == 0:
-        return ids, counts, sums
-    return ids[starts], np.add.reduceat(counts[order], starts), np.add.reduceat(sums[order], starts)
+    places = np.empty(len(ids), np.int64)
+    places[order] = np.searchsorted(cells, ids[order])
+    return places
 
 
 def link(job: Job, min_size: int) -> None:
@@ -73,20 +90,20 @@ def link(job: Job, min_size: int) -> None:
 
     Instances are numbered by their lowest cell.
     """
-    blocks = job.occupied()
-    cells, counts, sums = combine_sinks(job.scratch.get("track", block.key) for block in blocks)
+    keys = [block.key for block in job.occupied()]
+    cells, counts, sums = combine_sinks(job.scratch, keys)
     if len(cells) == 0:
         return
     grid = CellGrid.for_radius(job.grid.shape, job.config.convergence_radius)
-    roots = link_sinks(sink_centres(cells, counts, sums, grid), job.config.convergence_radius)
-    del sums
+    centres = sink_centres(cells, counts, sums, grid, out=sums.view(np.float64))
+    roots = link_sinks(centres, job.config.convergence_radius)
+    del sums, centres
     voxels = np.zeros(len(cells), np.int64)
     np.add.at(voxels, roots, counts)
     lut = number_roots(roots, voxels >= min_size)
     del roots, counts, voxels
-    for block in blocks:
-        ids = job.scratch.get("track", block.key)["ids"]
-        job.scratch.put("link", block.key, lut=lut[np.searchsorted(cells, ids)])
+    for key in keys:
+        job.scratch.put("link", key, lut=lut[_places(cells, job.scratch.get("track", key)["ids"])])
 
 
 def collect(job: Job, min_size: int) -> None:
