@@ -136,7 +136,7 @@ def test_a_class_without_parameters_is_skipped_with_a_warning(stored: Path) -> N
         warnings.simplefilter("default")
         result = invoke("plan", *COMMON, "--config", "run.toml", "--class", "nuc", "--class", "cell")
     assert result.exit_code == 0
-    assert "Warning: class 'cell' is skipped: run.toml has no [classes.cell]" in result.stderr
+    assert "Warning: class 'cell' is skipped: no parameters are given for it" in result.stderr
 
 
 SLIPS = [
@@ -234,7 +234,7 @@ def test_what_is_refused_is_refused_before_a_cluster_is_started(stored: Path, mo
     monkeypatch.setattr("topo_dask.cli.schedulers._local_cluster", start)
     options = ["one", "one_flow", "out", "--scheduler", "cluster", "--class", "nuc", "--resolution-nm", 64]
     for more, message in (
-        (["--class", "mito"], "2 names"),
+        (["--class", "mito"], "has 1, got 2"),
         (["--memory-limit", "1KiB"], "raise --memory-limit"),
         (["--memory-limit", "much"], "--memory-limit must be a size"),
     ):

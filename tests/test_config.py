@@ -45,8 +45,31 @@ def test_every_class_has_valid_parameters(resolution, preset):
     ("asked", "taken"), [(0.1, 8), (11.9, 8), (12, 8), (12.1, 16), (24, 16), (40, 32), (48, 32), (49, 64), (1e9, 64)]
 )
 @pytest.mark.parametrize("preset", ["published", "touching"])
+@pytest.mark.filterwarnings("ignore:resolution_nm .* is far from:UserWarning")
 def test_nearest_resolution_and_ties_to_the_finer(asked, taken, preset):
     assert get_postprocess_config(asked, preset) == get_postprocess_config(taken, preset)
+
+
+@pytest.mark.parametrize("asked", [0.016, 3.9, 129, 16000])
+def test_a_resolution_that_is_far_from_the_table_is_warned_of(asked):
+    with pytest.warns(UserWarning, match=rf"resolution_nm {asked} is far from those with parameters"):
+        get_postprocess_config(asked)
+
+
+def test_a_class_that_is_skipped_is_warned_of():
+    prob, flow = np.ones((2, 1, 2, 3)), np.zeros((6, 1, 2, 3), np.float32)
+    with pytest.warns(UserWarning, match=r"class 'nuk' is skipped.*; did you mean 'nuc'\?"):
+        assert set(topo_dask.run_instance_segmentation(prob, flow, ["nuc", "nuk"], resolution_nm=64)) == {"nuc"}
+    config = {"cells": {"group": 1, "n_steps": 1, "convergence_radius": 3.0, "min_size": 1}}
+    with pytest.warns(UserWarning, match="class 'other' is skipped: no parameters are given for it$"):
+        assert set(topo_dask.run_instance_segmentation(prob, flow, ["other", "cells"], config)) == {"cells"}
+
+
+def test_what_a_published_class_is_not_given_is_warned_of():
+    prob, flow = np.ones((1, 1, 2, 3)), np.zeros((3, 1, 2, 3), np.float32)
+    some = {"mito": {"n_steps": 1, "convergence_radius": 3.0}}
+    with pytest.warns(UserWarning, match=r"gives 'mito' no group, min_size: using group=1, min_size=50; the published"):
+        topo_dask.run_instance_segmentation(prob, flow, ["mito"], some)
 
 
 def test_a_table_may_be_changed_without_changing_the_next():

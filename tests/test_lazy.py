@@ -121,9 +121,7 @@ def test_building_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.lazy.run", deny)
     topo_dask.postprocess_single(lazy_mask, da.from_array(flow))
     topo_dask.track_flows(lazy_mask, da.from_array(flow), 5)
-    topo_dask.run_instance_segmentation(
-        lazy_mask[None].astype(float), da.from_array(flow), ["nuc"], {"nuc": {"group": 1}}
-    )
+    topo_dask.run_instance_segmentation(lazy_mask[None].astype(float), da.from_array(flow), ["x"], {"x": {"group": 1}})
 
 
 def test_global_stages_run_once_and_blocks_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,8 @@ def test_volumes_without_voxels_or_foreground(tmp_path: Path) -> None:
 
 def test_classes_without_parameters_are_skipped(tmp_path: Path, inputs: Any) -> None:
     config = {"thin": CONFIG["thin"]}
-    found = segment_volume(*inputs, tmp_path / "out", **{**settings(config), "class_names": list(CONFIG)})
+    with pytest.warns(UserWarning, match="is skipped: no parameters are given for it"):
+        found = segment_volume(*inputs, tmp_path / "out", **{**settings(config), "class_names": list(CONFIG)})
     same(found, {"thin": in_memory(SEMANTIC, FLOW)["thin"]})
     assert list(zarr.open_group(tmp_path / "out" / "labels", mode="r")) == ["thin"]
 
@@ -469,6 +470,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, paths: Any, output: Any, name: st
         ({"ome_zarr": None}, r"pyramid: \{.*'version': '0\.5'.*\} then, None now"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:class .round. is skipped:UserWarning")
 def test_another_run_is_not_resumed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any, change: Any, message: str
 ) -> None:

@@ -13,7 +13,8 @@ from topo_dask.status import read_status
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 
-CONFIG = {"nuc": {"n_steps": 2, "min_size": 1}, "mito": {"group": 2, "n_steps": 2, "min_size": 1}}
+SHORT = {"n_steps": 2, "min_size": 1, "convergence_radius": 4.0}
+CONFIG = {"nuc": {"group": 1, **SHORT}, "mito": {"group": 2, **SHORT}}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -117,7 +118,9 @@ class ClassConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"class_config[{name!r}]: unknown parameter {unknown[0]!r}; known are {sorted(known)}")
+            close = get_close_matches(str(unknown[0]), known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(known)}"
+            raise ValueError(f"class_config[{name!r}]: unknown parameter {unknown[0]!r}; {hint}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
@@ -193,6 +196,12 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
     resolution = finite_number(resolution_nm, "resolution_nm")
     if resolution <= 0:
         raise ValueError(f"resolution_nm must be above 0, got {resolution_nm!r}")
+    if not _RESOLUTIONS[0] / 2 <= resolution <= _RESOLUTIONS[-1] * 2:
+        warnings.warn(
+            f"resolution_nm {resolution_nm!r} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest",
+            UserWarning,
+            stacklevel=2,
+        )
     column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - resolution))
     config: dict[str, dict[str, Any]] = {}
     for name, (group, merge, columns) in _PUBLISHED.items():
@@ -250,7 +259,8 @@ def resolve_classes(
                 f"{n_channels} channels: name the class of each channel"
             )
         raise ValueError(
-            f"class_names has {len(names)} names {names!r} but the semantic array has {n_channels} channels"
+            f"class_names must name the class of each channel, in order: the semantic array has {n_channels}, got "
+            f"{len(names)}: {names!r}"
         )
     if len(set(names)) != len(names):
         raise ValueError(f"class_names must differ from one another, got {names!r}")
@@ -267,8 +277,36 @@ def resolve_classes(
     elif not isinstance(class_config, Mapping):
         raise TypeError(f"class_config must map class names to parameters, got {class_config!r}")
     threshold = ClassConfig(flow_error_threshold=flow_error_threshold).flow_error_threshold
-    return {
+    classes = {
         name: (channel, ClassConfig.from_mapping(class_config[name], name).with_flow_error(threshold))
         for channel, name in enumerate(names)
         if name in class_config
     }
+    if classes:
+        _warn_of_skipped(names, class_config)
+        _warn_of_gaps(class_config, names)
+    return classes
+
+
+def _warn_of_skipped(names: tuple[str, ...], class_config: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in class_config:
+            close = get_close_matches(name, map(str, class_config), 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            warnings.warn(f"class {name!r} is skipped: no parameters are given for it{hint}", UserWarning, stacklevel=5)
+
+
+def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    # Whoever names a published class may take what is left out for the published values.
+    for name in names:
+        given = class_config.get(name)
+        if name not in _PUBLISHED or not isinstance(given, Mapping):
+            continue
+        if gaps := [gap for gap in ("group", "n_steps", "convergence_radius", "min_size") if gap not in given]:
+            used = ", ".join(f"{gap}={getattr(ClassConfig, gap)}" for gap in gaps)
+            warnings.warn(
+                f"class_config gives {name!r} no {', '.join(gaps)}: using {used}; the published values are those of "
+                "get_postprocess_config",
+                UserWarning,
+                stacklevel=5,
+            )

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -112,6 +113,12 @@ def _time(plan: RunPlan, box: Box, folder: Path) -> float:
         names[channel] = name
     semantic, flow = (_copy(array, box, folder / f"{array.name}.zarr") for array in (plan.semantic, plan.flow))
     start = time.perf_counter()
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the run itself will tell
+        _segment(plan, names, semantic, flow, folder)
+    return time.perf_counter() - start
+
+
+def _segment(plan: RunPlan, names: list[str], semantic: Any, flow: Any, folder: Path) -> None:
     segment_volume(
         semantic,
         flow,
@@ -126,7 +133,6 @@ def _time(plan: RunPlan, box: Box, folder: Path) -> float:
         overwrite=True,
         progress=False,
     )
-    return time.perf_counter() - start
 
 
 def _copy(checked: Any, box: Box, path: Path) -> Any:

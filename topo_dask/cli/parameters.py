@@ -14,7 +14,7 @@ OF_RESOLUTION = {"n_steps", "convergence_radius", "min_size"}
 """Parameters whose defaults depend on the size of a voxel."""
 
 
-def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> tuple[Path, Any] | None:
+def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> Any:
     """Table [classes] of a parameter file; its table [run] becomes the defaults of the command's options."""
     if path is None:
         return None
@@ -32,7 +32,7 @@ def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) 
     for name, parameters in (classes or {}).items():
         if not isinstance(parameters, dict):
             raise click.UsageError(f"{path}: classes.{name} must be a table of parameters, got {parameters!r}")
-    return path, classes
+    return classes
 
 
 def _parse(path: Path) -> dict[Any, Any]:
@@ -83,17 +83,13 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
     # Flags win over the file, the file over the published values.
     flags = {name: values.pop(name) for name in PER_CLASS}
     flags = {name: value for name, value in flags.items() if value is not None}
-    classes, given = values.pop("classes"), values.pop("config")
-    path, config = given or (None, None)
+    classes, config = values.pop("classes"), values.pop("config")
     if flags:
         names = classes or list(config or ())
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
         base = config or _defaults(semantic, flow, values, flags)
         config = {name: {**base.get(name, {}), **flags} for name in names}
-    for name in classes:
-        if config is not None and name not in config:
-            warnings.warn(f"class {name!r} is skipped: {path} has no [classes.{name}]", UserWarning, stacklevel=2)
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
