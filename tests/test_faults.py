@@ -7,6 +7,7 @@ pyramid), ``... FOLDER limit BYTES`` may write no larger file.
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -389,8 +390,9 @@ def test_client_killed_from_outside(folder: Path, number: signal.Signals, share:
 
 
 @pytest.mark.faults
-def test_two_runs_at_once(folder: Path) -> None:
-    runs = [start(folder, "-") for _ in range(2)]
+@pytest.mark.parametrize("places", [(), ("one", "two")], ids=["one scratch", "scratch of their own"])
+def test_two_runs_at_once(folder: Path, places: tuple[str, ...]) -> None:
+    runs = [start(folder, "-", *places[i : i + 1]) for i in range(2)]
     ends = [run.communicate(timeout=300)[0] for run in runs]
     assert sorted(run.returncode for run in runs) == [0, 1], ends
     refused = ends[0 if runs[0].returncode else 1]
@@ -415,6 +417,14 @@ def client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
+def revive(client: Any) -> None:
+    """Workers anew, where none are left: Dask's nanny may give up one that is killed while it starts."""
+    if not client.nthreads():
+        client.cluster.scale(0)
+        client.cluster.scale(2)
+        client.wait_for_workers(1, timeout=60)
+
+
 class KillingFlow(StoredFlow):
     """Flow that kills the process which reads one block of it, until a file is there."""
 
@@ -430,12 +440,19 @@ def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pyt
     import test_faults
 
     monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.KillingFlow)
-    with pytest.raises(RuntimeError, match=r"class 'thin', stage 'track': .*block 2\.2\.2 .*all else of the stage is"):
-        segment(folder)
+    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 20)
+    message = "has no workers"
+    while "has no workers" in message:
+        revive(client)
+        with pytest.raises(RuntimeError) as caught:
+            segment(folder, resume=True)
+        message = str(caught.value)
+    assert re.search(r"class 'thin', stage 'track': .*block 2\.2\.2 .*all else of the stage is", message)
     done = FileScratch(str(folder / "out.scratch" / "classes" / "thin")).keys("track")
     assert len(done) == 23  # 27 but for three without stored foreground and the poison
     assert "2.2.2" not in done
     (folder / "cure").touch()
+    revive(client)
     check_resumed(folder)
 
 
@@ -453,7 +470,8 @@ def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch
     import test_faults
 
     monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.SlowFlow)
-    kills, ended = list[int](), threading.Event()
+    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 20)
+    kills, ended, message = list[int](), threading.Event(), ""
 
     def kill() -> None:
         while len(kills) < 10 and not ended.wait(2):
@@ -469,14 +487,16 @@ def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch
     try:
         found = segment(folder)
     except RuntimeError as error:
-        assert "the worker died, again and again, of block" in str(error)  # noqa: PT017
+        message = str(error)
+        assert re.search("the worker died, again and again, of block|the cluster has no workers", message)
     else:
         np.testing.assert_array_equal(found, expected())
     finally:
         ended.set()
         killer.join()
-    assert len(kills) == 10  # all of them during the run
+    assert len(kills) == 10 or "no workers" in message  # all of them during the run
     if (folder / "out.scratch").exists():
+        revive(client)
         check_resumed(folder)
 
 
@@ -553,13 +573,27 @@ def test_flow_that_is_no_number(folder: Path, value: float, where: Any) -> None:
 
 
 @pytest.mark.faults
-def test_foreground_that_is_no_number(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("where", "voxel"), [((40, 41, 42), "40, 41, 42"), ((slice(32, 64),) * 3, "32, 32, 32"), ((slice(None),) * 3, "")]
+)
+def test_foreground_that_is_no_number(folder: Path, where: Any, voxel: str) -> None:
     array = zarr.open_array(folder / "semantic", mode="r+")
-    array[0, 40, 41, 42] = np.nan
-    with pytest.raises(ValueError, match=r"semantic is NaN at voxel \(40, 41, 42\)"):
+    array[(0, *where)] = np.nan
+    with pytest.raises(ValueError, match=rf"semantic is NaN at voxel \({voxel}") as caught:
         segment(folder)
+    assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
     array[:] = predict()[0]
     check_resumed(folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("where", [(40, 41, 42), (slice(32, 64),) * 3, (slice(None),) * 3])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_foreground_is_above_or_below_the_threshold(folder: Path, where: Any, value: float) -> None:
+    array = zarr.open_array(folder / "semantic", mode="r+")
+    array[(0, *where)] = value
+    in_memory = topo_dask.run_instance_segmentation(array[:], predict()[1], ["thin"], CONFIG, flow_error_threshold=0.6)
+    np.testing.assert_array_equal(segment(folder), in_memory["thin"])
 
 
 @pytest.mark.faults
@@ -634,7 +668,7 @@ def main(folder: str, stage: str, *rest: str) -> None:
         topo_dask.admission.COARSEST = 32
         segment(Path(folder), class_config=AGGLOMERATED)
     else:
-        segment(Path(folder))
+        segment(Path(folder), scratch=Path(folder, rest[0]) if stage == "-" and rest else None)
 
 
 if __name__ == "__main__":
