@@ -1,8 +1,8 @@
 """Injected faults: the bits of the undisturbed run, or an error that names the culprit and a run to resume.
 
 As a script, this is the run that the tests disturb: ``python test_faults.py FOLDER STAGE`` kills itself while it files
-the second bundle of a stage (STAGE "-": never; ``... FOLDER STAGE agglomerate``: of a run with that merge and a
-pyramid), ``... FOLDER limit BYTES`` may write no larger file.
+the second bundle of a stage (STAGE "-": never; "stage:1": the first; ``... FOLDER STAGE agglomerate``: of a run with
+that merge and a pyramid of three levels), ``... FOLDER limit BYTES`` may write no larger file.
 """
 
 import json
@@ -86,8 +86,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def segment(folder: Path, **more: Any) -> np.ndarray:
-    with patch.object(admission, "COARSEST", 48):  # a pyramid of two levels
+def segment(folder: Path, coarsest: int = 48, **more: Any) -> np.ndarray:
+    with patch.object(admission, "COARSEST", coarsest):  # a pyramid of two levels
         return segment_volume(folder / "semantic", folder / "flow", folder / "out", **{**HOW, **more})["thin"][:]
 
 
@@ -355,20 +355,20 @@ def test_client_killed_inside_a_stage(folder: Path, stage: str) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", ["enclose", "gather.0", "unite", "downsample.1"])
+@pytest.mark.parametrize("stage", ["enclose", "gather.0", "gather.1:1", "unite", "downsample.1", "downsample.2:1"])
 def test_client_killed_inside_a_stage_of_agglomeration_or_of_the_pyramid(
     folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(folder, stage, "agglomerate")
     output = process.communicate(timeout=200)[0]
     assert process.returncode == -signal.SIGKILL, output
-    monkeypatch.setattr("topo_dask.admission.COARSEST", 32)
+    monkeypatch.setattr("topo_dask.admission.COARSEST", 24)
     predicted = topo_dask.run_instance_segmentation(*predict(), ["thin"], AGGLOMERATED, flow_error_threshold=0.6)
-    np.testing.assert_array_equal(segment(folder, resume=True, class_config=AGGLOMERATED), predicted["thin"])
+    np.testing.assert_array_equal(segment(folder, 24, resume=True, class_config=AGGLOMERATED), predicted["thin"])
     whole = segment_volume(
         *(folder / name for name in ("semantic", "flow", "again")), **{**HOW, "class_config": AGGLOMERATED}
     )
-    for level in range(2):
+    for level in range(3):
         arrays = [zarr.open_array(folder / name / f"labels/thin/{level}", mode="r") for name in ("out", "again")]
         np.testing.assert_array_equal(*(array[:] for array in arrays))
     assert whole["thin"][:].any()
@@ -522,6 +522,38 @@ def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkey
     check_resumed(folder)
 
 
+@pytest.mark.faults
+def test_scheduler_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client
+
+    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+    path = os.pathsep.join(str(place) for place in (Path(__file__).parent, Path(topo_dask.__file__).parents[1]))
+    where, parts = str(folder / "scheduler.json"), (["scheduler", "--port", "0"], ["worker", "--nthreads", "1"])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *part, "--dashboard-address", ":0", "--scheduler-file", where],
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=subprocess.DEVNULL,
+        )
+        for part in parts
+    ]
+    try:
+        with Client(scheduler_file=where) as client:
+            client.wait_for_workers(1)
+            kill = threading.Thread(
+                target=lambda: (wait_for(lambda: len(records(folder)) > 100), processes[0].kill()), daemon=True
+            )
+            kill.start()
+            with pytest.raises(RuntimeError, match=r"class 'thin', stage '\S+': the cluster .*resume=True"):
+                segment(folder)
+            kill.join()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    check_resumed(folder)
+
+
 # ------------------------------------------------------------ damaged inputs
 
 
@@ -645,6 +677,7 @@ def test_full_disk(folder: Path, place: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _kill_inside(stage: str) -> None:
+    stage, _, number = stage.partition(":")
     seen: dict[str, int] = {}
     replace = os.replace
 
@@ -652,7 +685,7 @@ def _kill_inside(stage: str) -> None:
         kind, key = Path(target).parts[-2:]
         if kind == stage or (kind, key) == ("done", stage):
             seen[kind] = seen.get(kind, 0) + 1
-            if kind == "done" or seen[kind] == 2:
+            if kind == "done" or seen[kind] == int(number or 2):
                 os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target, **more)
 
@@ -665,8 +698,7 @@ def main(folder: str, stage: str, *rest: str) -> None:
     elif stage != "-":
         _kill_inside(stage)
     if rest == ("agglomerate",):
-        topo_dask.admission.COARSEST = 32
-        segment(Path(folder), class_config=AGGLOMERATED)
+        segment(Path(folder), coarsest=24, class_config=AGGLOMERATED)
     else:
         segment(Path(folder), scratch=Path(folder, rest[0]) if stage == "-" and rest else None)
 

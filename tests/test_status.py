@@ -33,7 +33,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def segment(scheduler: str = "threads", **more: bool) -> None:
+def segment(scheduler: str = "threads", **more: bool | str) -> None:
     import dask
 
     common = {"class_names": ["nuc", "mito"], "class_config": CONFIG, "block_shape": (2, 4, 4), "halo": 0}
@@ -64,6 +64,18 @@ def test_what_is_left_and_how_to_go_on(interrupted: Path, place: str) -> None:
     text = status(place)
     assert "interrupted; to go on: topo-dask run mask flow 'a b' --resume" in text
     assert json.loads(status(place, "--json"))["complete"] is False
+
+
+def test_scratch_of_its_own_is_found_by_the_output(interrupted: Path) -> None:
+    (interrupted / "a b.scratch").rename(interrupted / "elsewhere")
+    with pytest.raises(ValueError, match="flow is not finite"):
+        segment(scheduler="synchronous", scratch="far", overwrite=True)
+    found = read_status("a b")
+    assert found.place == str(interrupted / "far")
+    zarr.open("flow")[5, 3, 3, 3] = 0.5
+    segment(resume=True, scratch="far")
+    assert "scratch" not in zarr.open("a b/labels/nuc").attrs["topo_dask"]
+    assert read_status("a b").is_complete
 
 
 def test_elsewhere_the_command_says_where(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def segment_volume(
             compartment, stages = ledger.compartment(store, name), plan.plans[name].writers
             for number in missing_levels(target, name, spec) if earlier else ():
                 compartment.discard(stages[number].name)  # those labels are gone
-            arrays = open_output(target, name, spec, run_name, resume=earlier is not None)
+            arrays = open_output(target, name, spec, run_name, store.url, resume=earlier is not None)
             jobs[name] = make_job(plan, name, compartment, arrays, pages)
         if plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)

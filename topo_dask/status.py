@@ -80,21 +80,22 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
         When there is no run and no output of one.
     """
     url = absolute(os.fspath(place)).rstrip("/")
-    for scratch in (FileScratch(url), FileScratch(f"{url}.scratch")):
-        with suppress(NotADirectoryError):
-            if (found := ledger.read_run(scratch)) is not None:
-                return _unfinished(scratch, *found)
     try:
         marks = read_marks(url)
     except (ValueError, FileExistsError):  # something else is there
         marks = {}
+    noted = sorted({mark["scratch"] for mark in marks.values() if "scratch" in mark})
+    for scratch in map(FileScratch, (url, f"{url}.scratch", *noted)):
+        with suppress(NotADirectoryError):
+            if (found := ledger.read_run(scratch)) is not None:
+                return _unfinished(scratch, *found)
     if not marks:
         raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
     partial = sorted(name for name, mark in marks.items() if not mark.get("complete"))
     if partial:
         raise FileNotFoundError(
-            f"{place} is the output of a run that has not finished {partial}, and {url}.scratch has no record of it: "
-            "give the folder that was its scratch"
+            f"{place} is the output of a run that has not finished {partial}, and there is no record of it in "
+            f"{', '.join(noted) or f'{url}.scratch'}: give the folder that was its scratch"
         )
     return RunStatus(url, url, {name: [] for name in sorted(marks)})
 

@@ -23,7 +23,7 @@ def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
     return [level for level, (path, _) in enumerate(spec.levels(name)) if group is None or path not in group]
 
 
-def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume: bool) -> list[Any]:
+def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: str, *, resume: bool) -> list[Any]:
     """Create the arrays of one class, or open them to go on; `check_outputs` has been called.
 
     Parameters
@@ -34,8 +34,8 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
         Class.
     spec : OutputSpec
         Shapes, chunks and levels.
-    run : str
-        Name of the run, which goes into the marks.
+    run, scratch : str
+        Name of the run and place of its scratch, which go into the marks.
     resume : bool
         Whether the run goes on with what is there; else that is removed.
 
@@ -56,7 +56,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, *, resume
             unlist_labels(group[LABELS], spec.pyramid.version, name)
         del group[place]
         _consolidate_again(group)
-    mark = {MARK: {"kind": "labels", "class": name, "run": run}}
+    mark = {MARK: {"kind": "labels", "class": name, "run": run, "scratch": scratch}}
     if spec.pyramid is not None and place not in group:
         group.require_group(LABELS).create_group(name, attributes=mark)
     arrays = [
@@ -75,7 +75,7 @@ def publish(target: Target, name: str, spec: OutputSpec) -> None:
         return
     group = _open_group(target, spec)
     attributes = group[spec.place(name)].attrs
-    attributes[MARK] = {**attributes[MARK], "complete": True}
+    attributes[MARK] = {**{key: value for key, value in attributes[MARK].items() if key != "scratch"}, "complete": True}
     if spec.pyramid is not None:
         list_labels(group[LABELS], spec.pyramid.version, name)
     _consolidate_again(group)
