@@ -18,7 +18,8 @@ from .stages.settle import index_rows, settle
 from .stages.split import fragments, join, split
 from .stages.track import lay_out, track
 from .stages.unite import contacts, unite
-from .stores.scratch import find
+from .stores.allocation import keep_freed_memory
+from .stores.scratch import FileScratch, find
 from .stores.volumes import SharedReads, StoredFlow
 
 EVERY = "every block"
@@ -80,6 +81,8 @@ class Stage:
 
     def run(self, job: Job, key: str) -> None:
         """Do one task."""
+        if isinstance(job.scratch, FileScratch):
+            keep_freed_memory()
         if job.flow is not None and not self.moves:
             job.flow.release()
         try:
