@@ -246,7 +246,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
     run(ome_zarr=None)  # two disks
 
 
-@pytest.mark.parametrize("step", ["link", "unite", "split", "tabulate"])
+@pytest.mark.parametrize("step", ["link", "unite", "split", "tabulate", "drop"])
 def test_a_global_step_on_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     run = save_small(tmp_path)
     monkeypatch.setitem(ROW_BYTES, step, 1 << 50)

@@ -15,10 +15,10 @@ from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, chec
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
-from topo_dask.stages.drop import tabulate
+from topo_dask.stages.drop import ALL, drop, tabulate
 from topo_dask.stages.gather import enclose, gather
 from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
-from topo_dask.stages.link import link
+from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FileScratch
@@ -73,11 +73,11 @@ def _extents(n: int, rng: np.random.Generator) -> dict[str, Any]:
     return extent_columns(Extents(numbers, box * 7, box, box + 1, rng.permutation(n)))
 
 
-def _filled_job(n: int) -> Job:
-    # Tables of eight blocks with n rows in all.
+def _filled_job(n: int, folder: Path) -> Job:
+    # Tables of eight blocks with n rows in all, in files: what a step reads is its own.
     rng = np.random.default_rng(0)
     grid = BlockGrid((3200, 400, 400), (400, 400, 400))
-    job = Job("rows", grid, ClassConfig(convergence_radius=2.0))
+    job = Job("rows", grid, ClassConfig(convergence_radius=2.0), scratch=FileScratch(str(folder)))
     scratch, each = job.scratch, n // len(grid)
     for i, block in enumerate(grid):
         sinks = {"ids": rng.choice(3000 * 400 * 400, each, replace=False), "counts": rng.integers(1, 9, each)}
@@ -93,6 +93,10 @@ def _filled_job(n: int) -> Job:
         scratch.put("fragments.ids", block.key, ids=rng.integers(1, n // 4, each).astype(np.int32))
         scratch.put("fragments.extents", block.key, **_extents(each, rng))
         scratch.put("join", block.key)
+        mine = np.arange(i * each, (i + 1) * each) + 1
+        scratch.put("errors", block.key, ids=mine.astype(np.int32), sums=rng.integers(0, 2**40, each))
+        scratch.put("localise", block.key, ids=rng.integers(1, 2**40, each))
+    scratch.put("tabulate", ALL, **_extents(n, rng))
     return job
 
 
@@ -108,18 +112,20 @@ VIEW = View("numbers", "link")
         ("split", lambda job: split(job, 0.1)),
         ("tabulate", lambda job: tabulate(job, VIEW, True)),
         ("link", lambda job: link(job, 2)),
+        ("link", lambda job: collect(job, 2)),
+        ("drop", lambda job: drop(job, 0.5)),
     ],
 )
-def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job], None]) -> None:
-    work(_filled_job(800))  # compilation is not the step's memory
+def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job], None], tmp_path: Path) -> None:
+    work(_filled_job(800, tmp_path / "small"))  # compilation is not the step's memory
     n = 160_000
-    job = _filled_job(n)
+    job = _filled_job(n, tmp_path / "large")
     assert peak_of(lambda: work(job)) <= ROW_BYTES[step] * n
 
 
-def test_a_region_takes_the_stated_bytes_a_contact() -> None:
+def test_a_region_takes_the_stated_bytes_a_contact(tmp_path: Path) -> None:
     for n in (800, 160_000):  # compilation is not the stage's memory
-        job = _filled_job(n)
+        job = _filled_job(n, tmp_path / str(n))
         enclose(job)
         halves = [job.grid.block((z, 0, 0)).key for z in range(2)]
         for key in halves:

@@ -256,7 +256,7 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
         "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
         "labels": [Stage("localise", localise, EVERY)],
     }[start]
-    tables = () if start == "labels" else ((("track", "ids"),),)
+    tables = ((("localise" if start == "labels" else "track", "ids"),),)
     return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size), tables=tables)]
 
 
@@ -318,5 +318,5 @@ def plan_stages(
         stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops), tables=(pieces,)))
     if recipe.flow_error is not None:
         stages.append(Stage("errors", partial(errors, view=view), "numbers"))
-        stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error)))
+        stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error), tables=((("errors", "ids"),),)))
     return Plan(tuple(stages), view, drops, tuple(pyramid))

@@ -32,8 +32,8 @@ PROCESS_BYTES = 400 << 20
 """Bytes of a worker process before its first task: interpreter, libraries, compiled kernels."""
 
 
-ROW_BYTES = {"link": 90, "enclose": 40, "gather": 210, "unite": 170, "split": 190, "tabulate": 310}
-"""Bytes a step takes per row of its input: sinks, contact pairs, fragments and pieces, each once a block.
+ROW_BYTES = {"link": 90, "enclose": 40, "gather": 250, "unite": 170, "split": 190, "tabulate": 310, "drop": 160}
+"""Bytes a step takes per row of its input: sinks, contact pairs, fragments, pieces and instances, each once a block.
 
 A row of `enclose` is an instance in a block's contact table (one without contacts takes 24 bytes too); one of
 `gather` is a contact that the regions in a region left undecided, one of `unite` a contact that all regions left. All
