@@ -88,6 +88,7 @@ def test_a_file_gives_parameters_and_options_and_flags_win(stored: Path, name: s
     assert planned["halo"] == [2, 2, 2]
     assert list(planned["stages"]) == ["nuc", "mito"]
     assert "absorb" in planned["stages"]["mito"]
+    assert (planned["parameters"]["mito"]["group"], planned["parameters"]["mito"]["n_steps"]) == (2, 7)
     flagged = json.loads(invoke("plan", *COMMON, "--config", name, "--halo", 3, "--group", 1, "--json").stdout)
     assert flagged["halo"] == [3, 3, 3]
     assert "absorb" not in flagged["stages"]["mito"]

@@ -535,14 +535,14 @@ def test_commands_run_plan_and_resume(stored: Path) -> None:
     assert not (stored / "out").exists()
     done = invoke(*f"run {INPUTS} out {options} --quiet --scheduler synchronous".split())
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.strip() == "nuc: out/labels/nuc"
+    assert done.stdout.strip() == "nuc: out/labels/nuc (1 instance)"
     expected = topo_dask.postprocess_single(MASK, FLOW, 5, convergence_radius=3, min_size=1)
     np.testing.assert_array_equal(zarr.open_array("out/labels/nuc/0", mode="r")[:], expected)
     plain = invoke(*f"run {INPUTS} plain {options} --quiet --ome-zarr none".split())
-    assert plain.stdout.strip() == "nuc: plain/nuc"
+    assert plain.stdout.strip() == "nuc: plain/nuc (1 instance)"
     np.testing.assert_array_equal(zarr.open_array("plain/nuc", mode="r")[:], expected)
     older = invoke(*f"run {INPUTS} older {options} --quiet --ome-zarr 0.4".split())
-    assert older.stdout.strip() == "nuc: older/labels/nuc"
+    assert older.stdout.strip() == "nuc: older/labels/nuc (1 instance)"
     assert zarr.open_group("older", mode="r").metadata.zarr_format == 2
     twice = invoke(*f"run {INPUTS} out {options} --quiet".split())
     assert twice.exit_code == 2

@@ -102,12 +102,12 @@ def configured_scheduler() -> Any:
     return named or dask.threaded.get
 
 
-def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
-    """Do the tasks through the scheduler that Dask is configured for, threads by default."""
+def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool: Any = None) -> None:
+    """Do the tasks through the scheduler that Dask is configured for, threads by default, and in a pool if given."""
     from dask.callbacks import Callback
 
     get = configured_scheduler()
     with Callback(posttask=lambda *_: tick()):
         for at in range(0, len(keys), WINDOW):
             graph = {f"{stage.name}-{key}": (stage.run, job, key) for key in keys[at : at + WINDOW]}
-            get(graph, list(graph))
+            get(graph, list(graph), **({} if pool is None else {"pool": pool}))

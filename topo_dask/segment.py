@@ -12,7 +12,7 @@ from .execute import Progress, check_done, run
 from .plan import track_together
 from .progress import on_stderr
 from .stages.job import CoarserLevel, Job
-from .stages.table import check_table, write_table
+from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger
 from .stores.checked import OnMissing
 from .stores.label_arrays import missing_levels, open_output, publish
@@ -197,9 +197,10 @@ def segment_volume(
                 run(job, (writer,), executor, bars)
             check_owned(target, spec.place(name), run_name)
             check_done(job, (*stages, *writers))
+            columns = instance_columns(job)
             if target.url is not None:
-                write_table(job, target.beside(".tables"))
-            publish(target, name, spec)
+                write_table(columns, name, target.beside(".tables"))
+            publish(target, name, spec, len(columns["label"]))
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 

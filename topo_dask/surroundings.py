@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor as Pool
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import parent_process
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,23 +34,27 @@ def ambient() -> Iterator[Executor]:
     elif parent_process() is not None:
         yield threads
     else:
-        with _processes_kept():
-            yield dask_scheduler
+        with _own_pool() as pool:
+            yield partial(dask_scheduler, pool=pool)
 
 
 @contextmanager
-def _processes_kept() -> Iterator[None]:
+def _own_pool() -> Iterator[Pool | None]:
     # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
+    # In its own threads tasks go on behind an error, into an interpreter that is about to end: ours are waited for.
     import dask
     from dask.multiprocessing import get, get_context, initialize_worker_process
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
-    if configured_scheduler() is not get or own is not None:
-        yield
-        return
     n = dask.config.get("num_workers", None) or usable_cores()
-    with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as pool, dask.config.set(pool=pool):
-        yield
+    if own is None and configured_scheduler() is get:
+        with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as processes:
+            yield processes
+    elif own is None and configured_scheduler() is dask.threaded.get:
+        with ThreadPoolExecutor(n) as pool:
+            yield pool
+    else:
+        yield None
 
 
 def _in_cluster_task() -> bool:

@@ -101,14 +101,14 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
         # What becomes of a worker is told by the run, in its own words.
         log = logging.getLogger("distributed")
         stack.callback(log.setLevel, log.level)
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL)
         with _interrupts_wait():
             # Any free port for the dashboard: two runs on one machine are no reason for a warning.
             cluster = LocalCluster(
                 n_workers=machine.workers,
                 threads_per_worker=machine.threads,
                 memory_limit=machine.memory,
-                silence_logs=logging.ERROR,
+                silence_logs=logging.CRITICAL,
                 dashboard_address="127.0.0.1:0",
             )
             stack.enter_context(cluster)

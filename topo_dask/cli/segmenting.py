@@ -40,6 +40,7 @@ def run(
     from ..admission import plan_volume
     from ..progress import JsonLog
     from ..segment import segment_volume
+    from ..stores.outputs import read_marks
 
     if quiet and json_log:
         raise click.UsageError("--quiet and --json-log exclude one another")
@@ -53,9 +54,11 @@ def run(
     with scheduling.start():
         progress = JsonLog() if json_log else not quiet
         labels = segment_volume(semantic, flow, output, **parameters, **kept, progress=progress)
+    marks = read_marks(output)
     group = output.rstrip("/") + ("" if values["ome_zarr"] is None else "/labels")
     for name in labels:
-        click.echo(f"{name}: {group}/{name}")
+        n = marks[name]["instances"]
+        click.echo(f"{name}: {group}/{name} ({n} {'instance' if n == 1 else 'instances'})")
 
 
 @click.command()
@@ -93,6 +96,7 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
         "scratch expected, GiB": round(expected[0] / 2**30, 3),
         "output expected, GiB": round(expected[1] / 2**30, 3),
         "free here, GiB": round(here.free / 2**30, 3) if (here := disk_of(".")) else None,
+        "parameters": {name: config.to_dict() for name, (_, config) in planned.classes.items()},
         "stages": {name: [stage.name for stage in (*p.stages, *p.writers)] for name, p in planned.plans.items()},
     }
     if estimated is not None:
@@ -103,7 +107,9 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
         click.echo(json.dumps(summary))
         return
     for key, value in summary.items():
-        if key != "stages":
+        if key not in ("parameters", "stages"):
             click.echo(f"{key:<34} {value}")
     for name, stages in summary["stages"].items():
+        given = ", ".join(f"{key} {value}" for key, value in summary["parameters"][name].items() if value)
+        click.echo(f"parameters of {name:<20} {given}")
         click.echo(f"stages of {name:<24} {' > '.join(stages)}")

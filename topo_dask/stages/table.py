@@ -57,9 +57,9 @@ def check_table(folder: str, name: str) -> None:
         )
 
 
-def write_table(job: Job, folder: str) -> None:
-    """Write the table of a job's instances to ``<folder>/<class>.csv``."""
-    folder_at(folder).write(f"{job.name}.csv", map(str.encode, _lines(instance_columns(job))))
+def write_table(columns: Mapping[str, NDArray[Any]], name: str, folder: str) -> None:
+    """Write the table of a class's instances to ``<folder>/<class>.csv``."""
+    folder_at(folder).write(f"{name}.csv", map(str.encode, _lines(columns)))
 
 
 def write_columns(file: TextIO, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -69,13 +69,17 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
     return arrays
 
 
-def publish(target: Target, name: str, spec: OutputSpec) -> None:
-    """Say in the mark of labels that they are whole, and list them where viewers look; nothing for an array given."""
+def publish(target: Target, name: str, spec: OutputSpec, n: int) -> None:
+    """Say in the mark of labels that they are whole, of `n` instances, and list them where viewers look.
+
+    Nothing is done to an array that was given.
+    """
     if target.is_array:
         return
     group = _open_group(target, spec)
     attributes = group[spec.place(name)].attrs
-    attributes[MARK] = {**{key: value for key, value in attributes[MARK].items() if key != "scratch"}, "complete": True}
+    kept = {key: value for key, value in attributes[MARK].items() if key != "scratch"}
+    attributes[MARK] = {**kept, "complete": True, "instances": n}
     if spec.pyramid is not None:
         list_labels(group[LABELS], spec.pyramid.version, name)
     _consolidate_again(group)
