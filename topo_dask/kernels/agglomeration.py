@@ -19,10 +19,10 @@ left, then the next group does.
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel, part
+from .compiled import kernel
 from .contact_queue import Queue, enqueue, make_queue, take
 from .contact_tables import check_table
-from .group_graph import Graph, make_graph, resolve, score, unite
+from .group_graph import Graph, make_graph, resolve, score
 from .plateaus import Room, settle
 
 FIRST_ROOM = 64
@@ -126,38 +126,22 @@ def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, 
     """
     # The list has no use for its places that were passed, and every edge taken was in one of them.
     tied, state = queue.order, queue.state
+    least = -np.inf if state[2] == 0 else score(graph, np.int64(tied[0]))
     while True:
-        if state[2] == 0:
-            edge = take(graph, queue, threshold, -np.inf)
-            if edge < 0:
-                return 0
-            best = score(graph, edge)
-            while edge >= 0:
-                tied[state[2]] = edge
-                state[2] += 1
-                edge = take(graph, queue, threshold, best)
+        edge = take(graph, queue, threshold, least)
+        if edge >= 0:
+            tied[state[2]] = edge
+            state[2] += 1
+            least = score(graph, edge)
+            continue
         count = state[2]
-        if count > 1 and 2 * count > len(room.ids):
+        if count == 0 or 2 * count > len(room.ids):
             return int(count)
         state[2] = 0
-        if not _unite_tied(graph, queue, count, left, threshold, room):
+        if not settle(graph, tied, count, least, left, room):
             return -1
-
-
-@part
-def _unite_tied(graph: Graph, queue: Queue, count: int, left: NDArray[np.bool_], threshold: float, room: Room) -> bool:
-    """Unite what the first edges of the list tie, which all score the same. False as in `unite`."""
-    tied = queue.order
-    first = graph.edges[tied[0]]
-    a, b = np.int64(first.a), np.int64(first.b)
-    if count == 1:
-        if not (left[a] or left[b]):
-            return bool(unite(graph, a, b))
-        left[a] = left[b] = True
-        return True
-    exact = settle(graph, tied, count, score(graph, np.int64(tied[0])), left, room)
-    for i in range(count):
-        record = graph.edges[tied[i]]
-        if record.faces > 0 and not left[record.a]:
-            enqueue(graph, queue, np.int64(tied[i]), threshold)
-    return bool(exact)
+        for i in range(count):
+            record = graph.edges[tied[i]]
+            if record.faces > 0 and not left[record.a]:
+                enqueue(graph, queue, np.int64(tied[i]), threshold)
+        least = -np.inf
