@@ -32,7 +32,7 @@ PROCESS_BYTES = 400 << 20
 """Bytes of a worker process before its first task: interpreter, libraries, compiled kernels."""
 
 
-ROW_BYTES = {"link": 90, "enclose": 40, "gather": 250, "unite": 170, "split": 190, "tabulate": 310, "drop": 160}
+ROW_BYTES = {"link": 90, "enclose": 40, "gather": 250, "unite": 170, "split": 190, "tabulate": 130, "drop": 160}
 """Bytes a step takes per row of its input: sinks, contact pairs, fragments, pieces and instances, each once a block.
 
 A row of `enclose` is an instance in a block's contact table (one without contacts takes 24 bytes too); one of

@@ -6,7 +6,7 @@ from ..kernels.extents import Extents
 from ..kernels.fixed_point import SCALE, check_exact
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
-from .job import Job, View, concatenate_extents, extent_columns, extents_of
+from .job import Job, View, extent_columns, extents_of
 from .link import gather_rows
 
 ALL = "all"
@@ -17,13 +17,10 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
 
     With `centres`, each block is filed the centres of mass of the instances in it.
     """
-    labels, extents = [np.empty(0, np.int32)], [Extents.empty(0)]
+    # Read twice, block by block, so that the rows of all blocks are never held together.
+    table = Extents.empty(max((int(ids.max(initial=0)) for _, ids, _ in view.extents(job)), default=0))
     for _, ids, pieces in view.extents(job):
-        labels.append(ids[ids > 0])
-        extents.append(pieces.take(ids > 0))
-    ids = np.concatenate(labels)
-    table = Extents.empty(int(ids.max(initial=0)))
-    table.add(ids.astype(np.int64) - 1, concatenate_extents(extents))
+        table.add(ids[ids > 0].astype(np.int64) - 1, pieces.take(ids > 0))
     if centres:
         found = table.centres()
         for block, ids, _ in view.extents(job):

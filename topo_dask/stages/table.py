@@ -25,6 +25,9 @@ _HEAD = (",".join(COLUMNS) + "\r\n").encode()
 
 _ROWS = 1 << 16
 
+_ROWS = 1 << 14
+"""Rows of a table that are written at a time."""
+
 
 def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
     """Columns of the table of a job that has combined its statistics, one row an instance, in label order."""
