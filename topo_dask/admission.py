@@ -192,7 +192,8 @@ def plan_volume(
         block = choose_block_shape(footprint, chunks, allowed, BLOCKS_EACH * workers * threads)
     else:
         block = triple(block_shape, "block_shape")
-        chunks = _chunks_within(block, shape)
+        same = recorded is not None and block == triple(recorded["block_shape"], "block_shape")
+        chunks = triple(recorded["chunks"], "chunks") if recorded and same else _chunks_within(block, shape)
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")

@@ -21,7 +21,7 @@ from .stores.pages import Pages
 from .stores.pyramids import Version
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
-from .surroundings import ambient, check_reach, shares_memory
+from .surroundings import ambient, check_reach, check_sight, shares_memory
 from .version import __version__
 
 
@@ -76,8 +76,8 @@ def segment_volume(
         Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
         They are removed when the run is complete.
     on_missing : {"error", "background"}
-        What a chunk of the flow means that was never written: an error that names it, or zeros. A chunk of the
-        foreground that was never written is background.
+        What a chunk of the flow means that was never written: an error that names it, or the array's fill value, which
+        is 0 unless the array has another. A chunk of the foreground that was never written has its fill value.
     level : int, optional
         Level of an OME-Zarr multiscale image, 0 by default.
     ome_zarr : {"0.5", "0.4"} or None
@@ -179,6 +179,8 @@ def segment_volume(
     ):
         earlier = admit()  # another run may have been at work meanwhile
         check_reach(store)
+        for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
+            check_sight(name, checked.array)
         run_name = earlier or ledger.begin(store, record)
         jobs, pages = {}, Pages(plan.pages_mem)
         for name in plan.classes:
@@ -186,6 +188,7 @@ def segment_volume(
             for number in missing_levels(target, name, spec) if earlier else ():
                 compartment.discard(stages[number].name)  # those labels are gone
             arrays = open_output(target, name, spec, run_name, store.url, resume=earlier is not None)
+            check_sight("output", arrays[0])
             jobs[name] = make_job(plan, name, compartment, arrays, pages)
         if plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)

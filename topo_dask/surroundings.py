@@ -1,12 +1,13 @@
 """Where this code runs: which executor, which cluster, how many cores, how much memory."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import parent_process
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from .cluster import on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads, usable_cores
+from .stores.inputs import sees
 from .stores.scratch import LOCK, FileScratch, find
 
 
@@ -104,24 +106,32 @@ def _probe(scratch: FileScratch, token: str) -> bool:
 
 def check_reach(scratch: FileScratch) -> None:
     """Raise OSError when a worker of the active cluster can not read what is filed in scratch here."""
-    client = active_client()
-    if client is None:
+    if active_client() is None:
         return
-    from distributed.comm import CommClosedError
-
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
-        answers = client.run(_probe, scratch, token, on_error="return")
-        # A worker that dies meanwhile says nothing of scratch.
-        blind = sorted(w for w, sees in answers.items() if sees is not True and not isinstance(sees, CommClosedError))
+        _ask_workers(
+            f"scratch {scratch.url}", "pass scratch=<a path or URL that all workers share>", _probe, scratch, token
+        )
     finally:
         scratch.remove(LOCK, token)
+
+
+def check_sight(name: str, array: Any) -> None:
+    """Raise OSError when a worker of the active cluster does not see an array: a missing mount reads as background."""
+    if active_client() is not None:
+        _ask_workers(f"{name} ({array.store_path})", "give a path or URL that all workers share", sees, array)
+
+
+def _ask_workers(what: str, remedy: str, question: Callable[..., bool], *arguments: Any) -> None:
+    from distributed.comm import CommClosedError
+
+    answers = active_client().run(question, *arguments, on_error="return")
+    # A worker that dies meanwhile says nothing of what it sees.
+    blind = sorted(w for w, saw in answers.items() if saw is not True and not isinstance(saw, CommClosedError))
     if blind:
-        raise OSError(
-            f"scratch {scratch.url} can not be reached by {len(blind)} workers, {blind[0]} among them: pass "
-            "scratch=<a path or URL that all workers share>"
-        )
+        raise OSError(f"{what} can not be reached by {len(blind)} workers, {blind[0]} among them: {remedy}")
 
 
 def as_bytes(memory_limit: object) -> int:
@@ -139,6 +149,32 @@ def as_bytes(memory_limit: object) -> int:
     return given
 
 
+GROUPS = Path("/proc/self/cgroup")
+LIMITS = {
+    "": ("/sys/fs/cgroup", "memory.max"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+}
+"""Where control groups of version 2 and 1 have their limits."""
+
+
+def machine_memory() -> int:
+    """Bytes that processes may use here together: the machine's, or those of their control group."""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().total)]
+    try:
+        groups = GROUPS.read_text().splitlines()
+    except OSError:
+        return limits[0]
+    for group in groups:
+        _, kinds, path = group.split(":", 2)
+        if (files := LIMITS.get(kinds)) is not None:
+            for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+                with suppress(OSError, ValueError):  # there is none, or it is "max"
+                    limits.append(int(Path(f"{files[0]}{folder}", files[1]).read_text()))
+    return min(limits)
+
+
 class Resources(NamedTuple):
     """Workers, threads of each, and bytes that each worker process may take."""
 
@@ -150,7 +186,6 @@ class Resources(NamedTuple):
 def resources(memory_limit: int | str | None) -> Resources:
     """What there is where this code runs."""
     import dask
-    import psutil
 
     given = None if memory_limit is None else as_bytes(memory_limit)
     client = active_client()
@@ -159,9 +194,9 @@ def resources(memory_limit: int | str | None) -> Resources:
         cores = dask.config.get("num_workers", None) or usable_cores()
         processes = get is dask.multiprocessing.get
         n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
-        return Resources(n, threads_each, given or psutil.virtual_memory().total // n)
+        return Resources(n, threads_each, given or machine_memory() // n)
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if not workers:
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
-    limits = [worker["memory_limit"] or psutil.virtual_memory().total for worker in workers]
+    limits = [worker["memory_limit"] or machine_memory() for worker in workers]
     return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or min(limits))

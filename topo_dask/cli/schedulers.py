@@ -11,7 +11,7 @@ from typing import Any, Self
 import click
 
 from ..execute import usable_cores
-from ..surroundings import Resources, as_bytes
+from ..surroundings import Resources, as_bytes, machine_memory
 
 THREADS_OF_A_WORKER = 4
 """Threads of a worker of a local cluster, at most: few enough that the death of one loses little."""
@@ -57,10 +57,8 @@ class Scheduling:
         """What a cluster that is yet to be started will have; None where none has to be."""
         if self.kind != "cluster":
             return None
-        from distributed.system import MEMORY_LIMIT
-
         workers, threads = size_cluster(usable_cores(), self.workers, self.threads)
-        limit = MEMORY_LIMIT // workers if self.memory is None else as_bytes(self.memory)
+        limit = machine_memory() // workers if self.memory is None else as_bytes(self.memory)
         return Resources(workers, threads, limit)
 
     @contextmanager

@@ -35,6 +35,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     if isinstance(array, zarr.Array):
         if level is not None:
             raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
+        array = absolute_node(array)
         return array, _placed(array, name)
     if not isinstance(array, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
@@ -42,6 +43,29 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
         return resolve_input(array, name, level)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: {error}") from error
+
+
+def absolute_node(node: Any) -> Any:
+    """The same array or group, at a place that does not depend on the working directory of whoever reads it."""
+    import zarr
+    from zarr.storage import LocalStore
+
+    store = node.store
+    if not isinstance(store, LocalStore) or store.root.is_absolute():
+        return node
+    return zarr.open(
+        LocalStore(store.root.absolute(), read_only=store.read_only),
+        path=node.path,
+        mode="r" if node.read_only else "r+",
+    )
+
+
+def sees(array: Any) -> bool:
+    """Whether the metadata of an array are there, where this code runs."""
+    from zarr.core.sync import sync
+
+    document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+    return bool(sync((array.store_path / document).exists()))
 
 
 def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":

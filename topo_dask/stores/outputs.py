@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Triple
+from .inputs import absolute_node
 from .multiscales import VERSIONS, Multiscale, read_multiscales
 from .persistent import persistent, store_at
 from .pyramids import LABELS, Pyramid
@@ -90,6 +91,7 @@ def locate_output(output: Any) -> Target:
         return Target(absolute(os.fspath(output)))
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
+    output = absolute_node(output)
     root = getattr(output.store, "root", None)
     path = output.path
     return Target(None if root is None else absolute(os.path.join(str(root), path)), output)

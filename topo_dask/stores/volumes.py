@@ -135,11 +135,13 @@ class Foreground:
     def stored_blocks(self, grid: BlockGrid) -> list[Block]:
         """Blocks that may have foreground, in raster order: those that a stored chunk meets.
 
-        A chunk that was never written is background. All blocks where the store can not tell.
+        A chunk that was never written has the array's fill value, which is background unless it is above the threshold,
+        or no number. All blocks where the store can not tell.
         """
         array = self.source.array
         chunks = stored_chunks(array) if isinstance(array, CheckedArray) else None
-        if chunks is None or self._exceeds(np.asarray(array.fill_value)).any():
+        fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
+        if chunks is None or self._exceeds(fill) or fill != fill:
             return list(grid)
         channel = self.source.channels.start if self.source.channels else 0
         unit = array.shards or array.chunks

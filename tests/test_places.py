@@ -1,0 +1,113 @@
+"""Places and memory: what workers see of inputs and outputs, fill values, and the limits of a container."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+
+import topo_dask
+from topo_dask import surroundings
+from topo_dask.plan import Stage
+from topo_dask.stores import ledger
+from topo_dask.stores.scratch import FileScratch
+
+SHAPE = (4, 8, 16)
+CONFIG = {"group": 1, "n_steps": 0, "convergence_radius": 30.0, "min_size": 1}
+COMMON: dict[str, Any] = {"class_names": ["x"], "class_config": {"x": CONFIG}, "progress": False}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a prediction that is foreground everywhere."""
+    zarr.create_array(tmp_path / "s", data=np.ones((1, *SHAPE), np.float32), chunks=(1, 4, 8, 8))
+    zarr.create_array(tmp_path / "f", data=np.ones((3, *SHAPE), np.float32), chunks=(3, 4, 8, 8))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_open_arrays_of_relative_paths_are_found_by_workers_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+        monkeypatch.chdir(folder)
+        given = [zarr.open_array(name, mode="r") for name in ("s", "f")]
+        assert not given[0].store.root.is_absolute()
+        group = zarr.open_group("group")
+        array = zarr.create_array("array", shape=SHAPE, chunks=(4, 8, 8), dtype="i4", fill_value=0)
+        for output in (group, array):
+            labels = topo_dask.segment_volume(*given, output, **COMMON, block_shape=(4, 8, 8))["x"]
+            assert (labels[:] == 1).all()
+    assert (zarr.open("group/labels/x/0")[:] == 1).all()
+    assert (zarr.open("array")[:] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["s", "f", "o/labels/x/0"])
+def test_what_a_worker_does_not_see_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(surroundings, "sees", lambda array: not str(array.store_path).endswith(name))
+    with (
+        Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"),
+        pytest.raises(OSError, match=r"can not be reached by 1 workers, .*: give a path or URL that all workers share"),
+    ):
+        topo_dask.segment_volume("s", "f", "o", **COMMON)
+
+
+def test_whether_an_array_is_seen(folder: Path) -> None:
+    for zarr_format in (2, 3):
+        array = zarr.create_array("a", shape=(2,), dtype="u1", zarr_format=zarr_format, overwrite=True)
+        assert surroundings.sees(array)
+        (folder / "a").rename(folder / f"moved{zarr_format}")
+        assert not surroundings.sees(array)
+
+
+def test_no_fill_value_reads_as_zero(folder: Path) -> None:
+    semantic = zarr.create_array(
+        "v2", shape=(1, *SHAPE), chunks=(1, 4, 8, 8), dtype="f4", zarr_format=2, fill_value=None, overwrite=True
+    )
+    semantic[..., :8] = 1
+    labels = topo_dask.segment_volume("v2", "f", "o", **COMMON, block_shape=(4, 8, 8))["x"][:]
+    np.testing.assert_array_equal(labels, np.arange(16)[None, None] < np.full((4, 8, 1), 8))
+
+
+@pytest.mark.parametrize("block_shape", [(4, 8, 8), (4, 8, 16)])
+def test_a_fill_value_that_is_no_number_is_an_error_whatever_the_blocks(folder: Path, block_shape: Any) -> None:
+    semantic = zarr.create_array("nan", shape=(1, *SHAPE), chunks=(1, 4, 8, 8), dtype="f4", fill_value=np.nan)
+    semantic[..., :8] = 1
+    with pytest.raises(ValueError, match=r"semantic is NaN at voxel \(0, 0, 8\)"):
+        topo_dask.segment_volume("nan", "f", "o", **COMMON, block_shape=block_shape)
+
+
+def test_a_run_is_resumed_with_the_blocks_on_record_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (64, 96, 96)
+    for name, channels in (("large_s", 1), ("large_f", 3)):
+        chunks = (channels, 16, 48, 48)
+        zarr.create_array(name, data=np.ones((channels, *shape), np.float32), chunks=chunks)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "run", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            topo_dask.segment_volume("large_s", "large_f", "o", **COMMON)
+    record = ledger.recorded(FileScratch(str(folder / "o.scratch")))
+    assert record is not None
+    labels = topo_dask.segment_volume(
+        "large_s", "large_f", "o", **COMMON, resume=True, block_shape=record["block_shape"]
+    )["x"]
+    assert labels.chunks == tuple(record["chunks"])
+    assert labels[:].all()
+
+
+@pytest.mark.parametrize("kinds", ["", "memory"])
+def test_the_memory_of_a_container_is_what_its_group_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str
+) -> None:
+    (tmp_path / "cgroup").write_text(f"12:cpu:/other\n1:{kinds}:/slurm/job_7/step_0\n")
+    for path, limit in (("slurm/job_7", "1073741824"), ("slurm/job_7/step_0", "max"), ("other", "1")):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "limit").write_text(limit + "\n")
+    monkeypatch.setattr(surroundings, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(surroundings, "LIMITS", {kinds: (str(tmp_path), "limit")})
+    assert surroundings.machine_memory() == 2**30
+    (tmp_path / "cgroup").unlink()
+    assert surroundings.machine_memory() > 2**30
