@@ -140,8 +140,10 @@ class Foreground:
         """
         array = self.source.array
         chunks = stored_chunks(array) if isinstance(array, CheckedArray) else None
+        if chunks is None:
+            return list(grid)
         fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
-        if chunks is None or self._exceeds(fill) or fill != fill:
+        if self._exceeds(fill) or fill != fill:
             return list(grid)
         channel = self.source.channels.start if self.source.channels else 0
         unit = array.shards or array.chunks
