@@ -60,7 +60,7 @@ def test_levels_of_images(images: Path) -> None:
     check(semantic, f"{flow}/", images / "by_level", level=1)
     check(semantic / "s1", str(flow / "s1"), images / "by_path")
     arrays = [zarr.open_array(path / "s1", mode="r") for path in (semantic, flow)]
-    check(*arrays, images / "open", size=None)
+    check(*arrays, images / "open")
     lazy = topo_dask.run_instance_segmentation(*arrays, ["nuc"], CONFIG, block_shape=BLOCK)["nuc"]
     np.testing.assert_array_equal(lazy.compute(), EXPECTED)
     for place, level, message in (

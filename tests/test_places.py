@@ -111,3 +111,17 @@ def test_the_memory_of_a_container_is_what_its_group_allows(
     assert surroundings.machine_memory() == 2**30
     (tmp_path / "cgroup").unlink()
     assert surroundings.machine_memory() > 2**30
+
+
+def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topo_dask.segment_volume("s", "f", "o", **COMMON, block_shape=(4, 8, 8))
+    monkeypatch.setattr(Stage, "run", lambda *_: 1 // 0)
+    for more in ({"block_shape": (4, 8, 8)}, {}, {"halo": 3}):  # labels do not depend on the blocks
+        assert (topo_dask.segment_volume("s", "f", "o", **COMMON, **more, resume=True)["x"][:] == 1).all()
+    other = {**COMMON, "class_config": {"x": {**CONFIG, "min_size": 2}}}
+    with pytest.raises(FileExistsError, match="exists: pass overwrite=True to replace it"):
+        topo_dask.segment_volume("s", "f", "o", **other, resume=True)
+    with pytest.raises(ZeroDivisionError):
+        topo_dask.segment_volume("s", "f", "o", **COMMON, overwrite=True)
+    with pytest.raises(ZeroDivisionError):  # replaced, and not yet whole
+        topo_dask.segment_volume("s", "f", "o", **COMMON, resume=True)

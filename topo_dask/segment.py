@@ -15,7 +15,7 @@ from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger
 from .stores.checked import OnMissing
-from .stores.label_arrays import missing_levels, open_output, publish
+from .stores.label_arrays import finished, missing_levels, open_output, publish
 from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
 from .stores.pages import Pages
 from .stores.pyramids import Version
@@ -87,6 +87,7 @@ def segment_volume(
         have no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
+        Of a run that is complete, the labels are given back.
     overwrite : bool
         Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
     progress : bool or Progress
@@ -160,6 +161,10 @@ def segment_volume(
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
     record = _describe(plan, target)
 
+    digest = ledger.digest(record)
+    if resume and ledger.recorded(store) is None and (whole := finished(target, plan.classes, spec, digest)):
+        return whole
+
     def admit() -> str | None:
         run_name = ledger.admit(store, record, resume=resume, overwrite=overwrite)
         check_outputs(target, plan.classes, spec, run_name, resume=run_name is not None, overwrite=overwrite)
@@ -203,7 +208,7 @@ def segment_volume(
             columns = instance_columns(job)
             if target.url is not None:
                 write_table(columns, name, target.beside(".tables"))
-            publish(target, name, spec, len(columns["label"]))
+            publish(target, name, spec, {"instances": len(columns["label"]), "record": digest})
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 

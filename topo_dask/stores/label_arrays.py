@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,22 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
     return arrays
 
 
-def publish(target: Target, name: str, spec: OutputSpec, n: int) -> None:
-    """Say in the mark of labels that they are whole, of `n` instances, and list them where viewers look.
+def finished(target: Target, names: Collection[str], spec: OutputSpec, digest: str) -> dict[str, Any] | None:
+    """Labels of each class where all are whole, from a run of the same record; else None."""
+    group = None if target.is_array else existing_group(target)
+    if group is None:
+        return None
+    found = {}
+    for name in names:
+        mark = group[spec.place(name)].attrs.get(MARK) if spec.place(name) in group else None
+        if not isinstance(mark, dict) or not mark.get("complete") or mark.get("record") != digest:
+            return None
+        found[name] = group[next(iter(spec.levels(name)))[0]]
+    return found
+
+
+def publish(target: Target, name: str, spec: OutputSpec, facts: Mapping[str, Any]) -> None:
+    """Say in the mark of labels that they are whole, and some facts of them; list them where viewers look.
 
     Nothing is done to an array that was given.
     """
@@ -79,7 +94,7 @@ def publish(target: Target, name: str, spec: OutputSpec, n: int) -> None:
     group = _open_group(target, spec)
     attributes = group[spec.place(name)].attrs
     kept = {key: value for key, value in attributes[MARK].items() if key != "scratch"}
-    attributes[MARK] = {**kept, "complete": True, "instances": n}
+    attributes[MARK] = {**kept, "complete": True, **facts}
     if spec.pyramid is not None:
         list_labels(group[LABELS], spec.pyramid.version, name)
     _consolidate_again(group)

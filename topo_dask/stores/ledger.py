@@ -37,6 +37,12 @@ def describe_array(array: Any) -> dict[str, Any]:
     }
 
 
+def digest(record: dict[str, Any]) -> str:
+    """Short name of a record, the same for runs that give the same labels: whatever their blocks and halo."""
+    kept = {key: value for key, value in record.items() if key not in ("block_shape", "halo", "chunks")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
