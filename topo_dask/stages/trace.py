@@ -25,8 +25,9 @@ def trace(job: Job, key: str) -> None:
 def layer_of(job: Job, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Voxels (z, y, x) and end points of one layer of blocks along z, in raster order."""
     voxels, positions = [np.empty(0, np.int64)], [np.empty((0, 3))]
-    for block in job.grid:
-        if block.block_id[0] == layer and (bundle := find(job.scratch, "ends", block.key)) is not None:
+    _, height, width = job.grid.numblocks
+    for y, x in np.ndindex(height, width):
+        if (bundle := find(job.scratch, "ends", job.grid.block((layer, y, x)).key)) is not None:
             voxels.append(bundle["voxels"])
             positions.append(bundle["positions"])
     flat = np.concatenate(voxels)
