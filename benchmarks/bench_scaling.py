@@ -102,7 +102,8 @@ def run_size(args: argparse.Namespace, size: int) -> dict[str, Any]:
             repeat(args.folder / f"{name}-tile.zarr", folder / f"{name}.zarr", size)
         command = [sys.executable, __file__, "--folder", str(folder), "--one", str(size)]
         command += ["--block", str(args.block), "--halo", str(args.halo)]
-        found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found: dict[str, Any] = json.loads(run.stdout)
     finally:
         shutil.rmtree(folder)
     return found
