@@ -324,7 +324,7 @@ def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: 
 def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.cli.schedulers.TO_CONNECT", "500ms")
     result = invoke("plan", "one", "one_flow", "--scheduler", "tcp://127.0.0.1:9", "--class", "nuc")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
 
 

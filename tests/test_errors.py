@@ -91,7 +91,12 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW[:1])), ValueError, "pred_flow must have shape"),
     (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW[:1])), ValueError, "flow must have shape"),
     (lambda a: classes(a, PROB[0]), ValueError, "semantic_pred must have 4 axes"),
-    (lambda a: classes(a, flow=FLOW[0]), ValueError, "flow_pred must have 4 axes"),
+    (
+        lambda a: classes(a, flow=FLOW[0]),
+        ValueError,
+        "flow_pred must have 4 axes.*; put an axis of channels .* in front",
+    ),
+    (lambda a: classes(a, flow=np.moveaxis(FLOW, 0, -1)), ValueError, "channels seem to be its last axis"),
     (lambda a: classes(a, flow=FLOW[:2]), ValueError, "3 channels for each of the 1 classes .* got 2"),
     (lambda a: classes(a, flow=np.concatenate([FLOW, FLOW])), ValueError, "3 channels for each .* got 6"),
     (lambda a: classes(a, flow=FLOW[..., 1:]), ValueError, r"the same volume, got \(4, 5, 5\) and \(4, 5, 6\)"),

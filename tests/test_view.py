@@ -204,6 +204,18 @@ def test_a_figure_of_layers_at_different_places_is_refused(folder: Path) -> None
     assert "must lie at one place" in result.stderr
 
 
+def test_labels_that_are_not_whole_are_called_unfinished(folder: Path) -> None:
+    mark = {"kind": "labels", "class": "x", "run": "y"}
+    for facts, name in (({}, "image.zarr (unfinished)"), ({"complete": True}, "image.zarr")):
+        zarr.open("image.zarr").attrs["topo_dask"] = {**mark, **facts}
+        assert find_layers("image.zarr")[0].name.endswith(name)
+
+
+def test_a_kind_that_is_none_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match="told by image, labels, flow; got 'mask' in 'mask=semantic'"):
+        find_layers("mask=semantic")
+
+
 def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
         def wait(self) -> None:

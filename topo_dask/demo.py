@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .api import postprocess_single
 from .looking.overview import draw_overview
-from .scores import adapted_rand_error
+from .scores import SplitsAndMerges, adapted_rand_error, contingency, splits_and_merges
 from .segment import segment_volume
 
 BLOCK_SHAPE = (32, 64, 64)
@@ -53,7 +53,9 @@ class DemoResult:
     n_nuclei : int
         Instances found, those that the image's edge cuts included.
     n_truth : int
-        Nuclei in the labels that come with the image.
+        Nuclei in the labels that come with the image, which leave out some that its edge cuts.
+    mistakes : SplitsAndMerges
+        Nuclei cut and united, missed, and found where those labels have none.
     rand_error : float
         Adapted Rand error against those labels, 0 is perfect. Voxels that they call background do not count: it tells
         whether nuclei are kept apart and whole, not how tightly they are outlined.
@@ -67,6 +69,7 @@ class DemoResult:
 
     n_nuclei: int
     n_truth: int
+    mistakes: SplitsAndMerges
     rand_error: float
     equal: bool
     seconds: float
@@ -135,10 +138,12 @@ def run_demo(folder: str | os.PathLike[str], *, progress: bool = True) -> DemoRe
     in_memory = postprocess_single(foreground, flow, **CONFIG)
     figure = draw_overview(image, foreground, flow, labels, BLOCK_SHAPE)
     figure.savefig(folder / "overview.png")
+    table = contingency(truth, labels)
     return DemoResult(
         n_nuclei=int(labels.max()),
         n_truth=len(np.unique(truth[truth > 0])),
-        rand_error=adapted_rand_error(truth, labels).error,
+        mistakes=splits_and_merges(table),
+        rand_error=adapted_rand_error(table).error,
         equal=bool(np.array_equal(labels, in_memory)),
         seconds=perf_counter() - start,
         folder=folder,

@@ -22,6 +22,8 @@ def demo(folder: Path, quiet: bool) -> None:
 
     result = run_demo(folder, progress=not quiet)
     click.echo(f"nuclei found            {result.n_nuclei} ({result.n_truth} in the shipped labels)")
+    wrong = result.mistakes
+    click.echo(f"of those               {wrong.splits} cut, {wrong.merges} united, {wrong.missed} missed")
     click.echo(f"adapted Rand error      {result.rand_error:.4f}")
     click.echo(f"block-wise = in memory  {'yes, bit for bit' if result.equal else 'NO'}")
     click.echo(f"labels                  {folder / 'labels.zarr' / 'labels' / 'nuclei'}")

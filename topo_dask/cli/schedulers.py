@@ -28,6 +28,12 @@ _TAKES = {
 }
 
 
+class UnreachableError(click.ClickException):
+    """A cluster that can not be used; nothing has begun."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Scheduling:
     """What ``--scheduler``, ``--workers``, ``--threads-per-worker`` and ``--memory-limit`` say; checked when made."""
@@ -138,14 +144,14 @@ def _cluster_at(address: str) -> Iterator[None]:
     try:
         client = Client(address, timeout=TO_CONNECT)
     except (OSError, ValueError) as error:
-        raise OSError(
+        raise UnreachableError(
             f"no Dask scheduler answers at {address}: is it running, and its port reachable? ({error})"
         ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=TO_HAVE_WORKERS)
         except TimeoutError:
-            raise OSError(
+            raise UnreachableError(
                 f"the Dask scheduler at {address} has no workers after {TO_HAVE_WORKERS}: start some"
             ) from None
         yield

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -77,6 +77,8 @@ def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
     """
     text = os.fspath(where)
     kind, separator, path = text.partition("=")
+    if separator and kind.isalpha() and kind not in get_args(Kind) and not os.path.lexists(text):
+        raise ValueError(f"what an array holds is told by {', '.join(get_args(Kind))}; got {kind!r} in {text!r}")
     told = kind if separator and kind in get_args(Kind) else None
     path = (path if told else text).rstrip("/")
     found = list(_layers(path, told))
@@ -95,7 +97,10 @@ def _layers(path: str, kind: Any) -> Iterator[Layer]:
         if "t" in multiscale.axes:
             raise ValueError(f"{path} has a time axis: give an array of one time point")
         levels = tuple(node[level.path] for level in multiscale.levels)
-        yield from _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs)
+        mark = node.attrs.get(MARK)
+        state = " (unfinished)" if isinstance(mark, Mapping) and not mark.get("complete") else ""
+        for layer in _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs):
+            yield replace(layer, name=layer.name + state)
     for name, child in sorted(node.members()):
         ours = hasattr(child, "shape") and MARK in child.attrs
         if (ours and multiscale is None) or name == "labels":

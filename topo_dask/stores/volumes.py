@@ -32,7 +32,8 @@ def check_array(array: Any, name: str, ndim: int) -> None:
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
+        lacks = "; put an axis of channels of length 1 in front" if (array.ndim, ndim) == (3, 4) else ""
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{lacks}")
     if hasattr(array, "metadata"):
         check_metadata(array, name)
 
@@ -43,15 +44,18 @@ def check_prediction(semantic: Any, flow: Any) -> None:
     check_array(flow, "flow_pred", 4)
     n = semantic.shape[0]
     if n == 0 or flow.shape[0] != 3 * n:
-        exchanged = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
+        hint = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
+        if n and flow.shape[-1] == 3 * n:
+            hint = "; its channels seem to be its last axis, and must be its first"
         raise ValueError(
-            f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}"
-            f"{exchanged}"
+            f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}{hint}"
         )
     if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
+        turned = sorted(flow.shape[1:]) == sorted(semantic.shape[1:])
+        hint = "; the axes of one seem to be in another order" if turned else ""
         raise ValueError(
             f"flow_pred and semantic_pred must cover the same volume, got {tuple(flow.shape[1:])} and "
-            f"{tuple(semantic.shape[1:])}"
+            f"{tuple(semantic.shape[1:])}{hint}"
         )
 
 
