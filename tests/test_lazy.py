@@ -1,5 +1,9 @@
 """Lazy arrays: the same bits as in memory, no work on building, global stages once."""
 
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 
 import topo_dask
 from topo_dask.execute import run
+from topo_dask.spilled import spill
 from topo_dask.stages import track as track_stage
 
 contract = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -158,3 +163,78 @@ def test_a_block_is_read_once_for_tracking(monkeypatch: pytest.MonkeyPatch) -> N
     with dask.config.set(scheduler="synchronous"):
         topo_dask.postprocess_single(da.from_array(mask), da.from_array(flow), block_shape=(10, 10, 10)).compute()
     assert len(seen) == len(set(seen))
+
+
+def columns(n: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mask and flow of objects of 8 voxels side by side along x, and their labels."""
+    mask = np.ones((2, 8, 8 * n), bool)
+    flow = np.zeros((3, *mask.shape), np.float32)
+    _, y, x = np.mgrid[:2, :8, : 8 * n]
+    flow[1], flow[2] = np.sign(3 - y) / 2, np.sign(3 - x % 8) / 2
+    return mask, flow, topo_dask.postprocess_single(mask, flow, min_size=1)
+
+
+def in_columns(block: Callable[[np.ndarray], np.ndarray], scratch: Path, **more: Any) -> tuple[Any, np.ndarray]:
+    """The lazy labels of `columns`, whose flow passes through a function, and what they should be."""
+    mask, flow, labels = columns()
+    deferred = da.from_array(flow, chunks=(3, 2, 8, 8)).map_blocks(block, dtype=flow.dtype, meta=flow[:, :0, :0, :0])
+    arguments = {"min_size": 1, "block_shape": (2, 8, 8), "scratch": str(scratch)} | more
+    assert len(np.unique(labels)) == 4
+    return topo_dask.postprocess_single(da.from_array(mask, chunks=(2, 8, 8)), deferred, **arguments), labels
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["threads", "as processes"])
+def test_two_may_compute_at_once(locked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_writes, first_is_done = threading.Event(), threading.Event()
+    seen: list[int] = []
+    found = {}
+
+    def network(block: np.ndarray) -> np.ndarray:
+        seen.append(threading.get_ident())
+        if len(seen) == 3:  # the first has written some chunks
+            second.start()
+            second_writes.wait(1 if locked else 20)
+        elif seen[-1] != seen[0] and not second_writes.is_set():
+            second_writes.set()
+            first_is_done.wait(20)
+        return block
+
+    def compute(part: Any, name: str) -> None:
+        found[name] = part.compute()
+
+    monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
+    if not locked:
+        monkeypatch.setattr("dask.utils.SerializableLock", lambda token: nullcontext())
+    with dask.config.set(scheduler="synchronous"):
+        lazy, labels = in_columns(network, tmp_path)
+        second = threading.Thread(target=compute, args=(lazy[..., :16], "second"))
+        try:
+            compute(lazy[..., 16:], "first")
+        finally:
+            first_is_done.set()
+            second.join()
+        compute(lazy, "later")
+    assert len(seen) == (4 if locked else 8)
+    np.testing.assert_array_equal(found["first"], labels[..., 16:])
+    np.testing.assert_array_equal(found["second"], labels[..., :16])
+    np.testing.assert_array_equal(found["later"], labels)
+
+
+@pytest.mark.parametrize("lost", ["mask", "flow"])
+def test_a_lost_chunk_of_a_spilled_input_is_an_error(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losing(carrier: Any, scratch: Any, name: str) -> Any:
+        array = spill(carrier, scratch, name)
+        for chunk in tmp_path.glob(f"*/inputs/{lost}-*/c/**/2"):
+            chunk.unlink()
+        return array
+
+    monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
+    monkeypatch.setattr("topo_dask.lazy.spill", losing)
+    lazy, _ = in_columns(lambda block: block, tmp_path)
+    with (
+        dask.config.set(scheduler="synchronous"),
+        pytest.raises(OSError, match=f"{lost}, spilled to scratch .*missing"),
+    ):
+        lazy.compute()

@@ -5,11 +5,7 @@ last, once, wherever it finds itself (threads, processes or a cluster); and one 
 that block. What is done is on record in scratch, so that computing another block later repeats nothing.
 """
 
-import atexit
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +18,13 @@ from .blocks.geometry import BlockGrid, Triple, triple
 from .config import ClassConfig
 from .execute import run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
+from .spilled import Opaque, open_scratch, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import sort_rows
 from .stages.table import instance_columns
 from .stages.trace import layer_of, trace
 from .stores.checked import CheckedArray
-from .stores.outputs import absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 from .surroundings import ambient
@@ -37,9 +33,6 @@ Array = Any
 
 LEAST_BLOCK = 64**3
 """Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many."""
-
-SPILL_CHUNK = 64
-"""Edge of the chunks of a spilled input."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +53,6 @@ def is_lazy(array: object) -> bool:
     return _is_dask(array) or ("zarr" in sys.modules and isinstance(array, sys.modules["zarr"].Array))
 
 
-class _Opaque:
-    # Carries a dask array through a graph as a value.
-    def __init__(self, array: Array) -> None:
-        self.array = array
-
-
-def _open_scratch(options: Options) -> FileScratch:
-    # A folder of our own, whoever chose the place: it goes with this process, and nothing else does.
-    root = absolute(os.fspath(options.scratch or tempfile.gettempdir()))
-    scratch = FileScratch(f"{root.rstrip('/')}/topo_dask-{uuid4().hex}")
-    atexit.register(_remove, scratch, os.getpid())
-    return scratch
-
-
-def _remove(scratch: FileScratch, owner: int) -> None:
-    if os.getpid() != owner:
-        return
-    if "://" in scratch.url:
-        scratch.discard(".")
-    else:
-        shutil.rmtree(scratch.url, ignore_errors=True)
-
-
 def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> BlockGrid:
     """Blocks of the result: those asked for, else from the chunks of the first lazy array.
 
@@ -99,40 +69,6 @@ def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> B
     return BlockGrid(shape, (block[0], block[1], block[2]), halo)
 
 
-def spill(carrier: _Opaque, scratch: FileScratch, name: str) -> Any:
-    """Write a dask array to scratch unless that is done, and return it as a zarr array."""
-    import zarr
-    from zarr.codecs import BloscCodec
-
-    path = f"{scratch.url}/inputs/{name}"
-    if name in scratch.keys("spilled"):
-        return zarr.open_array(path, mode="r")
-    array = carrier.array
-    leading = (min(3, n) for n in array.shape[:-3])
-    chunks = (*leading, *(max(1, min(SPILL_CHUNK, n)) for n in array.shape[-3:]))
-    codec = BloscCodec(cname="lz4", clevel=1)
-    target = zarr.create_array(
-        path, shape=array.shape, chunks=chunks, dtype=array.dtype.newbyteorder("="), compressors=codec, overwrite=True
-    )
-    written = array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
-    _compute(written)
-    scratch.put("spilled", name)
-    return target
-
-
-def _write_chunk(chunk: NDArray[Any], target: Any, block_info: Any = None) -> NDArray[np.bool_]:
-    where = tuple(slice(a, b) for a, b in block_info[0]["array-location"])
-    target[where] = chunk
-    return np.ones((1,) * chunk.ndim, np.bool_)
-
-
-def _compute(*collections: Any) -> None:
-    import dask
-
-    with ambient():  # inside a task of a cluster, the same cluster computes this too
-        dask.compute(*collections)
-
-
 def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
     """The array as a zarr array, or a delayed one that a task will have spilled."""
     import dask
@@ -143,12 +79,15 @@ def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
     deferred = array if _is_dask(array) else da.from_array(array)
     if any(np.isnan(size) for size in deferred.shape):
         raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
-    return dask.delayed(spill, pure=True)(_Opaque(deferred), scratch, name, dask_key_name=f"spill-{name}-{uuid4().hex}")
+    return dask.delayed(spill, pure=True)(Opaque(deferred), scratch, name, dask_key_name=f"spill-{name}-{uuid4().hex}")
 
 
 def prepare(job: Job, stages: Sequence[Stage]) -> Job:
     """Run stages; those on record are not run again."""
-    with ambient() as executor:
+    from dask.utils import SerializableLock
+
+    # Two at once would file the same bits: the lock only spares the work.
+    with ambient() as executor, SerializableLock(job.scratch.url):  # type: ignore[attr-defined]
         run(job, stages, executor)
     return job
 
@@ -227,7 +166,7 @@ def _as_asked(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
 def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | None = None, **arrays: Array) -> Any:
     """Lazy labels of a recipe from `mask` and `flow`, or from `labels`."""
     config = config or ClassConfig()
-    scratch = _open_scratch(options)
+    scratch = open_scratch(options.scratch)
     volume = arrays.get("mask", arrays.get("labels"))
     assert volume is not None
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
@@ -241,7 +180,7 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
     """Delayed table of the instances of `labels`, with the flow errors if there is a `flow`."""
     import dask
 
-    scratch = _open_scratch(options)
+    scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
     stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
     spec = _Spec(grid, scratch, ClassConfig(), "table")
@@ -258,7 +197,7 @@ def segment_classes_lazily(
     classes: Mapping[str, tuple[int, ClassConfig]], options: Options, semantic: Array, flow: Array, threshold: float
 ) -> dict[str, Any]:
     """Lazy labels of several classes; spilled inputs are shared."""
-    scratch = _open_scratch(options)
+    scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
     stored = {
         "mask": _stored(semantic, scratch, "semantic_pred"),
@@ -282,7 +221,7 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     import dask
     import dask.array as da
 
-    scratch = _open_scratch(options)
+    scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
     spec = _Spec(grid, scratch, config, "positions")
@@ -299,14 +238,15 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     return da.concatenate(coords, allow_unknown_chunksizes=True), da.concatenate(ends, allow_unknown_chunksizes=True)
 
 
-def _settled(spec: _Spec, stages: Sequence[Stage], coords: _Opaque, positions: _Opaque) -> Job:
+def _settled(spec: _Spec, stages: Sequence[Stage], coords: Opaque, positions: Opaque) -> Job:
     import dask
 
     job = _make_job(spec, {})
     if "rows" not in job.scratch.keys("spilled"):
         pairs = zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True)
         sort = dask.delayed(sort_rows, pure=False)
-        _compute(*(sort(c, p, i, job.grid, job.scratch) for i, (c, p) in enumerate(pairs)))
+        with ambient():  # inside a task of a cluster, the same cluster computes this too
+            dask.compute(*(sort(c, p, i, job.grid, job.scratch) for i, (c, p) in enumerate(pairs)))
         job.scratch.put("spilled", "rows")
     return prepare(job, stages)
 
@@ -318,7 +258,7 @@ def cluster_lazily(
     import dask
     import dask.array as da
 
-    scratch = _open_scratch(options)
+    scratch = open_scratch(options.scratch)
     rows = [a.rechunk({1: 3}) if _is_dask(a) else da.from_array(a) for a in (fg_coords, final_positions)]
     if rows[0].numblocks[0] != rows[1].numblocks[0]:
         raise ValueError(
@@ -330,5 +270,5 @@ def cluster_lazily(
     plan = plan_stages(Recipe.of(config), "rows")
     spec = _Spec(grid, scratch, config, "labels")
     key = f"prepare-labels-{uuid4().hex}"
-    job = dask.delayed(_settled, pure=True)(spec, plan.stages, _Opaque(rows[0]), _Opaque(rows[1]), dask_key_name=key)
+    job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows[0]), Opaque(rows[1]), dask_key_name=key)
     return _over_grid(job, plan, grid)

@@ -140,10 +140,11 @@ class Foreground:
         """Blocks that may have foreground, in raster order: those that a stored chunk meets.
 
         A chunk that was never written has the array's fill value, which is background unless it is above the threshold,
-        or no number. All blocks where the store can not tell.
+        or no number. All blocks where the store can not tell, or where a chunk that is not there is an error.
         """
         array = self.source.array
-        chunks = stored_chunks(array) if isinstance(array, CheckedArray) else None
+        sparse = isinstance(array, CheckedArray) and array.on_missing == "background"
+        chunks = stored_chunks(array) if sparse else None
         if chunks is None:
             return list(grid)
         fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
