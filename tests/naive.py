@@ -108,7 +108,9 @@ def cluster_convergence(
     origin = (cell[first] * g).astype(np.int64)
     offset_sum = np.zeros_like(origin)
     np.add.at(offset_sum, sink, _fixed(final_positions - origin[sink]))
-    centre = (origin * count[:, None] + offset_sum / UNIT) / count[:, None]
+    # Whole voxels are added up as integers: the exact sum is rounded once, however large.
+    whole = origin * count[:, None] + offset_sum // int(UNIT)
+    centre = (whole + offset_sum % int(UNIT) / UNIT) / count[:, None]
 
     instance = _unite(len(centre), _close_pairs(centre, convergence_radius))
     labels[tuple(fg_coords.T)] = instance[sink]

@@ -5,13 +5,72 @@ multiple of ``2**-FRACTION_BITS`` and then added in int64, which is exact and as
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 FRACTION_BITS = 24
 SCALE = float(1 << FRACTION_BITS)
 """Units of a fixed-point number per 1.0; a power of two, so that scaling a float64 is exact."""
 
 EXACT = float(1 << 53)
-"""Largest magnitude up to which every integer is a float64 of its own: no sum may pass it."""
+"""Largest magnitude up to which every integer is a float64 of its own."""
+
+LARGEST = 1 << 62
+"""Largest magnitude of a sum, 2**38 in all: two of them still add up within int64."""
+
+
+def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:
+    """Raise OverflowError when a fixed-point sum has passed `LARGEST`.
+
+    Parameters
+    ----------
+    sums : ndarray of int64
+        Fixed-point sums, each of two that had not.
+    what, remedy : str
+        Name of the quantity, and what to do about it, for the message.
+
+    Examples
+    --------
+    >>> check_sums(np.array([0, -LARGEST - 1]), "flow error", "shorten the flow")
+    Traceback (most recent call last):
+        ...
+    OverflowError: flow error: a sum of 274877906944 exceeds 2**38, the range of fixed-point sums; shorten the flow
+    """
+    # As Python's integers: the least int64 has no opposite of its own.
+    largest = max(int(sums.max(initial=0)), -int(sums.min(initial=0)))
+    if largest > LARGEST:
+        raise OverflowError(
+            f"{what}: a sum of {largest >> FRACTION_BITS} exceeds 2**{62 - FRACTION_BITS}, "
+            f"the range of fixed-point sums; {remedy}"
+        )
+
+
+def add_sums(
+    sums: NDArray[np.int64], rows: NDArray[np.integer], terms: NDArray[np.int64], what: str, remedy: str
+) -> None:
+    """Add fixed-point sums to some rows, in place; OverflowError when one passes `LARGEST`.
+
+    Parameters
+    ----------
+    sums : ndarray of int64, shape (S, ...)
+        What is added to.
+    rows : ndarray of int, shape (N,)
+        Rows of `sums`, none of them twice.
+    terms : ndarray of int64, shape (N, ...)
+        What is added.
+    what, remedy : str
+        See `check_sums`.
+
+    Examples
+    --------
+    >>> sums = np.array([5, 7, 9])
+    >>> add_sums(sums, np.array([2, 0]), np.array([10, 20]), "flow error", "shorten the flow")
+    >>> sums
+    array([25,  7, 19])
+    """
+    added = sums[rows]
+    added += terms
+    check_sums(added, what, remedy)
+    sums[rows] = added
 
 
 def check_exact(sums: np.ndarray, what: str) -> None:
@@ -24,8 +83,9 @@ def check_exact(sums: np.ndarray, what: str) -> None:
     what : str
         Name of the quantity, for the message.
     """
-    if sums.size and max(int(sums.max()), -int(sums.min())) > EXACT:
+    largest = max(int(sums.max()), -int(sums.min())) if sums.size else 0
+    if largest > EXACT:
         raise OverflowError(
-            f"{what}: a fixed-point sum exceeds 2**53 units of 2**-{FRACTION_BITS}; "
+            f"{what}: a fixed-point sum of {largest} exceeds 2**53 units of 2**-{FRACTION_BITS}; "
             "flow vectors are expected to be about one voxel long"
         )

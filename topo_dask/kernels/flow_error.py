@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel, part
 from .contacts import readable_flow
-from .fixed_point import EXACT, FRACTION_BITS, SCALE
+from .fixed_point import FRACTION_BITS, LARGEST, SCALE
 
 SHORTEST = 1e-8
 """Least length, in voxels, that a vector to a centre is divided by."""
@@ -75,10 +75,10 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
     """
     for i in range(n):
         number = row[found[i]]
-        if not units[i] <= EXACT:
+        if not units[i] <= LARGEST:
             return int(found[i])
         sums[number] += np.int64(units[i])
-        if sums[number] > EXACT:
+        if sums[number] > LARGEST:
             return int(found[i])
     return -1
 
@@ -121,8 +121,8 @@ def _refuse_voxel(numbers: Ints, flow: Floats, voxel: Start, start: Start, n_num
     if not np.isfinite(value).all():
         raise ValueError(f"flow: {value} at voxel {at} is not finite")
     raise OverflowError(
-        f"flow: squared errors up to voxel {at} exceed 2**53 units of 2**-{FRACTION_BITS}; "
-        "flow vectors are expected to be about one voxel long"
+        f"flow: with {value} at voxel {at} the squared errors of an instance exceed 2**{62 - FRACTION_BITS}, "
+        "the range of fixed-point sums; flow vectors are expected to be about one voxel long"
     )
 
 
@@ -173,7 +173,7 @@ def flow_errors(
         When shapes do not fit, a number has no centre, or a centre or the flow at a labelled voxel is not
         finite.
     OverflowError
-        When an error or sum exceeds 2**53 units.
+        When an error or sum exceeds 2**62 units.
 
     References
     ----------

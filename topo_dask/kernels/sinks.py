@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
-from .fixed_point import SCALE, check_exact
+from .fixed_point import FRACTION_BITS, LARGEST, SCALE, add_sums, check_sums
 
 _CENTRES = 1 << 16
 """Centres computed at a time, which bounds what that takes beside them."""
+
+_WHAT = "end points relative to their cell"
+_REMEDY = "choose a smaller convergence_radius, so that fewer end in one cell and nearer to its origin"
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,10 @@ def _sum_ends(positions, numbers, origins, scale, counts, sums):  # type: ignore
         row = np.int64(numbers[i]) - 1
         counts[row] += 1
         for k in range(3):
-            sums[row, k] += np.int64(np.rint((positions[i, k] - origins[row, k]) * scale))
+            total = sums[row, k] + np.int64(np.rint((positions[i, k] - origins[row, k]) * scale))
+            sums[row, k] = total
+            if total > LARGEST or total < -LARGEST:
+                return  # before it wraps around; the sum is there to be found
 
 
 def sum_ends(
@@ -183,6 +189,11 @@ def sum_ends(
     counts : ndarray of int64, shape (S,)
     sums : ndarray of int64, shape (S, 3)
 
+    Raises
+    ------
+    OverflowError
+        When a sum passes 2**38 voxels.
+
     Examples
     --------
     >>> grid = CellGrid((1, 1, 9), 2.0)
@@ -193,8 +204,13 @@ def sum_ends(
     counts = np.zeros(len(cells), np.int64)
     sums = np.zeros((len(cells), 3), np.int64)
     _sum_ends(positions, numbers, grid.origins(cells), SCALE, counts, sums)
-    check_exact(sums, "sum of end positions")
+    check_sums(sums, _WHAT, _REMEDY)
     return counts, sums
+
+
+def add_ends(sums: NDArray[np.int64], rows: NDArray[np.int64], terms: NDArray[np.int64]) -> None:
+    """Add sums of end points to some rows of others, in place; see `sum_ends` and `add_sums`."""
+    add_sums(sums, rows, terms, _WHAT, _REMEDY)
 
 
 def sink_centres(
@@ -206,8 +222,9 @@ def sink_centres(
 ) -> NDArray[np.float64]:
     """Mean end point of each sink, in volume coordinates.
 
-    End points on whole voxels give the very float that a plain mean gives, so that a distance of exactly the radius
-    falls the same way.
+    The exact sum of the end points is rounded once, unless it passes 2**53 voxels, and divided by their number. So
+    end points on whole voxels give the very float that a plain mean gives, and a distance of exactly the radius falls
+    the same way.
 
     Parameters
     ----------
@@ -227,10 +244,11 @@ def sink_centres(
     >>> sink_centres(np.array([2]), np.array([2]), np.array([[0, 0, int(SCALE)]]), CellGrid((1, 1, 9), 2.0))
     array([[0. , 0. , 4.5]])
     """
-    check_exact(sums, "sum of end positions")
     centres = np.empty(sums.shape) if out is None else out
     for at in range(0, len(cells), _CENTRES):
         part = slice(at, at + _CENTRES)
-        total = grid.origins(cells[part]) * counts[part, None] + sums[part] / SCALE
-        centres[part] = total / counts[part, None]
+        # Whole voxels by themselves: int64 holds more bits than a float64.
+        whole = grid.origins(cells[part]) * counts[part, None] + (sums[part] >> FRACTION_BITS)
+        rest = (sums[part] & (int(SCALE) - 1)) / SCALE
+        centres[part] = (whole + rest) / counts[part, None]
     return centres

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..kernels.extents import Extents
-from ..kernels.fixed_point import SCALE, check_exact
+from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
 from .job import Job, View, extent_columns, extents_of
@@ -48,9 +48,9 @@ def drop(job: Job, threshold: float) -> None:
     table = extents_of(job.scratch.get("tabulate", ALL))
     sums = np.zeros(len(table.counts), np.int64)
     rows, columns = gather_rows(job, "errors", ("ids", "sums"))
-    if rows:
-        np.add.at(sums, columns[0] - 1, columns[1])
-    check_exact(sums, "flow error")
+    remedy = "flow vectors are expected to be about one voxel long"
+    for _, part in rows:
+        add_sums(sums, columns[0][part] - 1, columns[1][part], "squared flow errors of an instance", remedy)
     flow_error = (sums / SCALE) / (3 * table.counts)
     lut = number_kept(flow_error <= threshold)
     for block, part in rows:

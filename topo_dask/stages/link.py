@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block
 from ..kernels.labels import number_kept, number_roots
 from ..kernels.linking import link_sinks
-from ..kernels.sinks import CellGrid, sink_centres
+from ..kernels.sinks import CellGrid, add_ends, sink_centres
 from ..stores.scratch import Scratch
 from .job import Job
 
@@ -53,7 +53,7 @@ def combine_sinks(scratch: Scratch, keys: Sequence[str]) -> Sinks:
         table = scratch.get("track", key)
         rows = _places(cells, table["ids"])
         counts[rows] += table["counts"]
-        sums[rows] += table["sums"]
+        add_ends(sums, rows, table["sums"])
     return cells, counts, sums
 
 

@@ -10,7 +10,7 @@ from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
 from ..kernels.labels import scatter
 from ..kernels.paging import pages_of
-from ..kernels.sinks import CellGrid, cells_of, number_values, sum_ends
+from ..kernels.sinks import CellGrid, add_ends, cells_of, number_values, sum_ends
 from ..kernels.tracking import advance, start_positions
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
@@ -95,8 +95,8 @@ class SinkTable:
         order = np.argsort(ids)
         for some_ids, some_counts, some_sums in self._rows:
             rows = order[np.searchsorted(ids[order], some_ids)]
-            np.add.at(counts, rows, some_counts)
-            np.add.at(sums, rows, some_sums)
+            counts[rows] += some_counts
+            add_ends(sums, rows, some_sums)
         return numbers, {"ids": ids, "counts": counts, "sums": sums}
 
 
