@@ -21,7 +21,8 @@ LAYERS = {
     "stores": {"stores", "blocks", "kernels"},
     "stages": {"stages", "stores", "blocks", "kernels", "config"},
     "plan": {"stages", "stores", "config"},
-    "execute": {"plan", "stages", "stores"},
+    "census": {"plan", "stages", "stores"},
+    "execute": {"census", "plan", "stages", "stores"},
 }
 
 

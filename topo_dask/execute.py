@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
+from .census import check_filed, take_census
 from .plan import Stage
 from .stages.job import Job
 
@@ -52,10 +53,12 @@ def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progres
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         if keys:
             executor(stage, job, keys, tick)
+        take_census(job, stage)
 
 
-def check_done(job: Job, stages: Iterable[Stage]) -> None:
-    """Raise RuntimeError when a task of these stages is not on record."""
+def check_done(job: Job, stages: Sequence[Stage]) -> None:
+    """Raise RuntimeError when a task of these stages is not on record, OSError when a bundle is lost."""
+    check_filed(job, stages)
     for stage in stages:
         if left := stage.keys(job):
             raise RuntimeError(f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record after the run")

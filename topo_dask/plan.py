@@ -28,6 +28,12 @@ EVERY = "every block"
 DONE = "done"
 """Kind of the records of global stages."""
 
+NUMBERED = ("numbers.extents", "numbers.faces", "numbers")
+"""Kinds of the bundles of a block whose pieces are numbered."""
+
+FRAGMENTED = ("fragments.extents", "fragments.faces", "fragments.ids")
+"""Kinds of the bundles of a block that tell of its fragments."""
+
 
 def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
     # Keys of the blocks that are made of as many of these along each axis, in raster order.
@@ -52,6 +58,8 @@ class Stage:
         What a global stage holds whole: one column of each table. The rows of those named together add up.
     moves : bool
         Whether particles move; the other stages free what the flow keeps for that.
+    products : tuple of str
+        Kinds of the other bundles that its tasks file; each task of a pass over blocks files all of them.
     """
 
     name: str
@@ -59,6 +67,12 @@ class Stage:
     over: str | None = None
     tables: tuple[Columns, ...] = field(default=(), kw_only=True)
     moves: bool = field(default=False, kw_only=True)
+    products: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of all bundles that its tasks file."""
+        return (*self.products, self.name)
 
     def seen(self, job: Job) -> Job:
         """The job as the tasks of this stage see it."""
@@ -172,7 +186,7 @@ class Downsampling(Stage):
 
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
     """Stage that tracks several classes of one grid and one flow array."""
-    return TrackTogether("track", track, EVERY, moves=True, jobs=tuple(jobs))
+    return TrackTogether("track", track, EVERY, moves=True, products=NUMBERED, jobs=tuple(jobs))
 
 
 @dataclass(frozen=True)
@@ -249,15 +263,19 @@ Start = Literal["flow", "held", "rows", "labels"]
 
 
 def _first_stages(start: Start, min_size: int) -> list[Stage]:
-    track_blocks = Stage("track", track, EVERY, moves=True)
+    track_blocks = Stage("track", track, EVERY, moves=True, products=NUMBERED)
     first = {
         "flow": [track_blocks],
         "held": [Stage("lay_out", lay_out, EVERY, moves=True), track_blocks],
         "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
-        "labels": [Stage("localise", localise, EVERY)],
+        "labels": [Stage("localise", localise, EVERY, products=NUMBERED)],
     }[start]
     tables = ((("localise" if start == "labels" else "track", "ids"),),)
-    return [*first, Stage("link", partial(collect if start == "labels" else link, min_size=min_size), tables=tables)]
+    if start == "labels":
+        last = Stage("link", partial(collect, min_size=min_size), tables=tables, products=("collect.ids",))
+    else:
+        last = Stage("link", partial(link, min_size=min_size), tables=tables)
+    return [*first, last]
 
 
 def _gather_stages(levels: int, threshold: float) -> list[Stage]:
@@ -267,7 +285,10 @@ def _gather_stages(levels: int, threshold: float) -> list[Stage]:
     names = [kind_of(level) for level in range(-1, levels)]
     return [
         Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # two instances a contact at most
-        *(Gathering(names[level + 1], decide[level], names[level], level) for level in range(levels)),
+        *(
+            Gathering(names[level + 1], decide[level], names[level], level, products=(f"{names[level + 1]}.united",))
+            for level in range(levels)
+        ),
     ]
 
 
@@ -302,10 +323,11 @@ def plan_stages(
         stages.append(Stage("unite", decide, tables=left))
         view = View("numbers", "unite")
     if recipe.split:
-        stages.append(Stage("fragments", partial(fragments, view=view), "numbers"))
+        stages.append(Stage("fragments", partial(fragments, view=view), "numbers", products=FRAGMENTED))
         stages.append(Stage("join", join, "fragments"))
         decide = partial(split, min_fragment_ratio=recipe.min_fragment_ratio)
-        stages.append(Stage("split", decide, tables=((("fragments.ids", "ids"),),)))
+        table, places = (("fragments.ids", "ids"),), ("split.seeds", "split.small")
+        stages.append(Stage("split", decide, tables=(table,), products=places))
         stages.append(Stage("absorb", absorb, "split.small"))
         view = View("fragments", "split", ("absorb",))
     if recipe.recover:
@@ -315,8 +337,10 @@ def plan_stages(
     drops = recipe.flow_error is not None
     if recipe.table or drops:
         pieces = (f"{view.numbers}.extents", "counts"), *((patch, "ids") for patch in view.patches)
-        stages.append(Stage("tabulate", partial(tabulate, view=view, centres=drops), tables=(pieces,)))
+        combine = partial(tabulate, view=view, centres=drops)
+        stages.append(Stage("tabulate", combine, tables=(pieces,), products=("centres",)))
     if recipe.flow_error is not None:
         stages.append(Stage("errors", partial(errors, view=view), "numbers"))
-        stages.append(Stage("drop", partial(drop, threshold=recipe.flow_error), tables=((("errors", "ids"),),)))
+        decide = partial(drop, threshold=recipe.flow_error)
+        stages.append(Stage("drop", decide, tables=((("errors", "ids"),),), products=("drop.luts",)))
     return Plan(tuple(stages), view, drops, tuple(pyramid))

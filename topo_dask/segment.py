@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .admission import RunPlan, check_space, plan_volume
+from .census import make_good
 from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
@@ -195,6 +196,8 @@ def segment_volume(
             arrays = open_output(target, name, spec, run_name, store.url, resume=earlier is not None)
             check_sight("output", arrays[0])
             jobs[name] = make_job(plan, name, compartment, arrays, pages)
+            if earlier is not None:
+                make_good(jobs[name], (*plan.plans[name].stages, *plan.plans[name].writers))
         if plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)
         for name, job in jobs.items():

@@ -166,7 +166,7 @@ class FileScratch:
         try:
             data = self._folder.read(f"{kind}/{key}")
         except FileNotFoundError:
-            raise KeyError(name) from None
+            raise KeyError(f"scratch bundle {name} is not there; if it is lost, run again with resume=True") from None
         return unpack(data, name)
 
     def lengths(self, kind: str, key: str) -> dict[str, int]:

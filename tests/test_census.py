@@ -1,0 +1,154 @@
+"""Bundles of scratch that are damaged or lost between two starts of a run: made again, with all that rests on them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dask
+import numpy as np
+import pytest
+import zarr
+
+import topo_dask
+from topo_dask import plan, segment_volume
+from topo_dask.stages.split import fragments
+from topo_dask.stages.track import track
+
+SHAPE, BLOCK = (8, 24, 24), (8, 12, 12)
+CONFIG: dict[str, Any] = {
+    "thin": {
+        **{"group": 3, "n_steps": 30, "convergence_radius": 1.5, "min_size": 4},
+        **{"merge": "agglomerate", "flow_error_threshold": 1.0, "min_fragment_ratio": 0.5},
+    }
+}
+KINDS = [
+    *("track", "numbers.extents", "numbers.faces", "numbers", "link", "contacts", "enclose", "gather.0.united"),
+    *("gather.0", "unite", "fragments.extents", "fragments.faces", "fragments.ids", "fragments", "join", "split.seeds"),
+    *("split.small", "split", "absorb", "survey", "orphans", "centres", "tabulate", "errors", "drop.luts", "drop"),
+]
+
+
+class StopHereError(Exception):
+    """Raised in place of a stage."""
+
+
+def predict() -> tuple[np.ndarray, np.ndarray]:
+    """Noisy foreground, and the flow to the nearest of some points."""
+    rng = np.random.default_rng(1)
+    points, voxels = rng.uniform(0, 1, (24, 3)) * SHAPE, np.indices(SHAPE).reshape(3, -1).T
+    way = points[((voxels[:, None] - points) ** 2).sum(axis=-1).argmin(axis=1)] - voxels
+    length = np.linalg.norm(way, axis=1, keepdims=True) + 1e-9
+    flow = (way / length * np.minimum(1, length)).T.reshape(3, *SHAPE)
+    noise = sum(np.roll(rng.normal(size=SHAPE), shift, axis) for axis in range(3) for shift in range(3))
+    return (noise > -0.5).astype(np.float32)[None], flow.astype(np.float32)
+
+
+def segment(folder: Path, **more: Any) -> np.ndarray:
+    places = (folder / name for name in ("semantic", "flow", "out"))
+    how: dict[str, Any] = {"class_names": ["thin"], "class_config": CONFIG, "block_shape": BLOCK, "progress": False}
+    with dask.config.set(scheduler="synchronous"):
+        return segment_volume(*places, **how, **more)["thin"][:]
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise StopHereError
+
+
+def interrupt(folder: Path, name: str, function: Callable[..., None] = stop) -> Path:
+    """Run up to a stage, or one task of it, and give back the folder of the class in scratch."""
+    for array, data, channels in zip(("semantic", "flow"), predict(), (1, 3), strict=True):
+        zarr.create_array(folder / array, data=data, chunks=(channels, *BLOCK))
+    with patch.object(plan, name, function), pytest.raises(StopHereError):
+        segment(folder)
+    return next(path.parent for path in (folder / "out.scratch").rglob("track") if path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
+    """Folder of a run that has not written its labels, its class's part of scratch, and the labels in memory."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    scratch = interrupt(folder, "relabel")
+    shutil.copytree(folder, folder.with_name("kept"))
+    return folder, scratch, topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"]
+
+
+def test_all_kinds_are_lost_in_turn(interrupted: tuple[Path, Path, np.ndarray]) -> None:
+    kept = interrupted[0].with_name("kept") / interrupted[1].relative_to(interrupted[0])
+    assert {path.name for path in kept.iterdir()} - {"done", "filed", "cleared"} == set(KINDS)
+
+
+@pytest.fixture
+def restored(interrupted: tuple[Path, Path, np.ndarray]) -> tuple[Path, Path, np.ndarray]:
+    """The interrupted run as it was."""
+    folder = interrupted[0]
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("kept"), folder)
+    return interrupted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_rests_on_a_lost_bundle_is_made_again(restored: tuple[Path, Path, np.ndarray], kind: str) -> None:
+    folder, scratch, expected = restored
+    max((scratch / kind).iterdir()).unlink()
+    np.testing.assert_array_equal(segment(folder, resume=True), expected)
+
+
+@pytest.mark.parametrize("kind", ["fragments", "split", "absorb", "orphans", "drop.luts", "drop", "tabulate"])
+def test_a_damaged_bundle_is_named_and_made_again_once_removed(
+    restored: tuple[Path, Path, np.ndarray], kind: str
+) -> None:
+    folder, scratch, expected = restored
+    bundle = max((scratch / kind).iterdir())
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(OSError, match=rf"{kind}/{bundle.name} is damaged; remove it and run again with resume=True"):
+        segment(folder, resume=True)
+    bundle.unlink()
+    np.testing.assert_array_equal(segment(folder, resume=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "kinds"),
+    [
+        ("track", track, ["numbers"]),
+        ("track", track, ["numbers.extents"]),
+        ("track", track, ["numbers", "numbers.faces", "numbers.extents"]),
+        ("fragments", fragments, ["fragments.ids"]),
+    ],
+)
+def test_bundles_lost_from_a_stage_that_has_not_ended(
+    interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path, name: str, function: Any, kinds: list[str]
+) -> None:
+    done: list[str] = []
+
+    def some(job: Any, key: str, **more: Any) -> None:
+        if done:
+            raise StopHereError
+        done.append(key)
+        function(job, key, **more)
+
+    scratch = interrupt(tmp_path, name, some)
+    for kind in kinds:
+        (scratch / kind / done[0]).unlink()
+    np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
+
+
+def test_a_bundle_that_is_lost_during_the_run_is_missed(
+    interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    lost: list[Path] = []
+
+    def lose(job: Any, min_size: int) -> None:
+        for path in (tmp_path / "out.scratch").rglob("numbers.faces/0.0.1"):
+            lost.append(path)
+            path.unlink()
+        real(job, min_size)
+
+    real = plan.link
+    interrupt(tmp_path, "link")
+    lost_and_missed = pytest.raises(OSError, match=r"numbers\.faces/0\.0\.1 is lost; run again with resume=True")
+    with patch.object(plan, "link", lose), lost_and_missed:
+        segment(tmp_path, resume=True)
+    assert lost
+    np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
