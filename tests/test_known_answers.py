@@ -162,6 +162,12 @@ def test_a_checkerboard_of_fragments_of_one_voxel() -> None:
     check_split((with_block > 0).astype(np.int32), with_block, 0.1)
 
 
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 1e18, 1e19, 1e30, 1e308])
+def test_no_fragment_has_a_share_above_the_whole(ratio: float) -> None:
+    labels = np.array([[[5, 5, 5, 5, 5, 0, 5, 0, 5]]])
+    check_split((labels > 0).astype(np.int32), labels, ratio)
+
+
 # ------------------------------------------------------------ particles
 
 

@@ -97,7 +97,8 @@ def divide_instances(
     size = np.bincount(instance)
     total = np.zeros(len(size), np.int64)
     np.add.at(total, instance, counts[order])
-    large = counts[order] >= np.maximum(1, (total * min_ratio).astype(np.int64))[instance]
+    # A part of an instance is less than the whole, so that shares above 1 are like 1; total * 1e300 fits no int64.
+    large = counts[order] >= np.maximum(1, (total * min(min_ratio, 1.0)).astype(np.int64))[instance]
     n_large = np.zeros(len(size), np.int64)
     np.add.at(n_large, instance, large)
     whole = (size == 1) | (n_large == 0)
