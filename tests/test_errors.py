@@ -136,6 +136,13 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: cluster(a, VOXEL, [[NAN, 0, 0]]), ValueError, "final_positions.*finite"),
     (lambda a: cluster(a, VOXEL, [[INF, 0, 0]]), ValueError, "final_positions.*finite"),
     (
+        lambda a: cluster(a, VOXEL, [[0, 0, 1e12]]),
+        ValueError,
+        r"2\*\*16 .* outside the volume \(4, 5, 6\), got .*1\.e\+12",
+    ),
+    (lambda a: cluster(a, VOXEL, [[0, -65537.0, 0]]), ValueError, r"final_positions.* outside .*-65537"),
+    (lambda a: cluster(a, VOXEL, [[65541.0, 0, 0]]), ValueError, r"final_positions.* outside .*65541"),
+    (
         lambda a: classes(a, np.where(np.arange(6) == 2, NAN, PROB)),
         ValueError,
         r"semantic_pred is NaN at voxel \(0, 0, 2\)",

@@ -91,7 +91,7 @@ def cluster_convergence(
     fg_coords : array of int64, shape (N, 3)
         Foreground voxels, each once.
     final_positions : array of float64, shape (N, 3)
-        Where they end, in voxels.
+        Where they end, in voxels; up to 2**16 outside the volume, if they are not from `track_flows`.
     volume_shape : sequence of 3 int
         Shape (D, H, W) of the volume.
     convergence_radius : float
@@ -109,7 +109,7 @@ def cluster_convergence(
     Raises
     ------
     ValueError, TypeError
-        When an argument does not fit, or a position is not finite.
+        When an argument does not fit, or a position is not finite or further outside.
 
     Examples
     --------

@@ -15,6 +15,9 @@ from .fixed_point import FRACTION_BITS, LARGEST, SCALE, add_sums, check_sums
 _CENTRES = 1 << 16
 """Centres computed at a time, which bounds what that takes beside them."""
 
+FAR = 1 << 16
+"""Voxels that an end point may lie outside the volume: beyond, sums and the hash of `link_sinks` need not fit int64."""
+
 _WHAT = "end points relative to their cell"
 _REMEDY = "choose a smaller convergence_radius, so that fewer end in one cell and nearer to its origin"
 
@@ -54,19 +57,23 @@ class CellGrid:
 
 
 @kernel
-def _cells(positions, edge, shape, out):  # type: ignore[no-untyped-def]
+def _cells(positions, edge, shape, sizes, out):  # type: ignore[no-untyped-def]
+    # Returns the first row that is too far outside or not finite, or -1.
     for i in range(len(positions)):
         number = 0
         for k in range(3):
+            if not -FAR <= positions[i, k] <= sizes[k] + FAR:
+                return i
             cell = np.rint(positions[i, k] / edge)
             cell = cell if cell > 0.0 else 0.0
             cell = cell if cell < shape[k] - 1.0 else shape[k] - 1.0
             number = number * shape[k] + np.int64(cell)
         out[i] = number
+    return -1
 
 
 def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64]:
-    """Cell number (raster index in the grid) of each end point.
+    """Cell number (raster index in the grid) of each end point; one outside the volume is in the nearest cell.
 
     Parameters
     ----------
@@ -82,18 +89,20 @@ def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64
     Raises
     ------
     ValueError
-        When a position is not finite.
+        When a position is not finite, or more than 2**16 voxels outside the volume.
 
     Examples
     --------
     >>> cells_of(np.array([[0.0, 0.4, 3.1]]), CellGrid((1, 1, 4), 1.0))
     array([3])
     """
-    if not np.isfinite(positions).all():
-        row = int(np.argmin(np.isfinite(positions).all(axis=1)))
-        raise ValueError(f"final_positions must be finite, got {positions[row]} in row {row}")
     out = np.empty(len(positions), np.int64)
-    _cells(positions, grid.edge, np.array(grid.shape, np.int64), out)
+    row = _cells(positions, grid.edge, np.array(grid.shape, np.int64), np.array(grid.volume_shape, np.int64), out)
+    if row >= 0:
+        raise ValueError(
+            f"final_positions must be finite and at most 2**16 voxels outside the volume {grid.volume_shape}, got "
+            f"{positions[row]} in row {row}; track_flows leaves none outside"
+        )
     return out
 
 
