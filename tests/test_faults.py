@@ -673,6 +673,22 @@ def test_full_disk(folder: Path, place: str, monkeypatch: pytest.MonkeyPatch) ->
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.faults
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
+def test_read_only_disk(folder: Path) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        for places in ((disk / "out", folder / "scratch"), (folder / "out", disk / "scratch")):
+            with pytest.raises(OSError, match="Read-only file system"):
+                segment_volume(folder / "semantic", folder / "flow", places[0], scratch=places[1], **HOW)
+            assert sorted(path.name for path in folder.iterdir()) == ["disk", "flow", "semantic"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 # ------------------------------------------------------------ the run that is disturbed
 
 

@@ -21,8 +21,6 @@ from topo_dask import segment_volume
 
 EDGES = (32, 64, 128)
 LOGS = {
-    "distributed.scheduler.transition-log-length": 10,
-    "distributed.scheduler.events-log-length": 10,
     "distributed.admin.log-length": 10,
     "distributed.admin.low-level-log-length": 10,
     "distributed.diagnostics.computations.max-history": 1,
@@ -31,8 +29,9 @@ LOGS = {
 }
 """Dask's logs have a length of their own; short, they are full after the first volume."""
 
-PER_BLOCK = 1500
-"""Bytes of Python objects that a block may leave behind in a process; a future left behind takes more."""
+PER_BLOCK = 600
+"""Bytes of Python objects that a block may leave behind in a process: measured are 330 with the scheduler, its notes of
+calls, and 80 on the worker. A future or a group of the scheduler's for every task takes thousands."""
 
 
 def held() -> int:
@@ -55,7 +54,7 @@ def write_volume(folder: Path, edge: int) -> None:
 
 
 def segment(folder: Path, edge: int) -> None:
-    config = {"ball": {"group": 2, "n_steps": 20, "convergence_radius": 4.0, "min_size": 9}}
+    config = {"ball": {"group": 1, "n_steps": 20, "convergence_radius": 4.0, "min_size": 9}}
     labels = segment_volume(
         folder / "semantic",
         folder / "flow",
@@ -92,9 +91,9 @@ def main() -> None:
     sys.stdout.write(json.dumps(found[1:]))
 
 
-@pytest.mark.faults
+@pytest.mark.scale
 @pytest.mark.timeout(300)
-def test_memory_is_flat(tmp_path: Path) -> None:
+def test_memory_is_flat() -> None:
     root = str(Path(topo_dask.__file__).parents[1])
     run = subprocess.run(
         [sys.executable, __file__], env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.PIPE, check=True

@@ -686,9 +686,36 @@ def test_a_foreign_file_in_scratch_survives(
 ) -> None:
     paths, arguments = two
     interrupt(monkeypatch, paths, tmp_path / "out", **arguments)
-    (tmp_path / "out.scratch" / "notes.txt").write_text("mine")
+    mine = dict.fromkeys(("notes.txt", "classes/round/track/notes.txt", "run/notes"), b"mine")
+    for place in mine:
+        (tmp_path / "out.scratch" / place).write_text("mine")
     same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
-    assert snapshot(tmp_path / "out.scratch") == {"notes.txt": b"mine"}
+    assert snapshot(tmp_path / "out.scratch") == mine
+
+
+@pytest.mark.parametrize("place", ["labels/round/0/notes.txt", "labels/round/1/c/0/0/notes.txt", "all/c/notes.txt"])
+def test_what_others_put_among_the_chunks_is_never_removed(tmp_path: Path, two: Any, place: str) -> None:
+    paths, arguments = two
+    plain = {"ome_zarr": None} if place.startswith("all") else {}
+    segment_volume(*paths, tmp_path / "out", **arguments, **plain)
+    (tmp_path / "out" / place).write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(FileExistsError, match=r"holds '.*notes\.txt', which was not written by topo_dask"):
+        segment_volume(*paths, tmp_path / "out", **arguments, **plain, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_an_output_behind_a_link_is_written_there(tmp_path: Path, two: Any, expected_two: Any) -> None:
+    paths, arguments = two
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    same(segment_volume(*paths, tmp_path / "out", **arguments), expected_two)
+    same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "elsewhere" / "labels" / "round").is_dir()
+    with pytest.raises(FileExistsError, match="nowhere exists and is no zarr group"):
+        segment_volume(*paths, tmp_path / "nowhere", **arguments)
 
 
 @pytest.mark.parametrize("scratch", ["out", "out/scratch", ".", "link"])

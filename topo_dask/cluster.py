@@ -49,13 +49,13 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
     from distributed import KilledWorker, as_completed
 
     cores = max(1, _threads_within_patience(client, stage, job))
-    under_way: dict[str, str] = {}
+    group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, str]()
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
-        # Many at a time: the scheduler keeps a note of every call for as long as it lives, and it holds tasks back from
-        # workers that are busy only where they come in numbers.
-        keys, group = list(islice(waiting, n)), f"{stage.name}-{uuid4().hex}"
+        # Many at a time and in one group: the scheduler keeps a note of every call, and every group, for as long as it
+        # lives; and it holds tasks back from workers that are busy only where a group has many.
+        keys = list(islice(waiting, n))
         futures: list[Any] = client.map(stage.run, [job] * len(keys), keys, key=[(group, key) for key in keys])
         under_way.update(zip((future.key for future in futures), keys, strict=True))
         return futures

@@ -7,6 +7,7 @@
 """
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ from .pyramids import LABELS, Pyramid
 
 MARK = "topo_dask"
 """Attribute that says that an array or group was written by this package, and by which run."""
+
+_OF_AN_ARRAY = re.compile(
+    r"([0-9]+/)?(zarr\.json|\.zgroup|\.zattrs|\.zarray|\.zmetadata|(c/)?[0-9]+([./][0-9]+)*)(\.[0-9a-f]{32}\.partial)?"
+)
 
 _METADATA = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 
@@ -173,6 +178,7 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
 
     old = group[place]
     foreign = _foreign(old) if isinstance(old, zarr.Group) else []
+    foreign = foreign or (_strange(old) if overwrite else [])
     if MARK not in old.attrs or foreign:
         held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
@@ -195,6 +201,20 @@ def _foreign(group: Any) -> list[str]:
     inside = sync(names()) if group.store.supports_listing else []
     others = sorted({name.strip("/") for name in inside} - _METADATA)
     return [name for name in others if name not in group or MARK not in group[name].attrs]
+
+
+def _strange(node: Any) -> list[str]:
+    # The first file below arrays of ours that is neither a chunk nor metadata: to replace them is to remove all.
+    from zarr.core.sync import sync
+
+    async def first() -> list[str]:
+        async for key in node.store.list_prefix(f"{node.path}/"):
+            inner = key.removeprefix(f"{node.path}/")
+            if not _OF_AN_ARRAY.fullmatch(inner):
+                return [inner]
+        return []
+
+    return sync(first()) if node.store.supports_listing else []
 
 
 def image_of(target: Target) -> Multiscale | None:
