@@ -508,6 +508,7 @@ def test_scratch_that_workers_can_not_reach(folder: Path, client: Any) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(200)
 def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
     leave = threading.Thread(
@@ -518,11 +519,15 @@ def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkey
         segment(folder)
     leave.join()
     client.cluster.scale(2)
-    client.wait_for_workers(1)
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError:
+        client.close()  # without a cluster, then
     check_resumed(folder)
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(200)
 def test_scheduler_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Client
 
