@@ -1,5 +1,6 @@
 """Lazy arrays: the same bits as in memory, no work on building, global stages once."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import topo_dask
 from topo_dask.execute import run
+from topo_dask.lazy import prepare
 from topo_dask.spilled import spill
 from topo_dask.stages import track as track_stage
 
@@ -237,4 +239,44 @@ def test_a_lost_chunk_of_a_spilled_input_is_an_error(
         dask.config.set(scheduler="synchronous"),
         pytest.raises(OSError, match=f"{lost}, spilled to scratch .*missing"),
     ):
+        lazy.compute()
+
+
+def test_a_bundle_that_was_lost_is_an_error(tmp_path: Path) -> None:
+    lazy, labels = in_columns(lambda block: block, tmp_path)
+    with dask.config.set(scheduler="synchronous"):
+        np.testing.assert_array_equal(lazy.compute(), labels)
+        for path in tmp_path.glob("*/channel0/numbers*/0.0.2"):
+            path.unlink()
+        with pytest.raises(OSError, match=r"block 0\.0\.2: its numbers are missing in scratch .*scratch=<"):
+            lazy.compute()
+
+
+def test_blocks_out_of_reach_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(*arguments: Any) -> Any:
+        prepared = prepare(*arguments)
+        shutil.rmtree(prepared.job.scratch.url)  # as a worker of another machine sees it
+        return prepared
+
+    monkeypatch.setattr("topo_dask.lazy.prepare", elsewhere)
+    mask, flow, _ = columns()
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(OSError, match=r"block 0\.0\.\d: .* is missing in scratch .*scratch=<"):
+            in_columns(lambda block: block, tmp_path)[0].compute()
+        with pytest.raises(OSError, match=r"layer 0 of blocks: .* is missing in scratch .*scratch=<"):
+            topo_dask.track_flows(da.from_array(mask), da.from_array(flow), 5, scratch=str(tmp_path))[0].compute()
+
+
+@pytest.mark.parametrize(
+    ("does_nothing", "match"), [("run", "stage 'track', block 0"), ("sort_rows", "chunk 0 of fg_")]
+)
+def test_tasks_that_filed_elsewhere_are_an_error(
+    does_nothing: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"topo_dask.lazy.{does_nothing}", lambda *_: None)
+    rows = np.argwhere(np.ones((2, 3, 4)))
+    lazy, _ = in_columns(lambda block: block, tmp_path)
+    if does_nothing == "sort_rows":
+        lazy = topo_dask.cluster_convergence(da.from_array(rows), da.from_array(rows * 1.0), (2, 3, 4))
+    with dask.config.set(scheduler="synchronous"), pytest.raises(OSError, match=f"{match}.*no record in scratch"):
         lazy.compute()

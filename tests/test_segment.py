@@ -260,6 +260,20 @@ def test_a_cluster_gives_the_same_bits(cluster: LocalCluster, tmp_path: Path, in
         check_with_client(tmp_path, inputs)
 
 
+def test_lazy_arrays_are_refused_scratch_that_workers_do_not_share(cluster: LocalCluster, inputs: Any) -> None:
+    mask, flow = SEMANTIC[0] > 0.5, FLOW[:3]
+    options = {"block_shape": BLOCK, "scratch": "memory://scratch"}
+    stored = [zarr.open_array(path, mode="r") for path in inputs]
+    rows = [da.from_array(np.argwhere(mask).astype(dtype)) for dtype in (int, float)]
+    for lazy in (
+        topo_dask.postprocess_single(da.from_array(mask), da.from_array(flow), **options),
+        topo_dask.run_instance_segmentation(*stored, list(CONFIG), CONFIG, **options)["round"],
+        topo_dask.cluster_convergence(*rows, SHAPE, **options),
+    ):
+        with Client(cluster), pytest.raises(OSError, match=r"reached by 1 workers.*scratch=<a path or URL that all"):
+            lazy.compute()
+
+
 def test_a_cluster_in_this_process_gives_the_same_bits(tmp_path: Path, inputs: Any) -> None:
     with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0"):
         check_with_client(tmp_path, inputs)

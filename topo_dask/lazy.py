@@ -21,13 +21,13 @@ from .plan import EVERY, Plan, Recipe, Stage, plan_stages
 from .spilled import Opaque, open_scratch, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
-from .stages.settle import sort_rows
+from .stages.settle import PARTS, sort_rows
 from .stages.table import instance_columns
-from .stages.trace import layer_of, trace
+from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
-from .surroundings import ambient
+from .surroundings import ambient, check_reach, check_sight
 
 Array = Any
 
@@ -82,14 +82,54 @@ def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
     return dask.delayed(spill, pure=True)(Opaque(deferred), scratch, name, dask_key_name=f"spill-{name}-{uuid4().hex}")
 
 
-def prepare(job: Job, stages: Sequence[Stage]) -> Job:
-    """Run stages; those on record are not run again."""
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose stages are done, and which blocks have something to look up; bool, a value for each block."""
+
+    job: Job
+    occupied: NDArray[np.bool_]
+
+
+def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepared:
+    """Run stages; those on record are not run again. Occupied are the blocks that have a bundle of a kind.
+
+    Raises
+    ------
+    OSError
+        When a worker sees other files than this one does.
+    """
     from dask.utils import SerializableLock
 
+    assert isinstance(job.scratch, FileScratch)
     # Two at once would file the same bits: the lock only spares the work.
-    with ambient() as executor, SerializableLock(job.scratch.url):  # type: ignore[attr-defined]
-        run(job, stages, executor)
-    return job
+    with ambient() as executor, SerializableLock(job.scratch.url):
+        check_reach(job.scratch)
+        for name, array in _opened(job):
+            check_sight(name, array)
+        for stage in stages:
+            run(job, (stage,), executor)
+            if left := stage.keys(job):  # a worker may have come that was not asked
+                raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
+    occupied = np.zeros(job.grid.numblocks, np.bool_)
+    for block in job.occupied(kind):
+        occupied[block.block_id] = True
+    return Prepared(job, occupied)
+
+
+def _opened(job: Job) -> list[tuple[str, Any]]:
+    # The stored arrays that a job reads.
+    mask = None if job.foreground is None else job.foreground.source
+    sources = (mask, job.flow.source if isinstance(job.flow, StoredFlow) else None, job.labels)
+    arrays = (source.array for source in sources if source is not None)
+    return [(array.name, array.array) for array in arrays if isinstance(array, CheckedArray)]
+
+
+def _out_of_reach(job: Job, problem: str) -> OSError:
+    assert isinstance(job.scratch, FileScratch)
+    return OSError(
+        f"{problem} in scratch {job.scratch.url}: files there were removed, or not all workers reach it; compute again "
+        "with scratch=<a path or URL that all workers share>"
+    )
 
 
 @dataclass(frozen=True)
@@ -121,15 +161,20 @@ def _channel_of(mask: Any, channel: int) -> Source:
     return Source(mask, "sem_mask" if channels is None else "semantic_pred", channels)
 
 
-def _prepared(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any]) -> Job:
-    return prepare(_make_job(spec, stored), stages)
+def _prepared(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any], kind: str = "numbers") -> Prepared:
+    return prepare(_make_job(spec, stored), stages, kind)
 
 
-def _block(job: Job, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
-    block = job.grid.block(block_id)
-    if find(job.scratch, "numbers.faces", block.key) is None:
-        return np.zeros(block.write.shape, np.int32)
-    return final_labels(job, block.key, plan.view, plan.drops)
+def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
+    job, block = prepared.job, prepared.job.grid.block(block_id)
+    try:
+        if prepared.occupied[block_id]:
+            return final_labels(job, block.key, plan.view, plan.drops)
+    except KeyError as error:
+        raise _out_of_reach(job, f"block {block.key}: {error} is missing") from error
+    if find(job.scratch, "track" if job.labels is None else "localise", block.key):
+        raise _out_of_reach(job, f"block {block.key}: its numbers are missing")
+    return np.zeros(block.write.shape, np.int32)
 
 
 def _deferred_labels(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> Any:
@@ -152,9 +197,9 @@ def _over_grid(job: Any, plan: Plan, grid: BlockGrid) -> Any:
     return da.map_blocks(_map_block, job, plan, chunks=chunks, dtype=np.int32, meta=meta, name=f"labels-{uuid4().hex}")
 
 
-def _map_block(job: Job, plan: Plan, block_id: Triple | None = None) -> NDArray[np.int32]:
+def _map_block(prepared: Prepared, plan: Plan, block_id: Triple | None = None) -> NDArray[np.int32]:
     assert block_id is not None
-    return _block(job, plan, block_id)
+    return _block(prepared, plan, block_id)
 
 
 def _as_asked(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
@@ -190,7 +235,7 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
 
 
 def _tabulated(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    return instance_columns(_prepared(spec, stages, stored))
+    return instance_columns(_prepared(spec, stages, stored).job)
 
 
 def segment_classes_lazily(
@@ -226,10 +271,9 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
     spec = _Spec(grid, scratch, config, "positions")
     key = f"prepare-positions-{uuid4().hex}"
-    job = dask.delayed(_prepared, pure=True)(
-        spec, (Stage("trace", trace, EVERY, moves=True),), stored, dask_key_name=key
-    )
-    layers = [dask.delayed(layer_of, nout=2)(job, layer) for layer in range(grid.numblocks[0])]
+    stages = (Stage("trace", trace, EVERY, moves=True),)
+    prepared = dask.delayed(_prepared, pure=True)(spec, stages, stored, "ends", dask_key_name=key)
+    layers = [dask.delayed(_layer, nout=2)(prepared, layer) for layer in range(grid.numblocks[0])]
     shape = (np.nan, 3)
     coords = [da.from_delayed(layer[0], shape, np.int64) for layer in layers]
     ends = [da.from_delayed(layer[1], shape, np.float64) for layer in layers]
@@ -238,17 +282,34 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     return da.concatenate(coords, allow_unknown_chunksizes=True), da.concatenate(ends, allow_unknown_chunksizes=True)
 
 
-def _settled(spec: _Spec, stages: Sequence[Stage], coords: Opaque, positions: Opaque) -> Job:
+def _layer(prepared: Prepared, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    job = prepared.job
+    rows = np.argwhere(prepared.occupied[layer]).tolist()
+    try:
+        return rows_of(job, [job.grid.block((layer, y, x)) for y, x in rows])
+    except KeyError as error:
+        raise _out_of_reach(job, f"layer {layer} of blocks: {error} is missing") from error
+
+
+def _settled(spec: _Spec, stages: Sequence[Stage], coords: Opaque, positions: Opaque) -> Prepared:
     import dask
 
     job = _make_job(spec, {})
-    if "rows" not in job.scratch.keys("spilled"):
-        pairs = zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True)
+    assert isinstance(job.scratch, FileScratch)
+    pairs = list(zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True))
+    if left := _unsorted(job, len(pairs)):
         sort = dask.delayed(sort_rows, pure=False)
         with ambient():  # inside a task of a cluster, the same cluster computes this too
-            dask.compute(*(sort(c, p, i, job.grid, job.scratch) for i, (c, p) in enumerate(pairs)))
-        job.scratch.put("spilled", "rows")
+            check_reach(job.scratch)
+            dask.compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
+        if left := _unsorted(job, len(pairs)):
+            raise _out_of_reach(job, f"chunk {left[0]} of fg_coords: no record")
     return prepare(job, stages)
+
+
+def _unsorted(job: Job, parts: int) -> list[int]:
+    filed = job.scratch.keys(PARTS)
+    return [part for part in range(parts) if str(part) not in filed]
 
 
 def cluster_lazily(

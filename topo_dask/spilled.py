@@ -35,7 +35,7 @@ def open_scratch(place: str | None) -> FileScratch:
 
 
 def _remove(scratch: FileScratch, owner: int) -> None:
-    if os.getpid() != owner:
+    if os.getpid() != owner or scratch.url.startswith("memory://"):
         return
     if "://" in scratch.url:
         scratch.discard(".")

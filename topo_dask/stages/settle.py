@@ -9,6 +9,9 @@ from ..stores.scratch import Scratch
 from .job import Job
 from .track import SinkTable, file_sinks
 
+PARTS = "rows.parts"
+"""Kind of the records of the parts that are sorted."""
+
 
 def sort_rows(
     coords: NDArray[np.int64], positions: NDArray[np.float64], part: int, grid: BlockGrid, scratch: Scratch
@@ -22,16 +25,16 @@ def sort_rows(
     """
     if len(coords) != len(positions):
         raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)} in chunk {part}")
-    if len(coords) == 0:
-        return
-    if coords.min() < 0 or (coords >= np.array(grid.shape)).any():
+    if len(coords) and (coords.min() < 0 or (coords >= np.array(grid.shape)).any()):
         raise ValueError(f"fg_coords must lie in a volume of shape {grid.shape}")
-    blocks = coords // np.array(grid.block_shape)
-    distinct, which = np.unique(blocks, axis=0, return_inverse=True)
-    for i, block_id in enumerate(distinct):
-        mine = which.reshape(-1) == i
-        key = ".".join(str(int(v)) for v in block_id)
-        scratch.put("rows", f"{key}@{part}", coords=coords[mine], positions=positions[mine])
+    if len(coords):
+        numbers = np.ravel_multi_index(tuple((coords // np.array(grid.block_shape)).T), grid.numblocks)
+        order = np.argsort(numbers, kind="stable")
+        distinct, first = np.unique(numbers[order], return_index=True)
+        for number, mine in zip(distinct, np.split(order, first[1:]), strict=True):
+            key = ".".join(str(int(v)) for v in np.unravel_index(number, grid.numblocks))
+            scratch.put("rows", f"{key}@{part}", coords=coords[mine], positions=positions[mine])
+    scratch.put(PARTS, str(part))
 
 
 def index_rows(job: Job) -> None:
@@ -59,3 +62,4 @@ def settle(job: Job, key: str) -> None:
     table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
     table.add(ends[order])
     file_sinks(job, block, mask, table)
+    job.scratch.put("settle", key)

@@ -1,10 +1,12 @@
 """Track the foreground voxels of a block and file their end points themselves."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ..blocks.geometry import Block
 from ..kernels.tracking import start_positions
-from ..stores.scratch import find
 from .job import Job
 from .track import end_points
 
@@ -22,14 +24,13 @@ def trace(job: Job, key: str) -> None:
     job.scratch.put("trace", key)
 
 
-def layer_of(job: Job, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Voxels (z, y, x) and end points of one layer of blocks along z, in raster order."""
+def rows_of(job: Job, blocks: Iterable[Block]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Voxels (z, y, x) and end points of blocks that have some, in raster order; KeyError when a bundle is missing."""
     voxels, positions = [np.empty(0, np.int64)], [np.empty((0, 3))]
-    _, height, width = job.grid.numblocks
-    for y, x in np.ndindex(height, width):
-        if (bundle := find(job.scratch, "ends", job.grid.block((layer, y, x)).key)) is not None:
-            voxels.append(bundle["voxels"])
-            positions.append(bundle["positions"])
+    for block in blocks:
+        bundle = job.scratch.get("ends", block.key)
+        voxels.append(bundle["voxels"])
+        positions.append(bundle["positions"])
     flat = np.concatenate(voxels)
     order = np.argsort(flat)
     coords = np.stack(np.unravel_index(flat[order], job.grid.shape), axis=-1)
