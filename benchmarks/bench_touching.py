@@ -164,7 +164,9 @@ def store_prediction(cache: Path, place: Place, sigma: float, seed: int) -> None
 
 def count_contacts(scratch: FileScratch) -> list[int]:
     """Rows of the contact tables of the blocks, and of those that each level of regions leaves undecided."""
-    tables = ledger.compartment(scratch, "cortex")
+    run = ledger.recorded(scratch)
+    assert run is not None
+    tables = ledger.compartment(scratch, run["run"], "cortex")
     kinds = itertools.takewhile(tables.keys, map(kind_of, itertools.count(-1)))
     return [sum(len(tables.get(kind, key)["sums"]) for key in tables.keys(kind)) for kind in kinds]
 

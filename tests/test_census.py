@@ -49,27 +49,33 @@ def segment(folder: Path, **more: Any) -> np.ndarray:
     places = (folder / name for name in ("semantic", "flow", "out"))
     how: dict[str, Any] = {"class_names": ["thin"], "class_config": CONFIG, "block_shape": BLOCK, "progress": False}
     with dask.config.set(scheduler="synchronous"):
-        return segment_volume(*places, **how, **more)["thin"][:]
+        return segment_volume(*places, **{**how, **more})["thin"][:]
 
 
 def stop(*_: Any, **__: Any) -> None:
     raise StopHereError
 
 
-def interrupt(folder: Path, name: str, function: Callable[..., None] = stop) -> Path:
-    """Run up to a stage, or one task of it, and give back the folder of the class in scratch."""
+def interrupt(folder: Path, name: str, function: Callable[..., None] = stop) -> None:
+    """Run up to a stage, or one task of it."""
     for array, data, channels in zip(("semantic", "flow"), predict(), (1, 3), strict=True):
         zarr.create_array(folder / array, data=data, chunks=(channels, *BLOCK))
     with patch.object(plan, name, function), pytest.raises(StopHereError):
         segment(folder)
-    return next(path.parent for path in (folder / "out.scratch").rglob("track") if path.is_dir())
+
+
+def scratch_in(folder: Path) -> Path:
+    """Folder of the class in scratch."""
+    (place,) = (folder / "out.scratch" / "classes").glob("*/thin")
+    return place
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
     """Folder of a run that has not written its labels, its class's part of scratch, and the labels in memory."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    scratch = interrupt(folder, "relabel")
+    interrupt(folder, "relabel")
+    scratch = scratch_in(folder)
     shutil.copytree(folder, folder.with_name("kept"))
     return folder, scratch, topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"]
 
@@ -128,9 +134,9 @@ def test_bundles_lost_from_a_stage_that_has_not_ended(
         done.append(key)
         function(job, key, **more)
 
-    scratch = interrupt(tmp_path, name, some)
+    interrupt(tmp_path, name, some)
     for kind in kinds:
-        (scratch / kind / done[0]).unlink()
+        (scratch_in(tmp_path) / kind / done[0]).unlink()
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
 
 

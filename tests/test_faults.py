@@ -105,6 +105,12 @@ def records(folder: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
+def scratch_of(folder: Path) -> FileScratch:
+    """Scratch of the class of the only run."""
+    (place,) = (folder / "out.scratch" / "classes").glob("*/thin")
+    return FileScratch(str(place))
+
+
 def start(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
     root = str(Path(topo_dask.__file__).parents[1])
     return subprocess.Popen(
@@ -253,7 +259,7 @@ def test_a_global_step_on_too_many_rows_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(MemoryError, match=rf"'{step}' on [1-9]\d* rows .* allowed .*resume=True and a larger mem"):
         run()
     monkeypatch.undo()
-    done = FileScratch(str(tmp_path / "out.scratch" / "classes" / "thin")).keys("done")
+    done = scratch_of(tmp_path).keys("done")
     assert step not in done
     assert run(resume=True).max() >= 1
 
@@ -448,7 +454,7 @@ def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pyt
             segment(folder, resume=True)
         message = str(caught.value)
     assert re.search(r"class 'thin', stage 'track': .*block 2\.2\.2 .*all else of the stage is", message)
-    done = FileScratch(str(folder / "out.scratch" / "classes" / "thin")).keys("track")
+    done = scratch_of(folder).keys("track")
     assert len(done) == 23  # 27 but for three without stored foreground and the poison
     assert "2.2.2" not in done
     (folder / "cure").touch()
@@ -589,7 +595,7 @@ def test_damaged_chunk(folder: Path, name: str, damage: Callable[[bytes], bytes]
     with pytest.raises(OSError, match=rf"{name} .*chunk c/0/1/2/1") as caught:
         segment(folder)
     assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
-    assert "1.2.1" not in FileScratch(str(folder / "out.scratch" / "classes" / "thin")).keys("track")
+    assert "1.2.1" not in scratch_of(folder).keys("track")
     chunk.write_bytes(whole)
     check_resumed(folder)
 
@@ -637,7 +643,7 @@ def test_infinite_foreground_is_above_or_below_the_threshold(folder: Path, where
 def test_damaged_scratch(folder: Path) -> None:
     process = start(folder, "orphans")
     process.communicate(timeout=200)
-    bundle = folder / "out.scratch" / "classes" / "thin" / "fragments" / "1.1.1"
+    bundle = Path(scratch_of(folder).url, "fragments", "1.1.1")
     bundle.write_bytes(truncate(bundle.read_bytes()))
     with pytest.raises(OSError, match=r"scratch bundle .*fragments/1\.1\.1 is damaged"):
         segment(folder, resume=True)

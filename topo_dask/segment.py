@@ -17,7 +17,7 @@ from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger
 from .stores.checked import OnMissing
 from .stores.label_arrays import finished, missing_levels, open_output, publish
-from .stores.outputs import OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
+from .stores.outputs import MARK, OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
 from .stores.pages import Pages
 from .stores.pyramids import Version
 from .stores.scratch import FileScratch
@@ -190,7 +190,7 @@ def segment_volume(
         run_name = earlier or ledger.begin(store, record)
         jobs, pages = {}, Pages(plan.pages_mem)
         for name in plan.classes:
-            compartment, stages = ledger.compartment(store, name), plan.plans[name].writers
+            compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
             for number in missing_levels(target, name, spec) if earlier else ():
                 compartment.discard(stages[number].name)  # those labels are gone
             arrays = open_output(target, name, spec, run_name, store.url, resume=earlier is not None)
@@ -232,6 +232,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
     channel, config = plan.classes[name]
     channels = slice(3 * channel, 3 * channel + 3)
     factors = () if plan.pyramid is None else plan.pyramid.factors
+    finest, *coarser = (Output(array, array.attrs.get(MARK, {}).get("run")) for array in outputs)
     return Job(
         name=name,
         grid=plan.grid,
@@ -239,9 +240,9 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         foreground=plan.foreground(name),
         flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size, pages),
         scratch=scratch,
-        output=Output(outputs[0]),
+        output=finest,
         allowed_mem=plan.global_mem,
-        levels=tuple(CoarserLevel(f, Output(array)) for f, array in zip(factors, outputs[1:], strict=True)),
+        levels=tuple(CoarserLevel(f, output) for f, output in zip(factors, coarser, strict=True)),
     )
 
 

@@ -108,7 +108,7 @@ def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, 
         channel = values.pop("channel")
         candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
         plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), levels=grid.levels, pyramid=pyramid)
-        classes[name] = _stages(ledger.compartment(scratch, name), plan, candidates)
+        classes[name] = _stages(ledger.compartment(scratch, record["run"], name), plan, candidates)
     return RunStatus(scratch.url, record["output"], classes, ledger.at_work(scratch), origin)
 
 

@@ -37,6 +37,9 @@ class Folder(Protocol):
     def is_empty(self, but: str) -> bool:
         """Whether there is no file, those in the folder `but` and halves of files left out."""
 
+    def paths(self) -> Iterator[str]:
+        """Names of all files, halves of files left out."""
+
     def prune(self, name: str = "") -> None:
         """Remove a folder if it is empty."""
 
@@ -108,6 +111,13 @@ class LocalFolder:
         """Whether there is no file."""
         walk = (names for folder, _, names in os.walk(self.root) if folder != self._path(but))
         return all(is_partial(name) for names in walk for name in names)
+
+    def paths(self) -> Iterator[str]:
+        """Names of all files."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if not is_partial(name):
+                    yield os.path.relpath(os.path.join(folder, name), self.root)
 
     def prune(self, name: str = "") -> None:
         """Remove a folder if it is empty."""
@@ -186,6 +196,14 @@ class RemoteFolder:
     def is_empty(self, but: str) -> bool:
         """Whether there is no file."""
         return set(self.names()) <= {but}
+
+    def paths(self) -> Iterator[str]:
+        """Names of all files."""
+
+        async def listed() -> list[str]:
+            return [key async for key in self._store.list()]
+
+        yield from self._do(listed())
 
     def prune(self, name: str = "") -> None:
         """Nothing: there are no folders to remove."""

@@ -61,7 +61,7 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
         When `resume` is set and the run there is another one; the message says what differs.
     """
     old, void = recorded(scratch), find(scratch, VOID, VOID)
-    if old is None and void is None and not scratch.is_empty():
+    if old is None and void is None and not scratch.holds_only(CLASSES):  # left by tasks that outlived their run
         raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
     if old is None or void is not None or overwrite:
         return None
@@ -200,9 +200,9 @@ def at_work(scratch: FileScratch) -> dict[str, Any] | None:
     return _other_run(scratch, "", insist=False)
 
 
-def compartment(scratch: FileScratch, name: str) -> FileScratch:
-    """Where the bundles of one class go."""
-    return scratch.within(CLASSES).within(name)
+def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:
+    """Where the bundles of one class of a run go: tasks of a run that has ended may still be at work elsewhere."""
+    return scratch.within(CLASSES).within(run).within(name)
 
 
 def clear(scratch: FileScratch) -> None:

@@ -255,10 +255,24 @@ def check_owned(target: Target, place: str, run: str) -> None:
         return
     group = existing_group(target)
     mark = group[place].attrs.get(MARK) if group is not None and place in group else None
+    _check_mark(mark, run, f"output {place!r} in {target.url or target.node.store}")
+
+
+def check_run(array: Any, run: str) -> None:
+    """Raise RuntimeError when an array does not bear the mark of a run, as it is stored now."""
+    import zarr
+
+    try:
+        mark = zarr.open_array(array.store_path, mode="r").attrs.get(MARK)
+    except FileNotFoundError:
+        mark = None
+    _check_mark(mark, run, f"output {array.store_path}")
+
+
+def _check_mark(mark: Any, run: str, what: str) -> None:
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise RuntimeError(
-            f"output {place!r} in {target.url or target.node.store} was replaced by another run while this one was at "
-            "work: give each run an output of its own"
+            f"{what} was replaced by another run while this one was at work: give each run an output of its own"
         )
 
 

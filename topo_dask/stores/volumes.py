@@ -15,6 +15,7 @@ from ..kernels.tracking import Region, displacements
 from .checked import CheckedArray
 from .limits import check_metadata
 from .listing import stored_chunks
+from .outputs import check_run
 from .pages import Pages
 
 
@@ -284,9 +285,18 @@ class HeldFlow:
 
 @dataclass(frozen=True)
 class Output:
-    """Array that takes the labels, one block at a time."""
+    """Array that takes the labels, one block at a time.
+
+    Parameters
+    ----------
+    array : zarr.Array or ndarray of int32, shape (D, H, W)
+        The array.
+    run : str, optional
+        Name of the run that must still be in the array's mark when a block is written; None where there is no mark.
+    """
 
     array: Any
+    run: str | None = None
 
     def written(self) -> Source:
         """What has been written, for stages that read it; a chunk that is not there is background."""
@@ -294,5 +304,7 @@ class Output:
         return Source(array if isinstance(array, np.ndarray) else CheckedArray(array, "labels", "background"), "labels")
 
     def write(self, box: Box, labels: NDArray[np.int32]) -> None:
-        """Write the labels of a box of whole chunks."""
+        """Write the labels of a box of whole chunks; RuntimeError when the array is another run's by now."""
+        if self.run is not None:
+            check_run(self.array, self.run)
         self.array[box.slices] = labels
