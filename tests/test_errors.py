@@ -133,6 +133,9 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: cluster(a, [[0.0, 0, 0]], np.zeros((1, 3))), TypeError, "fg_coords must hold integers, got .*float64"),
     (lambda a: cluster(a, [[0, 5, 0]], np.zeros((1, 3))), ValueError, r"fg_coords must lie in .*\(4, 5, 6\)"),
     (lambda a: cluster(a, [[0, -1, 0]], np.zeros((1, 3))), ValueError, r"fg_coords must lie in .*\(4, 5, 6\)"),
+    (lambda a: cluster(a, np.array(VOXEL, np.uint64) - 2**63, np.zeros((1, 3))), ValueError, "fg_coords must lie in"),
+    (lambda a: cluster(a, VOXEL * 2, np.zeros((2, 3))), ValueError, "fg_coords must name each voxel once"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3), complex)), TypeError, "final_positions must hold .*complex128"),
     (lambda a: cluster(a, VOXEL, [[NAN, 0, 0]]), ValueError, "final_positions.*finite"),
     (lambda a: cluster(a, VOXEL, [[INF, 0, 0]]), ValueError, "final_positions.*finite"),
     (

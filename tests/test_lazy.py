@@ -76,6 +76,19 @@ def test_lazy_tracking_and_clustering_equal_naive(data: st.DataObject) -> None:
         np.testing.assert_array_equal(labels.compute(), naive.cluster_convergence(*expected, mask.shape, 2.7, 2))
 
 
+@pytest.mark.parametrize("coords_type", ["i8", "u8", "u1", ">i4"])
+@pytest.mark.parametrize("ends_type", ["f2", "f4", ">f8", "i8", "?"])
+def test_rows_may_have_any_type_of_numbers(coords_type: str, ends_type: str) -> None:
+    coords = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 3], [0, 1, 4]])
+    ends = np.array([[0, 0, 0], [0, 0, 0], [0, 1, 1], [0, 1, 1]])
+    expected = naive.cluster_convergence(coords, ends.astype(float), (1, 2, 5), 1.0, 1)
+    assert expected.max() == 2
+    rows = coords.astype(coords_type), ends.astype(ends_type)
+    np.testing.assert_array_equal(topo_dask.cluster_convergence(*rows, (1, 2, 5), 1.0, 1), expected)
+    lazy = topo_dask.cluster_convergence(*(da.from_array(a, chunks=(3, 3)) for a in rows), (1, 2, 5), 1.0, 1)
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "with_flow"),
     [

@@ -103,7 +103,13 @@ def cluster_held(
     convergence_radius: float,
     min_size: int,
 ) -> NDArray[np.int32]:
-    """Labels of the voxels whose end points are given."""
+    """Labels of the voxels whose end points are given; ValueError when a voxel occurs twice."""
+    named = np.zeros(shape, np.bool_)
+    named[tuple(coords.T)] = True
+    if np.count_nonzero(named) != len(coords):
+        raise ValueError(
+            f"fg_coords must name each voxel once; {len(coords) - np.count_nonzero(named)} rows repeat one"
+        )
     grid = CellGrid.for_radius(shape, convergence_radius)
     labels = np.zeros(shape, np.int32)
     cells, numbers = number_values(cells_of(positions, grid))

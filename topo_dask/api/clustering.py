@@ -7,6 +7,8 @@ import numpy as np
 from .. import held, lazy
 from ..blocks.geometry import triple
 from ..config import ClassConfig
+from ..stages.settle import as_rows
+from ..stores.volumes import check_array
 from .arguments import Array, as_flow, as_volume
 
 
@@ -122,17 +124,15 @@ def cluster_convergence(
     shape = triple(tuple(volume_shape), "volume_shape", at_least=0)
     deferred = lazy.is_lazy(fg_coords) or lazy.is_lazy(final_positions)
     if not deferred:
-        fg_coords, final_positions = np.asarray(fg_coords), np.asarray(final_positions, np.float64)
+        fg_coords, final_positions = np.asarray(fg_coords), np.asarray(final_positions)
     for name, array in (("fg_coords", fg_coords), ("final_positions", final_positions)):
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"{name} must have shape (N, 3), got {array.shape}")
     if np.dtype(fg_coords.dtype).kind not in "iu":
         raise TypeError(f"fg_coords must hold integers, got dtype {fg_coords.dtype}")
+    check_array(final_positions, "final_positions", 2)
     if deferred:
         options = lazy.Options(block_shape, None, scratch)
         return lazy.cluster_lazily(config, options, fg_coords, final_positions, shape)
-    if len(fg_coords) != len(final_positions):
-        raise ValueError(f"fg_coords has {len(fg_coords)} rows but final_positions has {len(final_positions)}")
-    if len(fg_coords) and (fg_coords.min() < 0 or (fg_coords >= np.array(shape)).any()):
-        raise ValueError(f"fg_coords must lie in a volume of shape {shape}")
-    return held.cluster_held(fg_coords, final_positions, shape, config.convergence_radius, config.min_size)
+    rows = as_rows(fg_coords, final_positions, shape)
+    return held.cluster_held(*rows, shape, config.convergence_radius, config.min_size)

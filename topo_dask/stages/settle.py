@@ -1,9 +1,11 @@
 """Start from end points that are given as rows: sort them into blocks, then file their sinks."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import BlockGrid
+from ..blocks.geometry import BlockGrid, Triple
 from ..kernels.sinks import CellGrid
 from ..stores.scratch import Scratch
 from .job import Job
@@ -12,11 +14,12 @@ from .track import SinkTable, file_sinks
 PARTS = "rows.parts"
 """Kind of the records of the parts that are sorted."""
 
+Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Voxels and end points, shape (N, 3)."""
 
-def sort_rows(
-    coords: NDArray[np.int64], positions: NDArray[np.float64], part: int, grid: BlockGrid, scratch: Scratch
-) -> None:
-    """File the rows of one part of the input by the blocks that their voxels are in.
+
+def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where: str = "") -> Rows:
+    """Voxels of any integer type and end points of any number type as int64 and float64.
 
     Raises
     ------
@@ -24,9 +27,16 @@ def sort_rows(
         When the two arrays differ in length, or a voxel lies outside the volume.
     """
     if len(coords) != len(positions):
-        raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)} in chunk {part}")
-    if len(coords) and (coords.min() < 0 or (coords >= np.array(grid.shape)).any()):
-        raise ValueError(f"fg_coords must lie in a volume of shape {grid.shape}")
+        raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)}{where}")
+    # As Python's integers: uint64 reaches further than int64.
+    if len(coords) and not all(int(c.min()) >= 0 and int(c.max()) < n for c, n in zip(coords.T, shape, strict=True)):
+        raise ValueError(f"fg_coords must lie in a volume of shape {shape}")
+    return coords.astype(np.int64, copy=False), positions.astype(np.float64, copy=False)
+
+
+def sort_rows(coords: NDArray[Any], positions: NDArray[Any], part: int, grid: BlockGrid, scratch: Scratch) -> None:
+    """File the rows of one part of the input, see `as_rows`, by the blocks that their voxels are in."""
+    coords, positions = as_rows(coords, positions, grid.shape, f" in chunk {part}")
     if len(coords):
         numbers = np.ravel_multi_index(tuple((coords // np.array(grid.block_shape)).T), grid.numblocks)
         order = np.argsort(numbers, kind="stable")
