@@ -6,12 +6,14 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import zarr
 from test_census import CONFIG, StopHereError, interrupt, predict, segment
 
 import topo_dask
 from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
+from topo_dask.stores import ledger
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.scratch import FileScratch
 
@@ -60,3 +62,29 @@ def test_what_a_task_files_after_its_run_keeps_nobody_out(tmp_path: Path) -> Non
     found = segment(tmp_path, class_config=OTHER, overwrite=True)
     np.testing.assert_array_equal(found, topo_dask.run_instance_segmentation(*predict(), ["thin"], OTHER)["thin"])
     assert not (tmp_path / "out.scratch").exists()
+
+
+def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
+    expected = topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"]
+    interrupt(tmp_path, "link")
+    found: list[np.ndarray] = []
+
+    def link(job: Any, min_size: int) -> None:
+        with patch.object(plan, "link", real), patch.object(ledger.platform, "node", lambda: "elsewhere"):
+            found.append(segment(tmp_path, resume=True))
+        real(job, min_size)
+
+    real = plan.link
+    with patch.object(plan, "link", link), pytest.raises(RuntimeError, match=r"another run has taken over .*out\.lock"):
+        segment(tmp_path, resume=True)
+    np.testing.assert_array_equal(*found, expected)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "out" / "labels" / "thin" / "0", mode="r"), expected)
+
+
+def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    with ledger.claim(scratch) as claim:
+        claim.check()
+        scratch.remove("lock", claim.token)
+        with pytest.raises(RuntimeError, match="has taken over"):
+            claim.check()

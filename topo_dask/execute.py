@@ -34,7 +34,13 @@ class Progress(Protocol):
         """A stage of `n` tasks begins; the result is called after each."""
 
 
-def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progress | None = None) -> None:
+def run(
+    job: Job,
+    stages: Iterable[Stage],
+    executor: Executor,
+    progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Run stages one after the other; tasks on record are not done again.
 
     Parameters
@@ -47,12 +53,16 @@ def run(job: Job, stages: Iterable[Stage], executor: Executor, progress: Progres
         How tasks are done.
     progress : Progress, optional
         Who hears of it.
+    check : callable, optional
+        Raises when the run must not go on; asked before the tasks of each stage and after them.
     """
     for stage in stages:
+        check()
         keys = stage.keys(job)
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         if keys:
             executor(stage, job, keys, tick)
+        check()
         take_census(job, stage)
 
 

@@ -1,8 +1,8 @@
 """From zarr to zarr: the labels of a whole prediction, stage by stage, resumable."""
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -178,8 +178,7 @@ def segment_volume(
     if admit() is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
     with (
-        nullcontext() if target.url is None else ledger.claim(FileScratch(target.beside(".lock")), insist=insist),
-        ledger.claim(store, insist=insist),
+        _claimed(target, store, insist) as check,
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
@@ -199,13 +198,13 @@ def segment_volume(
             if earlier is not None:
                 make_good(jobs[name], (*plan.plans[name].stages, *plan.plans[name].writers))
         if plan.shared_channels > 3:
-            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars)
+            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars, check)
         for name, job in jobs.items():
             stages, writers = plan.plans[name].stages, plan.plans[name].writers
-            run(job, stages, executor, bars)
+            run(job, stages, executor, bars, check)
             for writer in writers:
                 check_owned(target, spec.place(name), run_name)
-                run(job, (writer,), executor, bars)
+                run(job, (writer,), executor, bars, check)
             check_owned(target, spec.place(name), run_name)
             check_done(job, (*stages, *writers))
             columns = instance_columns(job)
@@ -214,6 +213,20 @@ def segment_volume(
             publish(target, name, spec, {"instances": len(columns["label"]), "record": digest})
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
+
+
+@contextmanager
+def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Callable[[], None]]:
+    # Keeps others out of output and scratch; gives what raises RuntimeError when another run has taken them over.
+    places = [scratch] if target.url is None else [FileScratch(target.beside(".lock")), scratch]
+    with ExitStack() as stack:
+        claims = [stack.enter_context(ledger.claim(place, insist=insist)) for place in places]
+
+        def check() -> None:
+            for claim in claims:
+                claim.check()
+
+        yield check
 
 
 def _check_places(target: Target, scratch: FileScratch) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -83,12 +84,29 @@ def recorded(scratch: FileScratch) -> dict[str, Any] | None:
     return None if bundle is None else dict(json.loads(bytes(bundle["record"])))
 
 
+@dataclass(frozen=True)
+class Claim:
+    """The lock of a run that is at work."""
+
+    scratch: FileScratch
+    token: str
+
+    def check(self) -> None:
+        """Raise RuntimeError when the lock is gone: another run has taken over, and this one must not go on."""
+        if find(self.scratch, LOCK, self.token) is None:
+            raise RuntimeError(
+                f"another run has taken over {self.scratch.url} with resume=True or overwrite=True while this one was "
+                "at work: let that one end"
+            )
+
+
 @contextmanager
-def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
+def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
 
     A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
-    this machine that is no more is swept. Whether a process of another machine lives can not be seen from here.
+    this machine that is no more is swept. Whether a process of another machine, or of another container, lives can not
+    be seen from here: who insists sweeps its lock, and it has to look whether its own is still there.
 
     Parameters
     ----------
@@ -96,6 +114,11 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
         Scratch of the run.
     insist : bool
         Whether locks of other machines count for nothing: set when the caller said `resume` or `overwrite`.
+
+    Yields
+    ------
+    claim : Claim
+        The lock of this run.
 
     Raises
     ------
@@ -120,7 +143,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[None]:
         for dead in scratch.keys(LOCK) - {token}:
             scratch.remove(LOCK, dead)
         scratch.sweep()
-        yield
+        yield Claim(scratch, token)
     finally:
         scratch.remove(LOCK, token)
         scratch.prune()
@@ -145,7 +168,8 @@ def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any]
         bundle = find(scratch, LOCK, key)
         if bundle is not None and "holder" in bundle:
             holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))
-            here = holder["host"] == platform.node()
+            ours = _this_process()
+            here = all(holder.get(name) == ours[name] for name in ("host", "processes"))
             if _is_alive(holder) if here else not insist:
                 return holder
     return None
@@ -154,7 +178,16 @@ def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any]
 def _this_process() -> dict[str, Any]:
     import psutil
 
-    return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    started = psutil.Process().create_time()
+    return {"host": platform.node(), "processes": _processes(), "pid": os.getpid(), "started": started}
+
+
+def _processes() -> int | None:
+    # Which processes are seen from here: containers of one host name have numbers of their own for theirs.
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
