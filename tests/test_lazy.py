@@ -1,5 +1,6 @@
 """Lazy arrays: the same bits as in memory, no work on building, global stages once."""
 
+import gc
 import shutil
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array as da
 import naive
@@ -132,6 +134,37 @@ def test_every_local_scheduler_gives_the_same_bits(scheduler: str, tmp_path: Any
         )
         assert lazy.chunks == da.from_array(mask, chunks=9).chunks
         np.testing.assert_array_equal(lazy.compute(), expected)
+
+
+def test_scratch_goes_with_the_last_array_that_needs_it(tmp_path: Path) -> None:
+    lazy, labels = in_columns(lambda block: block, tmp_path)
+    part = lazy[..., :8]
+    with dask.config.set(scheduler="threads"):
+        lazy.compute()
+        del lazy
+        gc.collect()
+        (folder,) = tmp_path.iterdir()
+        written = (folder / "channel0" / "track" / "0.0.0").stat().st_mtime_ns
+        np.testing.assert_array_equal(part.compute(), labels[..., :8])
+        assert (folder / "channel0" / "track" / "0.0.0").stat().st_mtime_ns == written
+        del part
+        gc.collect()
+        assert not list(tmp_path.iterdir())
+        topo_dask.instance_table(da.from_array(labels), scratch=str(tmp_path))
+        gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_scratch_of_an_array_that_was_sent_elsewhere_stays(tmp_path: Path) -> None:
+    lazy, labels = in_columns(lambda block: block, tmp_path)
+    with dask.config.set(scheduler="synchronous"):
+        lazy.blocks[0, 0, 0].compute()
+        sent = cloudpickle.dumps(lazy)
+        del lazy
+        gc.collect()
+        assert len(list(tmp_path.glob("*/channel0/track/*"))) == 4
+        np.testing.assert_array_equal(cloudpickle.loads(sent).compute(), labels)
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_building_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import weakref
 from typing import Any
 from uuid import uuid4
 
@@ -26,21 +27,42 @@ class Opaque:
         self.array = array
 
 
+class _Leased(FileScratch):
+    # It goes with the last graph that holds it. Once it was pickled others may be at work in it: then with the process.
+
+    _end: "weakref.finalize[Any, _Leased]"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        object.__setattr__(self, "_end", weakref.finalize(self, _remove, url, os.getpid()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if (end := self._end.detach()) is not None:
+            _, function, arguments, _ = end
+            atexit.register(function, *arguments)
+        return FileScratch, (self.url,)
+
+
 def open_scratch(place: str | None) -> FileScratch:
-    """A folder of our own, whoever chose the place: it goes with this process, and nothing else does."""
+    """A folder of our own, whoever chose the place: it goes with the graph it is for, and nothing else does.
+
+    Where the graph is sent to other processes, or the place is a store, it goes when this process ends.
+    """
     root = absolute(os.fspath(place or tempfile.gettempdir()))
-    scratch = FileScratch(f"{root.rstrip('/')}/topo_dask-{uuid4().hex}")
-    atexit.register(_remove, scratch, os.getpid())
-    return scratch
+    url = f"{root.rstrip('/')}/topo_dask-{uuid4().hex}"
+    if "://" not in url:
+        return _Leased(url)
+    atexit.register(_remove, url, os.getpid())
+    return FileScratch(url)
 
 
-def _remove(scratch: FileScratch, owner: int) -> None:
-    if os.getpid() != owner or scratch.url.startswith("memory://"):
+def _remove(url: str, owner: int) -> None:
+    if os.getpid() != owner or url.startswith("memory://"):
         return
-    if "://" in scratch.url:
-        scratch.discard(".")
+    if "://" in url:
+        FileScratch(url).discard(".")
     else:
-        shutil.rmtree(scratch.url, ignore_errors=True)
+        shutil.rmtree(url, ignore_errors=True)
 
 
 def spill(carrier: Opaque, scratch: FileScratch, name: str) -> CheckedArray:

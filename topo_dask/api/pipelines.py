@@ -54,8 +54,10 @@ def postprocess_single(
     halo : int or sequence of 3 int, optional
         For lazy arrays: margin read around a block. A matter of speed only.
     scratch : str, optional
-        For lazy arrays: path or store URL, reachable by all workers, for intermediates. Default: a temporary
-        directory, removed at exit. Chunks of a zarr array that were never written read as its fill value.
+        For lazy arrays: path or store URL, reachable by all workers, for intermediates, by default the temporary
+        directory. What is filed there is removed with the last array that needs it; when this process ends, if other
+        processes had a share in it or it is a store. Chunks of a zarr array that were never written read as its fill
+        value.
 
     Returns
     -------
