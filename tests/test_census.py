@@ -45,8 +45,13 @@ def predict() -> tuple[np.ndarray, np.ndarray]:
     return (noise > -0.5).astype(np.float32)[None], flow.astype(np.float32)
 
 
-def segment(folder: Path, **more: Any) -> np.ndarray:
-    places = (folder / name for name in ("semantic", "flow", "out"))
+def store_inputs(folder: Path) -> None:
+    for array, data, channels in zip(("semantic", "flow"), predict(), (1, 3), strict=True):
+        zarr.create_array(folder / array, data=data, chunks=(channels, *BLOCK))
+
+
+def segment(folder: Path, output: Any = None, **more: Any) -> np.ndarray:
+    places = (folder / "semantic", folder / "flow", folder / "out" if output is None else output)
     how: dict[str, Any] = {"class_names": ["thin"], "class_config": CONFIG, "block_shape": BLOCK, "progress": False}
     with dask.config.set(scheduler="synchronous"):
         return segment_volume(*places, **{**how, **more})["thin"][:]
@@ -58,8 +63,7 @@ def stop(*_: Any, **__: Any) -> None:
 
 def interrupt(folder: Path, name: str, function: Callable[..., None] = stop) -> None:
     """Run up to a stage, or one task of it."""
-    for array, data, channels in zip(("semantic", "flow"), predict(), (1, 3), strict=True):
-        zarr.create_array(folder / array, data=data, chunks=(channels, *BLOCK))
+    store_inputs(folder)
     with patch.object(plan, name, function), pytest.raises(StopHereError):
         segment(folder)
 

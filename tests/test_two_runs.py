@@ -1,5 +1,7 @@
 """Two runs on one output: tasks that outlive their run, and an owner who has lost its lock."""
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -7,16 +9,19 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import zarr
-from test_census import CONFIG, StopHereError, interrupt, predict, segment
+from test_census import CONFIG, StopHereError, interrupt, predict, segment, stop, store_inputs
+from zarr.storage import LocalStore
 
 import topo_dask
 from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
-from topo_dask.stores import ledger
+from topo_dask.stores import label_arrays, ledger
 from topo_dask.stores.ledger import CLASSES
+from topo_dask.stores.outputs import METADATA
 from topo_dask.stores.scratch import FileScratch
 
+QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}
 OTHER = {"thin": {**CONFIG["thin"], "n_steps": 0}}
 
 
@@ -88,3 +93,68 @@ def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
         scratch.remove("lock", claim.token)
         with pytest.raises(RuntimeError, match="has taken over"):
             claim.check()
+
+
+def halve(folder: Path) -> np.ndarray:
+    """Take the foreground away from half of the blocks, and give back what is right then."""
+    semantic, flow = predict()
+    semantic[..., 12:] = 0
+    zarr.create_array(folder / "semantic", data=semantic, chunks=(1, 8, 12, 12), overwrite=True)
+    return topo_dask.run_instance_segmentation(semantic, flow, ["thin"], QUICK)["thin"]
+
+
+def test_an_array_given_is_cleared_though_the_run_was_killed_meanwhile(tmp_path: Path) -> None:
+    store_inputs(tmp_path)
+    array = zarr.create_array(tmp_path / "array", shape=(8, 24, 24), chunks=(8, 12, 12), dtype="int32")
+    segment(tmp_path, array, class_config=QUICK, scratch=tmp_path / "s")
+    expected = halve(tmp_path)
+    with patch.object(label_arrays, "_clear", stop), pytest.raises(StopHereError):
+        segment(tmp_path, array, class_config=QUICK, scratch=tmp_path / "s", overwrite=True)
+    np.testing.assert_array_equal(
+        segment(tmp_path, array, class_config=QUICK, scratch=tmp_path / "s", resume=True), expected
+    )
+
+
+@pytest.mark.parametrize("ome_zarr", ["0.5", "0.4", None])
+def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
+    tmp_path: Path, ome_zarr: str | None
+) -> None:
+    store_inputs(tmp_path)
+    new, kept, calls, real = tmp_path / "new", tmp_path / "kept", list[str](), LocalStore.delete_dir
+    segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr)
+    new.rename(kept)
+    expected = halve(tmp_path)
+    for number in range(1, 10):  # killed in each removal in turn, when it has come to all that says what is there
+        shutil.copytree(kept, new)
+        calls.clear()
+
+        async def remove(store: Any, prefix: str, number: int = number) -> None:
+            calls.append(prefix)
+            if len(calls) == number:
+                for path in (new / prefix).rglob("*"):
+                    if path.name in METADATA:
+                        path.unlink()
+                raise StopHereError
+            await real(store, prefix)
+
+        with patch.object(LocalStore, "delete_dir", remove), suppress(StopHereError):
+            segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
+        if len(calls) < number:
+            break
+        again = segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
+        np.testing.assert_array_equal(again, expected)
+        shutil.rmtree(new)
+    assert number > 1
+
+
+def test_chunks_of_nobody_are_not_taken_for_labels(tmp_path: Path) -> None:
+    store_inputs(tmp_path)
+    segment(tmp_path, class_config=QUICK)
+    for path in (tmp_path / "out" / "labels" / "thin").rglob("zarr.json"):
+        path.unlink()
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(
+        FileExistsError, match=r"'labels/thin' in .* is no array or group but holds 'labels/thin/0/c/0/"
+    ):
+        segment(tmp_path, class_config=QUICK, overwrite=True)
+    assert sorted((tmp_path / "out").rglob("*")) == before

@@ -25,6 +25,9 @@ from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight, shares_memory
 from .version import __version__
 
+CLEARED = "cleared"
+"""Kind of the record that the arrays of a class hold nothing of what was there before."""
+
 
 def segment_volume(
     semantic: Any,
@@ -192,7 +195,8 @@ def segment_volume(
             compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
             for number in missing_levels(target, name, spec) if earlier else ():
                 compartment.discard(stages[number].name)  # those labels are gone
-            arrays = open_output(target, name, spec, run_name, store.url, resume=earlier is not None)
+            arrays = open_output(target, name, spec, run_name, store.url, resume=name in compartment.keys(CLEARED))
+            compartment.put(CLEARED, name)
             check_sight("output", arrays[0])
             jobs[name] = make_job(plan, name, compartment, arrays, pages)
             if earlier is not None:

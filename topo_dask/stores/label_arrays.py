@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Triple
-from .outputs import MARK, OutputSpec, Target, existing_group
+from .outputs import MARK, METADATA, OutputSpec, Target, existing_group, names_in
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
 
@@ -55,7 +55,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
     elif place in group:
         if spec.pyramid is not None:
             unlist_labels(group[LABELS], spec.pyramid.version, name)
-        del group[place]
+        _remove(group, place)
         _consolidate_again(group)
     mark = {MARK: {"kind": "labels", "class": name, "run": run, "scratch": scratch}}
     if spec.pyramid is not None and place not in group:
@@ -136,6 +136,26 @@ def _create(group: Any, path: str, shape: Triple, chunks: Triple, mark: dict[str
         # Format 2 never specified a checksum for zstd, and TensorStore refuses it; every gzip member has a CRC-32.
         how = {"compressors": GZip(level=1), "chunk_key_encoding": {"name": "v2", "separator": "/"}}
     return group.create_array(path, shape=shape, chunks=chunks, dtype=np.int32, fill_value=0, attributes=mark, **how)
+
+
+def _remove(group: Any, place: str) -> None:
+    # Chunks first, then the arrays, then their group: who is killed in between leaves no chunk that new labels of the
+    # same place would take for theirs, and what is left says whose it is.
+    import zarr
+    from zarr.core.sync import sync
+
+    async def remove_chunks(array: Any) -> None:
+        for name in [name async for name in array.store.list_dir(array.path)]:
+            if name.strip("/") not in METADATA:
+                await array.store.delete_dir(f"{array.path}/{name.strip('/')}")
+
+    node = group[place]
+    levels = [] if isinstance(node, zarr.Array) else [level for level in names_in(node) if level in node]
+    for array in [node[level] for level in levels] or [node]:
+        sync(remove_chunks(array))
+    for level in levels:
+        del node[level]
+    del group[place]
 
 
 def _sweep(target: Target, place: str) -> None:

@@ -27,7 +27,10 @@ _OF_AN_ARRAY = re.compile(
     r"([0-9]+/)?(zarr\.json|\.zgroup|\.zattrs|\.zarray|\.zmetadata|(c/)?[0-9]+([./][0-9]+)*)(\.[0-9a-f]{32}\.partial)?"
 )
 
-_METADATA = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+"""Files that zarr keeps besides chunks."""
+
+_HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")  # of a file that zarr was writing
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,10 @@ def check_outputs(
                 for path, fits in spec.levels(name):
                     if path in group:
                         check_output(group[path], fits)
+        elif (stray := _stray(group, place)) is not None:
+            raise FileExistsError(
+                f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
+            )
 
 
 def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
@@ -193,14 +200,38 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
 
 def _foreign(group: Any) -> list[str]:
     # What lies in a group of ours and is neither its metadata nor a level of ours.
+    return [
+        name for name in names_in(group) if (MARK not in group[name].attrs if name in group else _stray(group, name))
+    ]
+
+
+def names_in(group: Any) -> list[str]:
+    """Names of what lies in a group, zarr's or not, its metadata left out."""
     from zarr.core.sync import sync
 
     async def names() -> list[str]:
         return [name async for name in group.store.list_dir(group.path)]
 
     inside = sync(names()) if group.store.supports_listing else []
-    others = sorted({name.strip("/") for name in inside} - _METADATA)
-    return [name for name in others if name not in group or MARK not in group[name].attrs]
+    return sorted({name.strip("/") for name in inside} - METADATA)
+
+
+def _stray(group: Any, place: str) -> str | None:
+    # A file where nothing is to zarr: new labels would take a chunk that is there for theirs. Folders that are empty,
+    # and metadata that are not whole, are what is left of a removal that was killed.
+    from zarr.core.sync import sync
+
+    path = f"{group.path}/{place}".lstrip("/")
+
+    async def first() -> str | None:
+        if await group.store.exists(path):
+            return path
+        async for file in group.store.list_prefix(f"{path}/"):
+            if _HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
+                return str(file)
+        return None
+
+    return sync(first()) if group.store.supports_listing else None
 
 
 def _strange(node: Any) -> list[str]:
