@@ -703,7 +703,8 @@ def test_a_foreign_file_in_scratch_survives(
 ) -> None:
     paths, arguments = two
     interrupt(monkeypatch, paths, tmp_path / "out", **arguments)
-    mine = dict.fromkeys(("notes.txt", "classes/round/track/notes.txt", "run/notes"), b"mine")
+    (run,) = (path.name for path in (tmp_path / "out.scratch" / "classes").iterdir())
+    mine = dict.fromkeys(("notes.txt", f"classes/{run}/round/track/notes.txt", "run/notes"), b"mine")
     for place in mine:
         (tmp_path / "out.scratch" / place).write_text("mine")
     same(segment_volume(*paths, tmp_path / "out", **arguments, resume=True), expected_two)
