@@ -76,7 +76,11 @@ def test_one_request_in_five_fails(store: FailingServer, seed: int) -> None:
         return rng.choice((500, 503, 404)) if first or rng.random() < 0.2 else None
 
     store.fail = fail
-    found = segment()
+    try:
+        found = segment()
+    except (OSError, KeyError) as error:  # rare: denied more often than it is asked
+        assert "volumes/" in "".join([str(error), *getattr(error, "__notes__", ())])  # noqa: PT017
+        found = segment(resume=True)
     store.fail = lambda method, path: None
     np.testing.assert_array_equal(found, expected())
     np.testing.assert_array_equal(zarr.open_array("s3://volumes/out/labels/thin/0", mode="r")[:], expected())
