@@ -106,7 +106,7 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
         check_reach(job.scratch)
         for name, array in _opened(job):
             check_sight(name, array)
-        for stage in stages:
+        for stage in (stage for stage in stages if stage.keys(job)):
             run(job, (stage,), executor)
             if left := stage.keys(job):  # a worker may have come that was not asked
                 raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
