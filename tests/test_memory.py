@@ -169,3 +169,11 @@ def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
 )
 def test_chosen_blocks_keep_all_workers_busy(shape: Triple, tasks: int, block: Triple) -> None:
     assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4), (64, 64, 64), 16 << 30, tasks) == block
+
+
+def test_the_client_holds_one_block_at_a_time() -> None:
+    stage = plan_stages(Recipe()).stages[0]
+    job = Job("test", BlockGrid((160, 160, 160), (8, 8, 8)), ClassConfig())
+    keys: list[str] = []
+    assert peak_of(lambda: keys.extend(stage.keys(job))) < 200 * 20**3
+    assert len(keys) == 20**3

@@ -133,4 +133,4 @@ def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int) -> int:
     except (OSError, ValueError):
         return len(grid)
     source = Source(CheckedArray(array, "semantic", "background"), "semantic", slice(channel, channel + 1))
-    return len(Foreground(source, record["threshold"]).stored_blocks(grid))
+    return sum(1 for _ in Foreground(source, record["threshold"]).stored_blocks(grid))

@@ -91,9 +91,9 @@ class Job:
         blocks = (self.grid.named(key) for key in self.scratch.keys(kind))
         return sorted(blocks, key=lambda block: block.block_id)
 
-    def candidates(self) -> list[Block]:
+    def candidates(self) -> Iterator[Block]:
         """Blocks that may have foreground, in raster order."""
-        return list(self.grid) if self.foreground is None else self.foreground.stored_blocks(self.grid)
+        return iter(self.grid) if self.foreground is None else self.foreground.stored_blocks(self.grid)
 
     def need_flow(self) -> Flow:
         """The flow of a job that has one."""

@@ -3,6 +3,7 @@
 Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,8 +138,8 @@ class Foreground:
     source: Source
     threshold: float | None = None
 
-    def stored_blocks(self, grid: BlockGrid) -> list[Block]:
-        """Blocks that may have foreground, in raster order: those that a stored chunk meets.
+    def stored_blocks(self, grid: BlockGrid) -> Iterator[Block]:
+        """Blocks that may have foreground, in raster order: those that a stored chunk meets. One is held at a time.
 
         A chunk that was never written has the array's fill value, which is background unless it is above the threshold,
         or no number. All blocks where the store can not tell, or where a chunk that is not there is an error.
@@ -147,10 +148,10 @@ class Foreground:
         sparse = isinstance(array, CheckedArray) and array.on_missing == "background"
         chunks = stored_chunks(array) if sparse else None
         if chunks is None:
-            return list(grid)
+            return iter(grid)
         fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
         if self._exceeds(fill) or fill != fill:
-            return list(grid)
+            return iter(grid)
         channel = self.source.channels.start if self.source.channels else 0
         unit = array.shards or array.chunks
         found: set[Triple] = set()
@@ -161,7 +162,7 @@ class Foreground:
             stop = [min(a + n, s) for a, n, s in zip(start, unit[-3:], grid.shape, strict=True)]
             box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
             found.update(block.block_id for block in grid.touching(box))
-        return [grid.block(block_id) for block_id in sorted(found)]
+        return map(grid.block, sorted(found))
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Whether each voxel of a box is foreground.
