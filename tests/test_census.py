@@ -15,6 +15,7 @@ import topo_dask
 from topo_dask import plan, segment_volume
 from topo_dask.stages.split import fragments
 from topo_dask.stages.track import track
+from topo_dask.stores.scratch import FileScratch
 
 SHAPE, BLOCK = (8, 24, 24), (8, 12, 12)
 CONFIG: dict[str, Any] = {
@@ -162,3 +163,19 @@ def test_a_bundle_that_is_lost_during_the_run_is_missed(
         segment(tmp_path, resume=True)
     assert lost
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
+
+
+@pytest.mark.parametrize("note", ["run/manifest", "void/void"])
+def test_a_damaged_record_of_the_run_is_named_with_what_helps(
+    restored: tuple[Path, Path, np.ndarray], note: str
+) -> None:
+    folder, _, expected = restored
+    FileScratch(str(folder / "out.scratch")).put(*note.split("/"))
+    (folder / "out.scratch" / note).write_bytes(b"topodask")
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(
+            OSError, match=r"record of the run in .*out\.scratch is damaged: remove that folder and begin"
+        ):
+            segment(folder, **how)
+    shutil.rmtree(folder / "out.scratch")
+    np.testing.assert_array_equal(segment(folder, overwrite=True), expected)

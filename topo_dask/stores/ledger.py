@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from .scratch import LOCK, FileScratch, find
+from .scratch import LOCK, Arrays, DamagedBundleError, FileScratch, find
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
@@ -61,7 +61,7 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     ValueError
         When `resume` is set and the run there is another one; the message says what differs.
     """
-    old, void = recorded(scratch), find(scratch, VOID, VOID)
+    old, void = recorded(scratch), _note(scratch, VOID, VOID)
     if old is None and void is None and not scratch.holds_only(CLASSES):  # left by tasks that outlived their run
         raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
     if old is None or void is not None or overwrite:
@@ -80,8 +80,18 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
 
 def recorded(scratch: FileScratch) -> dict[str, Any] | None:
     """Record of the run in scratch, or None when there is none."""
-    bundle = find(scratch, RUN, MANIFEST)
+    bundle = _note(scratch, RUN, MANIFEST)
     return None if bundle is None else dict(json.loads(bytes(bundle["record"])))
+
+
+def _note(scratch: FileScratch, kind: str, key: str) -> Arrays | None:
+    # What says which run is here, and whether it may be resumed; without it nothing can be made good.
+    try:
+        return find(scratch, kind, key)
+    except DamagedBundleError as error:
+        raise OSError(
+            f"the record of the run in {scratch.url} is damaged: remove that folder and begin again with overwrite=True"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -218,8 +228,8 @@ def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
 
 def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Record of the unfinished run in scratch, and the command and folder it was begun with; None without a run."""
-    bundle = find(scratch, RUN, MANIFEST)
-    if bundle is None or find(scratch, VOID, VOID) is not None:
+    bundle = _note(scratch, RUN, MANIFEST)
+    if bundle is None or _note(scratch, VOID, VOID) is not None:
         return None
     record, origin = (json.loads(bytes(bundle[name])) for name in ("record", "origin"))
     return record, origin

@@ -100,8 +100,12 @@ def pack(arrays: Arrays) -> bytes:
     return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
 
 
-def _damaged(name: str) -> OSError:
-    return OSError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
+class DamagedBundleError(OSError):
+    """A bundle is not what was filed."""
+
+
+def _damaged(name: str) -> DamagedBundleError:
+    return DamagedBundleError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
 
 
 def unpack(data: bytes, name: str) -> Arrays:
