@@ -64,9 +64,9 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
     for future in _as_they_end(client, stage, job, pending):
         key = under_way.pop(future.key)
         try:
-            # What a task did is on record in scratch. Its result is None, and fetching it from a worker that has died
-            # since would have the task done again.
-            if future.status != "finished":
+            # What a task did is on record in scratch. Its result is None, and waiting for it when its worker has died
+            # since, so that the future is pending again, would have the task done again, or wait for ever.
+            if future.status in ("error", "cancelled"):
                 future.result()
         except (KilledWorker, CancelledError):
             lost.append(key)

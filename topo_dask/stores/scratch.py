@@ -210,8 +210,6 @@ class FileScratch:
 
     def holds_only(self, kind: str) -> bool:
         """Whether every file under the URL is a bundle in the compartment of that name, locks and halves apart."""
-        if set(self._folder.names()) - {LOCK, kind}:
-            return False
         others = (path for path in self._folder.paths() if not path.startswith(f"{LOCK}/"))
         return all(path.startswith(f"{kind}/") and self._folder.read(path, len(_MAGIC)) == _MAGIC for path in others)
 
