@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import strategies as some
 from blockwise import run_blocks
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import topo_dask
@@ -41,14 +41,23 @@ def test_clustering_in_memory_equals_naive(data: st.DataObject) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(some.seeds, st.sampled_from([0.5, 1.5, 4.0, 40.0, 1e4]), st.sampled_from([1.0, 20.0, 60_000.0]))
-def test_end_points_outside_are_in_the_nearest_cell(seed: int, radius: float, away: float) -> None:
-    rng, shape = np.random.default_rng(seed), (5, 1, 9)
+@given(
+    some.seeds,
+    st.sampled_from([0.5, 1.5, 4.0, 40.0, 1e4]),
+    st.sampled_from([1.0, 20.0, 60_000.0]),
+    st.tuples(*[st.sampled_from([0, 0, -9, -100])] * 3),
+)
+@example(0, 1.5, 1.0, (0, -100, 0))
+@example(0, 1.5, 1.0, (0, 0, -100))
+def test_end_points_outside_are_in_the_nearest_cell(
+    seed: int, radius: float, away: float, shift: tuple[int, int, int]
+) -> None:
+    rng, shape = np.random.default_rng(seed), (5, 3, 9)
     coords = np.argwhere(np.ones(shape, bool))
     ends = rng.choice(
         [coords + rng.normal(0, away / 10, coords.shape), coords + rng.uniform(-away, away, coords.shape)]
     )
-    args = (coords, ends, shape, radius, 0)
+    args = (coords, ends + np.array(shift), shape, radius, 0)
     same(topo_dask.cluster_convergence(*args), naive.cluster_convergence(*args))
 
 

@@ -131,7 +131,8 @@ def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]
     # voxel would only make more, emptier cells. The edge is a little longer than the radius, for the rounding below.
     edge = max(radius, 1.0) * (1.0 + 2.0**-20)
     scale = 1.0 / edge
-    height, width = (int(centres[:, k].max() * scale) + 3 for k in (1, 2))
+    # A centre may lie below 0, but rows and planes of cells run upwards.
+    height, width = (int(max(centres[:, k].max(), 0.0) * scale) + 3 for k in (1, 2))
     keys = np.empty(len(centres), np.int64)
     _hash(centres, scale, height, width, keys)
     order = np.argsort(keys, kind="stable")
