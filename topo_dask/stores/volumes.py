@@ -141,8 +141,8 @@ class Foreground:
     def stored_blocks(self, grid: BlockGrid) -> Iterator[Block]:
         """Blocks that may have foreground, in raster order: those that a stored chunk meets. One is held at a time.
 
-        A chunk that was never written has the array's fill value, which is background unless it is above the threshold,
-        or no number. All blocks where the store can not tell, or where a chunk that is not there is an error.
+        A chunk that was never written has the array's fill value, which is background unless it counts as foreground or
+        is no number. All blocks where the store can not tell, or where a chunk that is not there is an error.
         """
         array = self.source.array
         sparse = isinstance(array, CheckedArray) and array.on_missing == "background"
@@ -150,7 +150,7 @@ class Foreground:
         if chunks is None:
             return iter(grid)
         fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
-        if self._exceeds(fill) or fill != fill:
+        if self._is_foreground(fill) or fill != fill:
             return iter(grid)
         channel = self.source.channels.start if self.source.channels else 0
         unit = array.shards or array.chunks
@@ -179,14 +179,14 @@ class Foreground:
             at = np.unravel_index(np.argmax(np.isnan(values)), values.shape)
             voxel = tuple(int(a + b) for a, b in zip(at, box.start, strict=True))
             raise ValueError(f"{self.source.name} is NaN at voxel {voxel} (z, y, x)")
+        return self._is_foreground(values)
+
+    def _is_foreground(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         if self.threshold is None:
             return values.astype(np.bool_)
-        return self._exceeds(values)
-
-    def _exceeds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         # A threshold beyond the range of the values' type becomes infinity, which compares right.
         with np.errstate(over="ignore"):
-            mask: NDArray[np.bool_] = np.asarray(values > (self.threshold or 0))
+            mask: NDArray[np.bool_] = np.asarray(values > self.threshold)
         return mask
 
 
