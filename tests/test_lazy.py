@@ -294,8 +294,23 @@ def test_a_bundle_that_was_lost_is_an_error(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lazy.compute(), labels)
         for path in tmp_path.glob("*/channel0/numbers*/0.0.2"):
             path.unlink()
-        with pytest.raises(OSError, match=r"block 0\.0\.2: its numbers are missing in scratch .*scratch=<"):
+        with pytest.raises(OSError, match=r"bundle numbers/0\.0\.2 is lost in scratch .*scratch=<"):
             lazy.compute()
+
+
+def test_losses_that_leave_no_gap_on_record_are_errors(tmp_path: Path) -> None:
+    mask, flow = blobs()
+    mask &= np.random.default_rng(0).random(mask.shape) < 0.5  # small fragments
+    arrays = da.from_array(mask), da.from_array(flow)
+    ways = {"scratch": str(tmp_path), "block_shape": (10, 10, 10)}
+    labels = topo_dask.postprocess_single(*arrays, n_steps=20, group=2, min_size=1, **ways)
+    ends = topo_dask.track_flows(*arrays, 5, **ways)[1]
+    for result, lost in ((labels, ("split.small", "absorb")), (ends, ("ends",))):
+        result.compute()
+        for kind in lost:
+            min(tmp_path.glob(f"*/channel0/{kind}/*")).unlink()
+        with pytest.raises(OSError, match=rf"bundle {lost[0]}/.* is lost in scratch .*scratch=<"):
+            result.compute()
 
 
 def test_blocks_out_of_reach_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

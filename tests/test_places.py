@@ -80,6 +80,26 @@ def test_a_fill_value_that_is_no_number_is_an_error_whatever_the_blocks(folder: 
         topo_dask.segment_volume("nan", "f", "o", **COMMON, block_shape=block_shape)
 
 
+def test_a_mask_that_was_never_written_may_be_foreground(folder: Path) -> None:
+    mask = zarr.create_array("mask", shape=SHAPE, chunks=(4, 8, 8), dtype="i1", fill_value=-1)
+    mask[..., 8:] = 0
+    labels = topo_dask.postprocess_single(mask, zarr.open_array("f"), block_shape=(4, 8, 8), n_steps=1, min_size=1)
+    np.testing.assert_array_equal(labels.compute() > 0, np.arange(16)[None, None] < np.full((4, 8, 1), 8))
+
+
+def test_lazy_arrays_find_theirs_from_elsewhere_and_miss_what_is_gone(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, flow = np.ones(SHAPE, bool), zarr.open_array("f", mode="r")
+    ends = topo_dask.track_flows(mask, flow, 3)[1]
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    np.testing.assert_array_equal(ends.compute(), topo_dask.track_flows(mask, np.ones((3, *SHAPE)), 3)[1])
+    ends = topo_dask.track_flows(mask, zarr.open_array(folder / "f", mode="r"), 3)[1]
+    (folder / "f").rename(folder / "moved")
+    with pytest.raises(OSError, match=r"flow .*/f\): chunk .* is missing, and so are the array's metadata"):
+        ends.compute()
+
+
 def test_a_run_is_resumed_with_the_blocks_on_record_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (64, 96, 96)
     for name, channels in (("large_s", 1), ("large_f", 3)):

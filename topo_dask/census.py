@@ -29,11 +29,15 @@ def take_census(job: Job, stage: Stage) -> None:
 
 def check_filed(job: Job, stages: Iterable[Stage]) -> None:
     """Raise OSError when a bundle that a stage has filed is not there."""
-    if not isinstance(job.scratch, FileScratch):
-        return
-    for stage in stages:
-        for kind, key in _lost(job.scratch, stage):
-            raise OSError(f"scratch bundle {job.scratch.url}/{kind}/{key} is lost; run again with resume=True")
+    if isinstance(job.scratch, FileScratch) and (lost := first_lost(job, stages)) is not None:
+        raise OSError(f"scratch bundle {job.scratch.url}/{lost} is lost; run again with resume=True")
+
+
+def first_lost(job: Job, stages: Iterable[Stage]) -> str | None:
+    """Kind and key of a bundle that one of these stages has filed and that is not there; None where none is lost."""
+    assert isinstance(job.scratch, FileScratch)
+    lost = (f"{kind}/{key}" for stage in stages for kind, key in _lost(job.scratch, stage))
+    return next(lost, None)
 
 
 def make_good(job: Job, stages: Sequence[Stage]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import BlockGrid, Triple, triple
+from .census import first_lost
 from .config import ClassConfig
 from .execute import run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
@@ -25,6 +26,7 @@ from .stages.settle import PARTS, sort_rows
 from .stages.table import instance_columns
 from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray
+from .stores.inputs import absolute_node
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight
@@ -75,7 +77,7 @@ def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
     import dask.array as da
 
     if is_lazy(array) and not _is_dask(array):
-        return CheckedArray(array, name, "background")
+        return CheckedArray(absolute_node(array), name, "background")
     deferred = array if _is_dask(array) else da.from_array(array)
     if any(np.isnan(size) for size in deferred.shape):
         raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
@@ -96,7 +98,7 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
     Raises
     ------
     OSError
-        When a worker sees other files than this one does.
+        When a worker sees other files than this one does, or a bundle was lost since it was filed.
     """
     from dask.utils import SerializableLock
 
@@ -110,6 +112,8 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
             run(job, (stage,), executor)
             if left := stage.keys(job):  # a worker may have come that was not asked
                 raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
+        if (lost := first_lost(job, stages)) is not None:
+            raise _out_of_reach(job, f"bundle {lost} is lost")
     occupied = np.zeros(job.grid.numblocks, np.bool_)
     for block in job.occupied(kind):
         occupied[block.block_id] = True
@@ -271,7 +275,7 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
     spec = _Spec(grid, scratch, config, "positions")
     key = f"prepare-positions-{uuid4().hex}"
-    stages = (Stage("trace", trace, EVERY, moves=True),)
+    stages = (Stage("trace", trace, EVERY, moves=True, products=("ends",)),)
     prepared = dask.delayed(_prepared, pure=True)(spec, stages, stored, "ends", dask_key_name=key)
     layers = [dask.delayed(_layer, nout=2)(prepared, layer) for layer in range(grid.numblocks[0])]
     shape = (np.nan, 3)

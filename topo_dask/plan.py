@@ -267,7 +267,10 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
     first = {
         "flow": [track_blocks],
         "held": [Stage("lay_out", lay_out, EVERY, moves=True), track_blocks],
-        "rows": [Stage("index_rows", index_rows), Stage("settle", settle, "rows.index")],
+        "rows": [
+            Stage("index_rows", index_rows, products=("rows.index",)),
+            Stage("settle", settle, "rows.index", products=(*NUMBERED, "track")),
+        ],
         "labels": [Stage("localise", localise, EVERY, products=NUMBERED)],
     }[start]
     tables = ((("localise" if start == "labels" else "track", "ids"),),)

@@ -20,7 +20,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath
 
-from .chunk_form import check_bytes, check_part, form_of, is_index
+from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
 from .persistent import PersistentStore, impatient
 from .retries import TRIES, is_local, persist
 
@@ -50,6 +50,7 @@ class _CheckedStore(Store):
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
         self._on_missing = on_missing
+        self._document = self._prefix + document_of(array)
         try:
             self._form = form_of(array)
         except ValueError as error:
@@ -65,7 +66,7 @@ class _CheckedStore(Store):
             raise self.refuse(key, "is damaged: its index points outside the shard")
         found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range))
         if found is None:
-            self._judge_missing(key, byte_range)
+            await self._judge_missing(key, byte_range)
         else:
             self._judge(key, found, byte_range)
         return found
@@ -114,7 +115,7 @@ class _CheckedStore(Store):
         except ValueError as error:
             raise self.refuse(key, f"is damaged: {error}") from None
 
-    def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
+    async def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
         # zarr asks for an inner chunk only after the index of its shard said that it is there.
         if part is not None and self._form.index is not None and not is_index(part, self._form.index):
             raise self.refuse(key, "vanished while it was read")
@@ -123,6 +124,13 @@ class _CheckedStore(Store):
                 f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; if empty chunks were left out on "
                 "purpose, read it with on_missing='background'"
             )
+        if not await self._is_there():
+            raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
+
+    async def _is_there(self) -> bool:
+        # Of an array that is gone, or a disk that is no longer mounted, all chunks would read as background.
+        store = self._store if self._local else PersistentStore(self._store)
+        return bool(await store.exists(self._document))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

@@ -97,6 +97,11 @@ def index_of(config: Any, shape: Sequence[int], itemsize: int) -> Index:
     )
 
 
+def document_of(array: "zarr.Array[Any]") -> str:
+    """Name of the file that holds the metadata of an array."""
+    return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+
+
 def form_of(array: "zarr.Array[Any]") -> Form:
     """Form of the stored chunks of an array, from its metadata."""
     itemsize = np.dtype(array.dtype).itemsize

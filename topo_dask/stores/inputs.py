@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from .chunk_form import document_of
 from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 from .persistent import impatient, persistent
 
@@ -64,8 +65,7 @@ def sees(array: Any) -> bool:
     """Whether the metadata of an array are there, where this code runs."""
     from zarr.core.sync import sync
 
-    document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    return bool(sync((array.store_path / document).exists()))
+    return bool(sync((array.store_path / document_of(array)).exists()))
 
 
 def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":

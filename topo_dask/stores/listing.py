@@ -10,6 +10,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from .checked import CheckedArray, stored_shape
+from .chunk_form import document_of
 from .persistent import impatient
 from .retries import is_local, persist
 
@@ -44,8 +45,7 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
     names = _names(array)
     if names is None:
         return None
-    metadata: Any = array.metadata.to_dict()
-    if (".zarray" if metadata["zarr_format"] == 2 else "zarr.json") not in names:
+    if document_of(array) not in names:
         return None
     example = array.metadata.encode_chunk_key((0,) * array.ndim)
     pattern = re.compile(re.escape(example).replace("0", "(0|[1-9][0-9]*)"))
