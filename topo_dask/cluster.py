@@ -56,7 +56,9 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
         # Many at a time and in one group: the scheduler keeps a note of every call, and every group, for as long as it
         # lives; and it holds tasks back from workers that are busy only where a group has many.
         keys = list(islice(waiting, n))
-        futures: list[Any] = client.map(stage.run, [job] * len(keys), keys, key=[(group, key) for key in keys])
+        names = [(group, key) for key in keys]
+        # "pure" would have Dask hash the job anew at every call, a tenth of the cost of a run on two workers.
+        futures: list[Any] = client.map(stage.run, [job] * len(keys), keys, key=names, pure=False)
         under_way.update(zip((future.key for future in futures), keys, strict=True))
         return futures
 
