@@ -147,6 +147,27 @@ def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
     assert number > 1
 
 
+@pytest.mark.parametrize("kind", [CLASSES, ledger.RUN])
+def test_a_complete_run_gives_its_labels_back_though_it_was_killed_while_it_cleared_scratch(
+    tmp_path: Path, kind: str
+) -> None:
+    real = FileScratch.discard
+
+    def killed(scratch: FileScratch, name: str) -> None:
+        real(scratch, name)
+        if name == kind:
+            raise StopHereError
+
+    store_inputs(tmp_path)
+    with patch.object(FileScratch, "discard", killed), pytest.raises(StopHereError):
+        segment(tmp_path)
+    assert (tmp_path / "out.scratch").exists()
+    expected = topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"]
+    with patch.object(plan, "track", stop):
+        np.testing.assert_array_equal(segment(tmp_path, resume=True), expected)
+    assert not (tmp_path / "out.scratch").exists()
+
+
 def test_chunks_of_nobody_are_not_taken_for_labels(tmp_path: Path) -> None:
     store_inputs(tmp_path)
     segment(tmp_path, class_config=QUICK)

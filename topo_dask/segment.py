@@ -166,7 +166,8 @@ def segment_volume(
     record = _describe(plan, target)
 
     digest = ledger.digest(record)
-    if resume and ledger.recorded(store) is None and (whole := finished(target, plan.classes, spec, digest)):
+    if resume and ledger.read_run(store) is None and (whole := finished(target, plan.classes, spec, digest)):
+        ledger.clear_void(store)
         return whole
 
     def admit() -> str | None:

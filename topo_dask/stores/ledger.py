@@ -258,3 +258,10 @@ def clear(scratch: FileScratch) -> None:
     scratch.put(VOID, VOID)
     for kind in (CLASSES, RUN, VOID):
         scratch.discard(kind)
+
+
+def clear_void(scratch: FileScratch) -> None:
+    """Remove what is left of a run that was killed while its bundles were removed."""
+    if _note(scratch, VOID, VOID) is not None:
+        with claim(scratch, insist=True):
+            clear(scratch)
