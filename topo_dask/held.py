@@ -19,13 +19,19 @@ from .stages.table import instance_columns
 from .stores.volumes import Foreground, HeldFlow, Output, Source
 
 SLAB_VOXELS = 1 << 20
-"""Least voxels of a slab: below that, starting its tasks costs more than it saves."""
+"""Least voxels of a slab: below that, starting its tasks costs more than it saves. Twice as many are enough: the next
+slab gets the memory of this one, while larger pieces go back to the system, which clears them anew."""
+
+SLAB_PLANES = 8
+"""Least planes of a slab that there are more of than the cores need: what ends or touches across the cuts is work."""
 
 
 def slabs(shape: Triple, cores: int) -> BlockGrid:
-    """Grid of slabs along z, eight for each core if the volume is large enough."""
-    n = max(1, min(8 * cores, shape[0] * shape[1] * shape[2] // SLAB_VOXELS, shape[0]))
-    return BlockGrid(shape, (max(1, -(-shape[0] // n)), max(1, shape[1]), max(1, shape[2])))
+    """Grid of slabs along z: small ones, and eight for each core if the volume is large enough."""
+    depth, height, width = shape
+    voxels = depth * height * width
+    n = min(max(8 * cores, min(voxels // (2 * SLAB_VOXELS), depth // SLAB_PLANES)), voxels // SLAB_VOXELS, depth)
+    return BlockGrid(shape, (max(1, -(-depth // max(1, n))), max(1, height), max(1, width)))
 
 
 def _mask_name(threshold: float | None) -> str:
