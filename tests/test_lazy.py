@@ -268,14 +268,22 @@ def test_two_may_compute_at_once(locked: bool, tmp_path: Path, monkeypatch: pyte
     np.testing.assert_array_equal(found["later"], labels)
 
 
+def flip(chunk: Path) -> None:
+    """Change the last byte of what was written, which the checksum follows."""
+    data = bytearray(chunk.read_bytes())
+    data[-5] ^= 1
+    chunk.write_bytes(data)
+
+
+@pytest.mark.parametrize(("harm", "named"), [(Path.unlink, "missing"), (flip, "damaged")])
 @pytest.mark.parametrize("lost", ["mask", "flow"])
-def test_a_lost_chunk_of_a_spilled_input_is_an_error(
-    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
+    lost: str, harm: Callable[[Path], None], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def losing(carrier: Any, scratch: Any, name: str) -> Any:
         array = spill(carrier, scratch, name)
-        for chunk in tmp_path.glob(f"*/inputs/{lost}-*/c/**/2"):
-            chunk.unlink()
+        for chunk in tmp_path.glob(f"*/inputs/{lost}-*/c/**/2") if name == lost else ():
+            harm(chunk)
         return array
 
     monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
@@ -283,9 +291,24 @@ def test_a_lost_chunk_of_a_spilled_input_is_an_error(
     lazy, _ = in_columns(lambda block: block, tmp_path)
     with (
         dask.config.set(scheduler="synchronous"),
-        pytest.raises(OSError, match=f"{lost}, spilled to scratch .*missing"),
+        pytest.raises(OSError, match=f"{lost}, spilled to scratch .*{named}"),
     ):
         lazy.compute()
+
+
+def test_a_bundle_that_is_lost_between_stages_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losing(job: Any, stages: Any, executor: Any) -> None:
+        run(job, stages, executor)
+        if stages[0].name == "track":  # faces that are not there are those of a block without foreground
+            for bundle in tmp_path.glob("*/channel0/numbers.faces/0.0.1"):
+                bundle.unlink()
+
+    monkeypatch.setattr("topo_dask.lazy.run", losing)
+    with dask.config.set(scheduler="synchronous"):
+        lazy, _ = in_columns(lambda block: block, tmp_path, merge="adjacent")
+        for _ in range(2):  # nor is it forgotten
+            with pytest.raises(OSError, match=r"bundle numbers\.faces/0\.0\.1 is lost.*scratch=<"):
+                lazy.compute()
 
 
 def test_a_bundle_that_was_lost_is_an_error(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def spill(carrier: Opaque, scratch: FileScratch, name: str) -> CheckedArray:
 def _write(array: Any, scratch: FileScratch, name: str) -> Arrays:
     import dask
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     check_reach(scratch)
     path = f"inputs/{name}-{uuid4().hex}"
@@ -96,7 +96,7 @@ def _write(array: Any, scratch: FileScratch, name: str) -> Arrays:
         shape=array.shape,
         chunks=chunks,
         dtype=array.dtype.newbyteorder("="),
-        compressors=BloscCodec(cname="lz4", clevel=1),
+        compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
         config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
     )
     dask.compute(array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_)))
