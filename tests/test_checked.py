@@ -282,11 +282,11 @@ def test_what_passes_is_tried_again(answers):
 @pytest.mark.parametrize(
     ("answers", "tries", "message"),
     [
-        ([ConnectionResetError("gone")] * 9, retries.FAILURES, "can not be read: ConnectionResetError: gone"),
-        ([StatusError(503)] * 9, retries.FAILURES, "can not be read: StatusError: status 503"),
+        ([ConnectionResetError("gone")] * 99, retries.FAILURES, "can not be read: ConnectionResetError: gone"),
+        ([StatusError(503)] * 99, retries.FAILURES, "can not be read: StatusError: status 503"),
         ([StatusError(403)] * 9, 1, "can not be read: StatusError: status 403"),
         ([PermissionError("no")] * 9, 1, "can not be read: PermissionError: no"),
-        ([None] * 9, retries.TRIES, "exists, but was not found 5 times"),
+        ([None] * 99, retries.TRIES, f"exists, but was not found {retries.TRIES} times"),
     ],
 )
 @pytest.mark.parametrize("policy", ["error", "background"])

@@ -1,27 +1,38 @@
-"""Faults that an object store (moto, over HTTP) answers with: 500, 503, 404 to reads, writes, listings and removals.
+"""Faults that an object store answers with: 500, 503, 404 to reads, writes, listings and removals.
 
-The same bits, or an error that names the object and a run to resume. The store's client asks once; what is asked again
-is asked by us.
+The same bits; or, where a store fails for good, an error that names the object, and a run to resume. The store is S3
+(moto, over HTTP), whose client is told to ask once, so that what is asked again is asked by us; and, for many draws of
+faults, one in the memory of this process to which the same requests are made.
 """
 
+import gc
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import dask
+import fsspec
 import numpy as np
 import pytest
 import zarr
 from conftest import FailingServer
+from object_stores import OBJECTS, Objects
 from test_faults import CONFIG, HOW, predict
 
 import topo_dask
 from topo_dask import segment_volume
+from topo_dask.stages.table import find_tables, read_table
 from topo_dask.stores import retries
+from topo_dask.stores.ledger import CLASSES
+from topo_dask.stores.scratch import FileScratch
 
-PLACES = tuple(f"s3://volumes/{name}" for name in ("semantic", "flow", "out"))
+S3 = (pytest.mark.faults, pytest.mark.timeout(200))
 
 
+@cache
 def cut() -> tuple[np.ndarray, np.ndarray]:
     """A corner of the prediction, one octant of it background that is not stored."""
     semantic, flow = (array[:, 32:48, 32:48, 32:48] for array in predict())
@@ -30,69 +41,119 @@ def cut() -> tuple[np.ndarray, np.ndarray]:
     return semantic, flow
 
 
-@pytest.fixture
-def store(s3: FailingServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
-    """A store that holds the inputs, and a client that gives up at once."""
-    import s3fs
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    monkeypatch.setattr(retries, "PAUSE_ABSENT", 0)
-    monkeypatch.setattr(retries, "PAUSE_ERROR", 0)
-    fs = s3fs.S3FileSystem()
-    fs.mkdir("volumes")
-    for name, array in zip(PLACES, cut(), strict=False):
-        zarr.create_array(name, data=array, chunks=(3, 8, 8, 8), fill_value=0)
-    yield s3
-    s3.fail = lambda method, path: None
-    fs.invalidate_cache()
-    fs.rm("volumes", recursive=True)
-
-
-def segment(**more: Any) -> np.ndarray:
-    how = {**HOW, "block_shape": (8, 16, 16), **more}
-    return segment_volume(*PLACES, **how)["thin"][:]
-
-
+@cache
 def expected() -> np.ndarray:
     return topo_dask.run_instance_segmentation(*cut(), ["thin"], CONFIG, flow_error_threshold=0.6)["thin"]
 
 
-def left_over() -> list[str]:
-    import s3fs
-
-    return [name for name in s3fs.S3FileSystem().find("volumes") if "/out.scratch" in name or "/out.lock" in name]
+def nothing_fails(method: str, path: str) -> None:
+    """Have every request done."""
 
 
-@pytest.mark.faults
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("seed", range(2))
-def test_one_request_in_five_fails(store: FailingServer, seed: int) -> None:
-    rng = random.Random(seed)
-    store.failed.clear()
+@dataclass
+class Bucket:
+    """A store that holds the inputs, and its faults."""
+
+    scheme: str
+    faults: FailingServer | Objects
+
+    def place(self, name: str) -> str:
+        return f"{self.scheme}://volumes/{name}"
+
+    def segment(self, **more: Any) -> np.ndarray:
+        places = map(self.place, ("semantic", "flow", "out"))
+        return segment_volume(*places, **{**HOW, "block_shape": (8, 16, 16), **more})["thin"][:]
+
+    def check(self, found: np.ndarray) -> None:
+        """The labels are those of the volume in memory, as given and as stored, and nothing else is left."""
+        self.faults.fail = nothing_fails
+        np.testing.assert_array_equal(found, expected())
+        np.testing.assert_array_equal(zarr.open_array(self.place("out/labels/thin/0"), mode="r")[:], expected())
+        left = fsspec.filesystem(self.scheme, skip_instance_cache=True).find("volumes")
+        assert not [name for name in left if "/out.scratch" in name or "/out.lock" in name]
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A store of the scheme that the test is given."""
+    made = Bucket(request.param, OBJECTS if request.param == "failing" else request.getfixturevalue("s3"))
+    monkeypatch.setattr(retries, "PAUSE_ABSENT", 0)
+    monkeypatch.setattr(retries, "PAUSE_ERROR", 0)
+    fs = fsspec.filesystem(made.scheme)
+    if made.scheme == "s3":
+        monkeypatch.setattr(type(fs), "retries", 1)
+        fs.mkdir("volumes")
+    for name, array in zip(("semantic", "flow"), cut(), strict=True):
+        zarr.create_array(made.place(name), data=array, chunks=(3, 8, 8, 8), fill_value=0)
+    made.faults.failed.clear()
+    yield made
+    made.faults.fail = nothing_fails
+    fs.invalidate_cache()
+    fs.rm("volumes", recursive=True)
+
+
+def some_fail(faults: FailingServer | Objects, rng: random.Random, rate: float) -> None:
+    """Have a share of all requests fail; removals are few, and the first fails for certain."""
 
     def fail(method: str, path: str) -> int | None:
-        # Removals are few: the first fails for certain.
-        first = method == "POST" and all(other != "POST" for _, other, _ in store.failed)
-        return rng.choice((500, 503, 404)) if first or rng.random() < 0.2 else None
+        first = method == "POST" and all(other != "POST" for _, other, _ in faults.failed)
+        return rng.choice((500, 503, 404)) if first or rng.random() < rate else None
 
-    store.fail = fail
-    try:
-        found = segment()
-    except (OSError, KeyError) as error:  # rare: denied more often than it is asked
-        assert "volumes/" in "".join([str(error), *getattr(error, "__notes__", ())])  # noqa: PT017
-        found = segment(resume=True)
-    store.fail = lambda method, path: None
-    np.testing.assert_array_equal(found, expected())
-    np.testing.assert_array_equal(zarr.open_array("s3://volumes/out/labels/thin/0", mode="r")[:], expected())
-    assert not left_over()
-    assert len(store.failed) > 100
-    assert {method for _, method, _ in store.failed} >= {"GET", "HEAD", "PUT", "POST"}
-    assert {place for place in ("semantic", "flow", "out", "out.scratch") for _, _, path in store.failed
+    faults.fail = fail
+
+
+def check_named(error: Exception) -> None:
+    assert "volumes/" in "".join([str(error), *getattr(error, "__notes__", ())])
+
+
+@pytest.mark.parametrize(
+    ("bucket", "seed"),
+    [
+        *(("failing", seed) for seed in range(4)),
+        *(pytest.param("failing", seed, marks=pytest.mark.faults) for seed in range(4, 100)),
+        *(pytest.param("s3", seed, marks=S3) for seed in range(2)),
+    ],
+    indirect=["bucket"],
+)
+def test_one_request_in_five_fails(bucket: Bucket, seed: int) -> None:
+    some_fail(bucket.faults, random.Random(seed), 0.2)
+    bucket.check(bucket.segment())
+    failed = bucket.faults.failed
+    assert len(failed) > 100
+    assert {method for _, method, _ in failed} >= {"GET", "HEAD", "PUT", "POST"}
+    assert {place for place in ("semantic", "flow", "out", "out.scratch") for _, _, path in failed
             if f"/{place}/" in path} == {"semantic", "flow", "out", "out.scratch"}  # fmt: skip
 
 
-@pytest.mark.faults
-@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("bucket", "seed"),
+    [
+        *(("failing", seed) for seed in range(4)),
+        *(pytest.param("failing", seed, marks=pytest.mark.faults) for seed in range(4, 60)),
+        pytest.param("s3", 0, marks=S3),
+    ],
+    indirect=["bucket"],
+)
+@pytest.mark.filterwarnings("ignore:.*never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_store_that_goes_away_is_named_and_the_run_resumed(bucket: Bucket, seed: int) -> None:
+    rng = random.Random(seed)
+    left = rng.randrange(20, 1000)
+
+    def fail(method: str, path: str) -> int | None:
+        nonlocal left
+        left -= 1
+        return rng.choice((500, 503, 404)) if left < 0 else None
+
+    bucket.faults.fail = fail
+    with pytest.raises((OSError, KeyError, RuntimeError)) as caught:
+        bucket.segment()
+    check_named(caught.value)
+    del caught
+    gc.collect()  # what zarr has begun and not awaited
+    bucket.faults.fail = nothing_fails
+    bucket.check(bucket.segment(resume=True))
+
+
 @pytest.mark.parametrize(
     ("status", "method", "path", "named"),
     [
@@ -115,11 +176,71 @@ def test_one_request_in_five_fails(store: FailingServer, seed: int) -> None:
         (503, "PUT", "/out.tables/thin.csv", "out.tables/thin.csv"),
     ],
 )
-def test_what_fails_for_good_is_named(store: FailingServer, status: int, method: str, path: str, named: str) -> None:
-    store.fail = lambda asked, where: status if asked == method and re.fullmatch(f"/volumes{path}", where) else None
+@pytest.mark.parametrize("bucket", ["failing", pytest.param("s3", marks=S3)], indirect=True)
+def test_what_fails_for_good_is_named(
+    bucket: Bucket, status: int, method: str, path: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bucket.scheme == "s3":  # fewer requests
+        monkeypatch.setattr(retries, "TRIES", 2)
+        monkeypatch.setattr(retries, "FAILURES", 2)
+    bucket.faults.fail = lambda asked, where: (
+        status if asked == method and re.fullmatch(f"/volumes{path}", where) else None
+    )
     with pytest.raises(OSError) as caught:  # noqa: PT011
-        segment()
+        bucket.segment()
     assert re.search(named, "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())]))
-    store.fail = lambda asked, where: None
-    np.testing.assert_array_equal(segment(resume=True), expected())
-    assert not left_over()
+    bucket.faults.fail = nothing_fails
+    bucket.check(bucket.segment(resume=True))
+
+
+@pytest.mark.parametrize("bucket", ["failing", pytest.param("s3", marks=S3)], indirect=True)
+def test_tables_are_asked_for_again(bucket: Bucket) -> None:
+    bucket.segment()
+    for seed in range(20):
+        some_fail(bucket.faults, random.Random(seed), 0.2)
+        places = find_tables(bucket.place("out.tables"))
+        assert places == {"thin": bucket.place("out.tables/thin.csv")}
+        assert len(read_table(places["thin"])["label"]) == expected().max()
+    assert len(bucket.faults.failed) > 5
+    bucket.faults.fail = nothing_fails
+    assert find_tables(bucket.place("nowhere")) == {}
+
+
+@pytest.mark.parametrize("bucket", ["failing"], indirect=True)
+def test_what_others_put_beside_bundles_is_seen_from_one_listing(bucket: Bucket) -> None:
+    scratch, asked = FileScratch(bucket.place("scratch")), []
+    for number in range(3):
+        scratch.put(CLASSES, f"0.0.{number}", x=np.arange(3))
+    assert scratch.holds_only(CLASSES)
+    OBJECTS.stored["volumes/scratch/classes/0.0.9"] = b"mine"
+    assert not scratch.holds_only(CLASSES)
+    OBJECTS.stored["volumes/scratch/others/0.0.0"] = b"mine"
+    bucket.faults.fail = lambda method, path: asked.append((method, path))
+    assert not scratch.holds_only(CLASSES)
+    assert asked == [("LIST", "/volumes/scratch")]
+
+
+@pytest.mark.parametrize("bucket", ["failing"], indirect=True)
+@pytest.mark.parametrize("kind", ["numbers", "fragments", "errors"])
+def test_bundles_that_are_all_denied_are_not_taken_for_none(bucket: Bucket, kind: str) -> None:
+    asked, denied = [], range(0)
+
+    def fail(method: str, path: str) -> int | None:
+        asked.append(path)
+        return 404 if method == "LIST" and path.endswith(f"/{kind}") and asked.count(path) in denied else None
+
+    bucket.faults.fail = fail
+    with dask.config.set(scheduler="synchronous"):
+        bucket.segment(overwrite=True)
+    looks = max(asked.count(path) for path in asked if path.endswith(f"/{kind}"))
+    assert looks > retries.TRIES
+    for first in range(1, looks - retries.TRIES):  # so many times in a row, beginning with each look at it
+        asked.clear()
+        denied = range(first, first + retries.TRIES)
+        try:
+            with dask.config.set(scheduler="synchronous"):
+                found = bucket.segment(overwrite=True)
+        except (OSError, KeyError, RuntimeError) as error:
+            check_named(error)
+            found = bucket.segment(resume=True)
+        np.testing.assert_array_equal(found, expected())

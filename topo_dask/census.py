@@ -6,10 +6,7 @@ import numpy as np
 
 from .plan import DONE, EVERY, Stage
 from .stages.job import Job
-from .stores.scratch import FileScratch, find
-
-FILED = "filed"
-"""Kind of the records of what a stage has filed when all its tasks were done: the keys of each kind, a line each."""
+from .stores.scratch import FILED, FileScratch, find
 
 
 def take_census(job: Job, stage: Stage) -> None:

@@ -10,7 +10,7 @@ from .stages.absorb import absorb, orphans, survey
 from .stages.downsample import downsample
 from .stages.drop import drop, errors, tabulate
 from .stages.gather import enclose, gather, kind_of
-from .stages.job import Columns, Job, View, admit_rows
+from .stages.job import ABSORBED, Columns, Job, View, admit_rows
 from .stages.link import collect, link
 from .stages.localise import localise
 from .stages.relabel import relabel
@@ -19,7 +19,7 @@ from .stages.split import fragments, join, split
 from .stages.track import lay_out, track
 from .stages.unite import contacts, unite
 from .stores.allocation import keep_freed_memory
-from .stores.scratch import FileScratch, find
+from .stores.scratch import FileScratch, find, listed
 from .stores.volumes import SharedReads, StoredFlow
 
 EVERY = "every block"
@@ -85,7 +85,7 @@ class Stage:
         if self.over == EVERY:
             keys = [block.key for block in job.candidates()]
         else:
-            keys = self.tasks_over(job.scratch.keys(self.over))
+            keys = self.tasks_over(listed(job.scratch, self.over))
         done = job.scratch.keys(self.name)
         return [key for key in keys if key not in done]
 
@@ -331,12 +331,12 @@ def plan_stages(
         decide = partial(split, min_fragment_ratio=recipe.min_fragment_ratio)
         table, places = (("fragments.ids", "ids"),), ("split.seeds", "split.small")
         stages.append(Stage("split", decide, tables=(table,), products=places))
-        stages.append(Stage("absorb", absorb, "split.small"))
-        view = View("fragments", "split", ("absorb",))
+        stages.append(Stage(ABSORBED, absorb, "split.small"))
+        view = View("fragments", "split", (ABSORBED,))
     if recipe.recover:
         stages.append(Stage("survey", survey))
         stages.append(Stage("orphans", partial(orphans, view=view), "numbers"))
-        view = View("fragments", "split", ("absorb", "orphans"))
+        view = View("fragments", "split", (ABSORBED, "orphans"))
     drops = recipe.flow_error is not None
     if recipe.table or drops:
         pieces = (f"{view.numbers}.extents", "counts"), *((patch, "ids") for patch in view.patches)

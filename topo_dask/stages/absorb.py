@@ -13,7 +13,7 @@ from ..kernels.extents import measure
 from ..kernels.labels import apply_lut, scatter
 from ..kernels.nearest import box_distances2, nearest_of
 from ..kernels.sinks import number_values
-from .job import Job, View, extent_columns
+from .job import ABSORBED, Job, View, extent_columns
 from .split import seed_rows
 
 CELL = 32
@@ -171,7 +171,7 @@ def absorb(job: Job, key: str) -> None:
         rows = np.flatnonzero(of_voxel == instance)
         candidates = _seeds_of(job, numbers_of, int(instance), int(begin), int(end))
         labels[rows] = nearest_labels(points[rows], candidates)
-    file_patch(job, "absorb", block, where, labels)
+    file_patch(job, ABSORBED, block, where, labels)
 
 
 def _seeds_of(

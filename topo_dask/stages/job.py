@@ -12,11 +12,13 @@ from ..config import ClassConfig
 from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
 from ..kernels.pyramid import Factors, coarse_shape
-from ..stores.scratch import Arrays, MemoryScratch, Scratch, count_rows, find
+from ..stores.scratch import Arrays, MemoryScratch, Scratch, count_rows, listed
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")
 
+ABSORBED = "absorb"
+"""Kind of the bundles that give the voxels of small fragments a label."""
 
 Columns = tuple[tuple[str, str], ...]
 """Columns of tables in scratch, the kind of bundle and the name in it, whose rows add up."""
@@ -88,7 +90,7 @@ class Job:
 
     def occupied(self, kind: str = "numbers") -> list[Block]:
         """Blocks that have a bundle of a kind, in raster order."""
-        blocks = (self.grid.named(key) for key in self.scratch.keys(kind))
+        blocks = (self.grid.named(key) for key in listed(self.scratch, kind))
         return sorted(blocks, key=lambda block: block.block_id)
 
     def candidates(self) -> Iterator[Block]:
@@ -120,7 +122,8 @@ class View:
     lut : str
         Kind of the bundles that give each piece its label.
     patches : tuple of str
-        Kinds of the bundles that change single voxels, in order.
+        Kinds of the bundles that change single voxels, in order. Every block has one of each kind, but for `ABSORBED`,
+        which only blocks have whose table leaves a piece without a label.
     """
 
     numbers: str
@@ -131,7 +134,7 @@ class View:
         """Piece of each of a block's own voxels, from 1, and the label of each piece, 0 for one that has none."""
         numbers = job.scratch.get(self.numbers, block.key)["numbers"]
         labels = [job.scratch.get(self.lut, block.key)["lut"]]
-        for patch in self._patches(job, block):
+        for patch in self._patches(job, block, labels[0]):
             if len(labels) == 1:
                 numbers = numbers.copy()
             numbers.reshape(-1)[patch["voxels"]] = patch["numbers"] + np.uint32(sum(map(len, labels)))
@@ -140,26 +143,22 @@ class View:
 
     def extents(self, job: Job) -> Iterator[tuple[Block, NDArray[np.int32], Extents]]:
         """Label and extents of each piece of a block, for all occupied blocks in raster order."""
-        # Asking for patches that are not there would take long where absence has to be confirmed.
-        filed = {kind: job.scratch.keys(kind) for kind in self.patches}
         for block in job.occupied():
             labels = [job.scratch.get(self.lut, block.key)["lut"]]
             extents = [extents_of(job.scratch.get(f"{self.numbers}.extents", block.key))]
-            for kind in self.patches:
-                if block.key in filed[kind]:
-                    patch = job.scratch.get(kind, block.key)
-                    if patch:
-                        labels.append(patch["ids"])
-                        extents.append(extents_of(patch))
+            for patch in self._patches(job, block, labels[0]):
+                labels.append(patch["ids"])
+                extents.append(extents_of(patch))
             yield block, np.concatenate(labels), concatenate_extents(extents)
 
     def read(self, job: Job, block: Block) -> NDArray[np.int32]:
         """Labels of a block's own voxels."""
         return apply_lut(*self.pieces(job, block))
 
-    def _patches(self, job: Job, block: Block) -> list[Arrays]:
-        found = (find(job.scratch, kind, block.key) for kind in self.patches)
-        return [patch for patch in found if patch]
+    def _patches(self, job: Job, block: Block, lut: NDArray[np.int32]) -> list[Arrays]:
+        # Which of them there are is known, so that one that is lost, or that a store denies, is an error.
+        kinds = [kind for kind in self.patches if kind != ABSORBED or not lut.all()]
+        return [patch for kind in kinds if (patch := job.scratch.get(kind, block.key))]
 
 
 def extents_of(bundle: Arrays) -> Extents:

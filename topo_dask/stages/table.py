@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -22,8 +23,6 @@ COLUMNS = (
 )
 
 _HEAD = (",".join(COLUMNS) + "\r\n").encode()
-
-_ROWS = 1 << 16
 
 _ROWS = 1 << 14
 """Rows of a table that are written at a time."""
@@ -83,13 +82,7 @@ def _lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
 
 def find_tables(folder: str) -> dict[str, str]:
     """Place of the table of each class in a folder, by class in alphabetical order; empty where there is no folder."""
-    from fsspec.core import url_to_fs
-
-    fs, root = url_to_fs(folder)
-    try:
-        names = [str(name).rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+    names = folder_at(folder).names()
     classes = sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv"))
     return {name: _place(folder, name) for name in classes}
 
@@ -99,13 +92,14 @@ def read_table(place: str) -> dict[str, NDArray[Any]]:
 
     Raises
     ------
+    FileNotFoundError
+        When there is no file.
     ValueError
         When the file is no such table.
     """
-    import fsspec
-
-    with fsspec.open(place, "r", newline="", errors="replace") as file:
-        rows = list(csv.reader(file))
+    folder, name = os.path.split(place)
+    text = folder_at(folder).read(name).decode(errors="replace")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
         raise ValueError(f"{place} is no table of topo_dask: its columns must be {', '.join(COLUMNS)}")
     columns = zip(*rows[1:], strict=True) if rows[1:] else [()] * len(COLUMNS)

@@ -9,7 +9,7 @@ from ..kernels.contact_tables import Table, combine_contacts, number_nodes
 from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots
-from ..stores.scratch import find
+from ..stores.scratch import find, listed
 from .gather import kind_of, table_of
 from .job import Job, View
 from .link import file_luts, gather_rows
@@ -92,7 +92,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, leve
 
 def _gather_tables(job: Job, levels: int) -> Table:
     kind = kind_of(levels - 1)
-    bundles = (job.scratch.get(kind, key) for key in sorted(job.scratch.keys(kind)))
+    bundles = (job.scratch.get(kind, key) for key in sorted(listed(job.scratch, kind)))
     return combine_contacts([table_of(bundle) for bundle in bundles])
 
 
@@ -100,7 +100,7 @@ def _roots_below(job: Job, n: int, levels: int) -> NDArray[np.int64]:
     roots = np.arange(n)
     for level in range(levels):
         kind = f"{kind_of(level)}.united"
-        for key in job.scratch.keys(kind):
+        for key in listed(job.scratch, kind):
             bundle = job.scratch.get(kind, key)
             roots[bundle["nodes"] - 1] = bundle["roots"] - 1
     return roots

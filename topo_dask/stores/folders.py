@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -34,11 +34,11 @@ class Folder(Protocol):
     def remove_all(self, name: str, ours: Ours) -> None:
         """Remove the files below a folder that are ours, and folders that are empty then."""
 
-    def is_empty(self, but: str) -> bool:
-        """Whether there is no file, those in the folder `but` and halves of files left out."""
+    def is_empty(self, but: Collection[str] = ()) -> bool:
+        """Whether there is no file, those in the folders `but` and halves of files left out."""
 
-    def paths(self) -> Iterator[str]:
-        """Names of all files, halves of files left out."""
+    def paths(self, name: str) -> Iterator[str]:
+        """Names of all files below a folder, halves of files left out."""
 
     def prune(self, name: str = "") -> None:
         """Remove a folder if it is empty."""
@@ -88,7 +88,7 @@ class LocalFolder:
 
     def names(self, name: str = "") -> list[str]:
         """Names right below a folder."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return [found for found in os.listdir(self._path(name)) if not is_partial(found)]
         return []
 
@@ -107,14 +107,18 @@ class LocalFolder:
             with suppress(OSError):
                 os.rmdir(folder)
 
-    def is_empty(self, but: str) -> bool:
+    def is_empty(self, but: Collection[str] = ()) -> bool:
         """Whether there is no file."""
-        walk = (names for folder, _, names in os.walk(self.root) if folder != self._path(but))
-        return all(is_partial(name) for names in walk for name in names)
+        for folder, inner, names in os.walk(self.root):
+            if not all(map(is_partial, names)):
+                return False
+            if folder == self.root:
+                inner[:] = [name for name in inner if name not in but]
+        return True
 
-    def paths(self) -> Iterator[str]:
-        """Names of all files."""
-        for folder, _, names in os.walk(self.root):
+    def paths(self, name: str) -> Iterator[str]:
+        """Names of all files below a folder."""
+        for folder, _, names in os.walk(self._path(name)):
             for name in names:
                 if not is_partial(name):
                     yield os.path.relpath(os.path.join(folder, name), self.root)
@@ -182,34 +186,29 @@ class RemoteFolder:
 
     def remove_all(self, name: str, ours: Ours) -> None:
         """Remove the files below a folder that are ours."""
-
-        async def listed() -> list[str]:
-            return [key async for key in self._store.list_prefix(f"{name}/")]
-
-        keys = self._do(listed())
+        keys = self._do(self._keys(f"{name}/"))
         mine = [key for key in keys if ours(key.rsplit("/", 1)[-1], lambda n, key=key: self.read(key, n))]  # type: ignore[misc]
         if len(mine) == len(keys):
             self._do(self._store.delete_dir(name))
         for key in mine if len(mine) < len(keys) else ():
             self.remove(key)
 
-    def is_empty(self, but: str) -> bool:
+    def is_empty(self, but: Collection[str] = ()) -> bool:
         """Whether there is no file."""
-        return set(self.names()) <= {but}
+        return set(self.names()) <= set(but)
 
-    def paths(self) -> Iterator[str]:
-        """Names of all files."""
-
-        async def listed() -> list[str]:
-            return [key async for key in self._store.list()]
-
-        yield from self._do(listed())
+    def paths(self, name: str) -> Iterator[str]:
+        """Names of all files below a folder."""
+        yield from self._do(self._keys(f"{name}/"))
 
     def prune(self, name: str = "") -> None:
         """Nothing: there are no folders to remove."""
 
     def sweep(self) -> None:
         """Nothing: there are no halves of files."""
+
+    async def _keys(self, prefix: str) -> list[str]:
+        return [key async for key in self._store.list_prefix(prefix)]
 
     @staticmethod
     def _do(work: "Coroutine[Any, Any, T]") -> T:

@@ -25,6 +25,9 @@ RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
 _CLAIMS = 8
 
+_RELEASED: set[str] = set()
+"""Locks that this process has given back, should the store not have let it remove them."""
+
 
 def describe_array(array: Any) -> dict[str, Any]:
     """What identifies an input without reading it: store, shape, type, chunks and codecs."""
@@ -155,6 +158,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
         scratch.sweep()
         yield Claim(scratch, token)
     finally:
+        _RELEASED.add(token)
         scratch.remove(LOCK, token)
         scratch.prune()
 
@@ -174,7 +178,7 @@ def _file_lock(scratch: FileScratch, token: str) -> None:
 
 def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
     # Another process that may be at work here, or None.
-    for key in sorted(scratch.keys(LOCK) - {token}):
+    for key in sorted(scratch.keys(LOCK) - {token} - _RELEASED):
         bundle = find(scratch, LOCK, key)
         if bundle is not None and "holder" in bundle:
             holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))

@@ -277,7 +277,8 @@ def existing_group(target: Target) -> Any:
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(f"output {target.url} can not be opened as a zarr group: {error}") from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"output {target.url} can not be opened as a zarr group: {error}") from error
 
 
 def check_owned(target: Target, place: str, run: str) -> None:
@@ -294,7 +295,8 @@ def check_run(array: Any, run: str) -> None:
     import zarr
 
     try:
-        mark = zarr.open_array(array.store_path, mode="r").attrs.get(MARK)
+        # Of the one format: what is absent is looked for many times.
+        mark = zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format).attrs.get(MARK)
     except FileNotFoundError:
         mark = None
     _check_mark(mark, run, f"output {array.store_path}")

@@ -9,10 +9,8 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, StorePath, WrapperStore
 
-from .retries import TRIES, insist, is_local, persist
-
-_LOOKS = 3
-"""Looks at an object before it is asked for in another way."""
+from . import retries
+from .retries import insist, is_local, persist
 
 
 class PersistentStore(WrapperStore[Store]):
@@ -30,13 +28,13 @@ class PersistentStore(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Bytes of an object, or None where it is absent by all looks and by another kind of request."""
         with self._named(key):
-            for looks in (_LOOKS, TRIES):
-                found = await persist(lambda: self._store.get(key, prototype, byte_range), looks)
+            for _ in range(2):
+                found = await persist(lambda: self._store.get(key, prototype, byte_range))
                 if found is not None or not await self.exists(key, looks=1):
                     return found
-            raise OSError(f"exists, but was not found {_LOOKS + TRIES} times")
+            raise OSError(f"exists, but was not found {2 * retries.TRIES} times")
 
-    async def exists(self, key: str, looks: int = TRIES) -> bool:
+    async def exists(self, key: str, looks: int | None = None) -> bool:
         """Whether any look finds an object."""
 
         async def look() -> bool | None:
@@ -52,8 +50,8 @@ class PersistentStore(WrapperStore[Store]):
             await insist(lambda: self._store.set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store an object unless it is there."""
-        if not await self.exists(key):
+        """Store an object unless it is there: asked twice as often, for this may be the metadata of somebody else."""
+        if not await self.exists(key, looks=2 * retries.TRIES):
             await self.set(key, value)
 
     async def delete(self, key: str) -> None:
@@ -69,33 +67,36 @@ class PersistentStore(WrapperStore[Store]):
             await self._store.delete_dir(prefix)
             return not [key async for key in self.list_prefix(prefix)] or None
 
-        if not await persist(gone):
+        with self._named(prefix):
+            removed = await persist(gone, retries.FAILURES)
+        if not removed:
             raise OSError(f"{self}/{prefix} can not be removed")
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether no look finds an object with a prefix."""
         return await Store.is_empty(self, prefix)
 
-    async def _names(self, names: Callable[[], AsyncIterator[str]]) -> list[str]:
+    async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]]) -> list[str]:
         async def look() -> list[str] | None:
             self._forget()
             return [name async for name in names()] or None
 
-        return await persist(look) or []
+        with self._named(prefix):
+            return await persist(look) or []
 
     async def list(self) -> AsyncIterator[str]:
         """Keys of all objects."""
-        for key in await self._names(self._store.list):
+        for key in await self._names("", self._store.list):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Keys with a prefix."""
-        for key in await self._names(lambda: self._store.list_prefix(prefix)):
+        for key in await self._names(prefix, lambda: self._store.list_prefix(prefix)):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names right below a prefix."""
-        for name in await self._names(lambda: self._store.list_dir(prefix)):
+        for name in await self._names(prefix, lambda: self._store.list_dir(prefix)):
             yield name
 
     async def remove(self, key: str) -> None:
@@ -105,7 +106,9 @@ class PersistentStore(WrapperStore[Store]):
             await self._store.delete(key)
             return not await self.exists(key) or None
 
-        if not await persist(gone):
+        with self._named(key):
+            removed = await persist(gone, retries.FAILURES)
+        if not removed:
             raise OSError(f"{self}/{key} can not be removed")
 
     @contextmanager

@@ -9,14 +9,20 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 T = TypeVar("T")
 
-TRIES = 5
-"""Looks at an object of a store that is not local, before it counts as absent."""
+TRIES = 8
+"""Looks at an object of a store that is not local, before it counts as absent: half a second of them.
 
-FAILURES = 8
+A store that denies one request in five wrongly denies an object eight times in a row once in 400 000.
+"""
+
+FAILURES = 12
 """Failures in a row after which a request is given up: half a minute of them."""
 
 PAUSE_ABSENT, PAUSE_ERROR = 0.02, 0.2
 """Seconds before the second look; doubled before each further one, with a jitter of half to one and a half."""
+
+LONGEST_ABSENT, LONGEST_ERROR = 0.1, 4.0
+"""Seconds, before the jitter, beyond which a pause does not grow."""
 
 
 def is_local(store: Any) -> bool:
@@ -35,8 +41,8 @@ def _is_transient(error: BaseException) -> bool:
     return not isinstance(error, PermissionError | TypeError | ValueError | LookupError | AttributeError | MemoryError)
 
 
-async def persist(look: Callable[[], Awaitable[T | None]], looks: int = TRIES) -> T | None:
-    """What a remote store answers; None after so many denials, the error after `FAILURES` in a row."""
+async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = None) -> T | None:
+    """What a remote store answers; None after so many denials, or `TRIES`; the error after `FAILURES` in a row."""
     denied = failed = 0
     while True:
         try:
@@ -45,12 +51,12 @@ async def persist(look: Callable[[], Awaitable[T | None]], looks: int = TRIES) -
             failed += 1
             if failed == FAILURES or not _is_transient(error):
                 raise
-            pause = PAUSE_ERROR * 2 ** (failed - 1)
+            pause = min(LONGEST_ERROR, PAUSE_ERROR * 2 ** (failed - 1))
         else:
             denied, failed = denied + 1, 0
-            if found is not None or denied == looks:
+            if found is not None or denied == (looks or TRIES):
                 return found
-            pause = PAUSE_ABSENT * 2 ** (denied - 1)
+            pause = min(LONGEST_ABSENT, PAUSE_ABSENT * 2 ** (denied - 1))
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
 

@@ -26,6 +26,9 @@ _BLOCK = re.compile(r"\d+\.\d+\.\d+")
 _HEAD = 1 << 16
 """Bytes that the head of a bundle may take."""
 
+FILED = "filed"
+"""Kind of the records of what a stage has filed when all its tasks were done: the keys of each kind, a line each."""
+
 LOCK = "lock"
 """Kind of the bundles that say which process works here; it does not count as content."""
 
@@ -104,6 +107,10 @@ class DamagedBundleError(OSError):
     """A bundle is not what was filed."""
 
 
+def _absent(name: str) -> KeyError:
+    return KeyError(f"scratch bundle {name} is not there; if it is lost, run again with resume=True")
+
+
 def _damaged(name: str) -> DamagedBundleError:
     return DamagedBundleError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
 
@@ -170,7 +177,7 @@ class FileScratch:
         try:
             data = self._folder.read(f"{kind}/{key}")
         except FileNotFoundError:
-            raise KeyError(f"scratch bundle {name} is not there; if it is lost, run again with resume=True") from None
+            raise _absent(name) from None
         return unpack(data, name)
 
     def lengths(self, kind: str, key: str) -> dict[str, int]:
@@ -181,7 +188,7 @@ class FileScratch:
             (length,) = struct.unpack_from("<Q", head, 12)
             entries = json.loads(head[20 : 20 + length]) if head.startswith(_MAGIC) else None
         except FileNotFoundError:
-            raise KeyError(name) from None
+            raise _absent(name) from None
         except (struct.error, ValueError):
             entries = None
         if entries is None:
@@ -206,12 +213,14 @@ class FileScratch:
 
     def is_empty(self) -> bool:
         """Whether no file is under the URL, locks and halves of bundles apart."""
-        return self._folder.is_empty(but=LOCK)
+        return self._folder.is_empty(but=(LOCK,))
 
     def holds_only(self, kind: str) -> bool:
         """Whether every file under the URL is a bundle in the compartment of that name, locks and halves apart."""
-        others = (path for path in self._folder.paths() if not path.startswith(f"{LOCK}/"))
-        return all(path.startswith(f"{kind}/") and self._folder.read(path, len(_MAGIC)) == _MAGIC for path in others)
+        folder = self._folder
+        # What lies beside the compartment is seen without a list of all that is in it.
+        bundles = (folder.read(path, len(_MAGIC)) == _MAGIC for path in folder.paths(kind))
+        return folder.is_empty(but=(kind, LOCK)) and all(bundles)
 
     def prune(self) -> None:
         """Remove the folder if it is empty: a store that is not local has no folders."""
@@ -229,6 +238,19 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
         return scratch.get(kind, key)
     except KeyError:
         return None
+
+
+def listed(scratch: Scratch, kind: str) -> set[str]:
+    """Keys of the bundles of a kind whose stage is done; OSError when a store denies all that are on record.
+
+    What takes no bundles for all bundles would file, as done, that there is nothing.
+    """
+    keys = scratch.keys(kind)
+    if not keys and isinstance(scratch, FileScratch):
+        for name in scratch.keys(FILED):
+            if len(scratch.get(FILED, name).get(kind, ())):
+                raise OSError(f"no bundles are found in {scratch.url}/{kind}, but there are some on record")
+    return keys
 
 
 def count_rows(scratch: Scratch, kind: str, column: str) -> int:
