@@ -92,13 +92,28 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
             time.sleep(_LOOK)
 
 
+def ask_back(client: Any) -> None:
+    """Have a LocalCluster start the workers again that it has given up.
+
+    It looks for a worker 15 seconds after its death, and closes it for good when it does not find it; one too that came
+    back meanwhile, died again and is being started at that very moment. They are still in its plan.
+    """
+    from distributed import LocalCluster
+
+    cluster = client.cluster
+    if isinstance(cluster, LocalCluster) and len(cluster.workers) < len(cluster.plan):
+        cluster.scale(len(cluster.plan))
+
+
 def _threads_within_patience(client: Any, stage: Stage, job: Job) -> int:
     # Threads of all workers; RuntimeError when there is none for too long.
     end = time.monotonic() + PATIENCE
     while True:
+        ask_back(client)
         reason = "has no workers"
         try:
-            threads: int = sum(client.nthreads().values())
+            # A scheduler that is stopped, and not dead, would be waited for without end.
+            threads: int = sum(client.sync(client.scheduler.ncores, workers=None, callback_timeout=PATIENCE).values())
             if threads:
                 return threads
         except (OSError, RuntimeError, TimeoutError) as error:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from .cluster import on_cluster
+from .cluster import ask_back, on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads, usable_cores
 from .stores.inputs import sees
 from .stores.scratch import LOCK, FileScratch, find
@@ -197,6 +197,7 @@ def resources(memory_limit: int | str | None) -> Resources:
         return Resources(n, threads_each, given or machine_memory() // n)
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if not workers:
+        ask_back(client)
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
     limits = [worker["memory_limit"] or machine_memory() for worker in workers]
     return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or min(limits))
