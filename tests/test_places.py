@@ -63,6 +63,15 @@ def test_whether_an_array_is_seen(folder: Path) -> None:
         assert not surroundings.sees(array)
 
 
+def test_a_url_of_files_is_their_path(folder: Path) -> None:
+    urls = [f"file://{folder}/{name}" for name in ("s", "f", "o", "elsewhere")]
+    with pytest.raises(ValueError, match="must not lie in one another"):
+        topo_dask.segment_volume(*urls[:3], **COMMON, scratch=folder / "o" / "scratch")
+    labels = topo_dask.segment_volume(*urls[:3], **COMMON, scratch=urls[3], block_shape=(4, 8, 8))["x"]
+    assert (labels[:] == 1).all()
+    assert {path.name for path in folder.iterdir()} == {"s", "f", "o", "o.tables"}
+
+
 def test_no_fill_value_reads_as_zero(folder: Path) -> None:
     semantic = zarr.create_array(
         "v2", shape=(1, *SHAPE), chunks=(1, 4, 8, 8), dtype="f4", zarr_format=2, fill_value=None, overwrite=True

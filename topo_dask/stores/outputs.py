@@ -106,7 +106,8 @@ def locate_output(output: Any) -> Target:
 
 
 def absolute(url: str) -> str:
-    """The same place for every process, whatever its working directory."""
+    """The same place for every process, whatever its working directory; a path for a URL of files of this machine."""
+    url = url.removeprefix("file://")
     return url if "://" in url else os.path.abspath(url)
 
 
