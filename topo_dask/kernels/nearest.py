@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
+from .searching import first_place
 
 KEY_LIMIT = 1 << 62
 """Bound of a key; the sums and differences formed on the way then fit int64."""
@@ -82,19 +83,6 @@ def _sweep_line(keys: Int64s, bits: int, first: int, envelope: Int64s, out: Int6
     _read_envelope(keys, bits, first, sites, begins, n, out)
 
 
-@part
-def _rank(labels: Int64s, label: int) -> int:
-    """Place of a label in ascending ones (np.searchsorted compiles six times as long)."""
-    low, high = 0, labels.size
-    while low < high:
-        middle = (low + high) >> 1
-        if labels[middle] < label:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
 @kernel
 def _sweep_seeds(
     seeds: Ints, labels: Int64s, bits: int, first: int, keys: Int64s, envelope: Int64s, out: Int64s
@@ -110,7 +98,7 @@ def _sweep_seeds(
                 keys[x] = NO_SEED
                 continue
             if label != last:
-                rank = _rank(labels, label)
+                rank = first_place(labels, labels.size, label)
                 last = label
             keys[x] = rank
         _sweep_line(keys, bits, first, envelope, out[row])

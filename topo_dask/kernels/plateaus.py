@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from .compiled import part
 from .contact_queue import pop, push
 from .group_graph import Graph, contact_of, find, score, unite
+from .searching import first_place
 
 
 class Room(NamedTuple):
@@ -57,19 +58,6 @@ def _sort_ends(graph: Graph, tied: NDArray[np.int32], count: int, room: Room) ->
 
 
 @part
-def _first_of(ids: NDArray[np.int32], n: int, group: int) -> int:
-    """Place of the first entry of a group in ascending ids (np.searchsorted compiles six times as long)."""
-    low, high = 0, n
-    while low < high:
-        middle = (low + high) >> 1
-        if ids[middle] < group:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@part
 def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -> None:
     """Leave every node of a plateau that has a node left already."""
     ids, stack, size = room.ids, room.items, 0
@@ -80,7 +68,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
     while size > 0:
         size -= 1
         group = np.int64(stack[size])
-        place = _first_of(ids, n, group)
+        place = first_place(ids, n, group)
         while place < n and ids[place] == group:
             neighbour = np.int64(room.neighbours[place])
             root = find(graph.parent, neighbour)
@@ -96,7 +84,7 @@ def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
     """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `unite`."""
     size, newest = 0, group
     while True:
-        place = _first_of(room.ids, n, newest)
+        place = first_place(room.ids, n, newest)
         while place < n and room.ids[place] == newest:
             neighbour = np.int64(room.neighbours[place])
             push(room.keys, room.items, size, -np.float64(neighbour), neighbour)
