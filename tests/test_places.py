@@ -13,6 +13,7 @@ from topo_dask import surroundings
 from topo_dask.plan import Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
+from topo_dask.stores.space import disk_of
 
 SHAPE = (4, 8, 16)
 CONFIG = {"group": 1, "n_steps": 0, "convergence_radius": 30.0, "min_size": 1}
@@ -70,6 +71,15 @@ def test_a_url_of_files_is_their_path(folder: Path) -> None:
     labels = topo_dask.segment_volume(*urls[:3], **COMMON, scratch=urls[3], block_shape=(4, 8, 8))["x"]
     assert (labels[:] == 1).all()
     assert {path.name for path in folder.iterdir()} == {"s", "f", "o", "o.tables"}
+
+
+@pytest.mark.parametrize("usage", [(0, 0, 0), (100, 0, 101), (100, 0, -1)])
+def test_a_disk_that_answers_nonsense_tells_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, usage: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert disk_of(str(folder)) is None
+    assert (topo_dask.segment_volume("s", "f", "o", **COMMON)["x"][:] == 1).all()
 
 
 def test_no_fill_value_reads_as_zero(folder: Path) -> None:

@@ -22,7 +22,9 @@ class Disk:
 
 
 def disk_of(url: str | None) -> Disk | None:
-    """The disk that a path is on, or will be; None for what is on no disk, and for stores, which can not tell.
+    """The disk that a path is on, or will be; None for what is on no disk, and where that can not be told.
+
+    Stores tell nothing of their space, and some file systems, such as ``/proc``, no size, or more free than there is.
 
     Examples
     --------
@@ -36,4 +38,5 @@ def disk_of(url: str | None) -> Disk | None:
     path = os.path.realpath(url)
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    return Disk(os.stat(path).st_dev, shutil.disk_usage(path).free)
+    total, _, free = shutil.disk_usage(path)
+    return Disk(os.stat(path).st_dev, free) if 0 <= free <= total > 0 else None
