@@ -284,20 +284,21 @@ def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
     assert zarr.open("out/labels/nuc/0")[:].max() == 2
 
 
-def interrupt(words: list[str], when: Callable[[], bool]) -> tuple[int, list[str]]:
-    """Exit code and stderr of a command whose terminal sends Ctrl-C, which reaches all its processes."""
+def interrupt(words: list[str], when: Callable[[], bool], number: int) -> tuple[int, list[str]]:
+    """Exit code and stderr of a command that gets SIGTERM, or whose terminal sends Ctrl-C to all its processes."""
     command = [sys.executable, "-m", "topo_dask", *words]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not when():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     stderr = process.communicate(timeout=60)[1]
     return process.returncode, stderr.splitlines()
 
 
 @pytest.mark.timeout(180)
-def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: Path, number: int) -> None:
     words = [
         "run",
         "one",
@@ -314,7 +315,7 @@ def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: 
     ]
     words += ["--min-size", "1", "--scheduler", "cluster", "--workers", "2", "--quiet"]
     started = stored / "out.scratch"
-    code, lines = interrupt(words, lambda: started.exists() and len(list(started.rglob("*"))) > 20)
+    code, lines = interrupt(words, lambda: started.exists() and len(list(started.rglob("*"))) > 20, number)
     assert (code, lines) == (1, ["Error: interrupted; the same command with --resume goes on"])
     words = words[: words.index("--scheduler")]
     assert invoke(*words, "--resume", "--quiet").exit_code == 0

@@ -106,6 +106,8 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
         log = logging.getLogger("distributed")
         stack.callback(log.setLevel, log.level)
         log.setLevel(logging.CRITICAL)
+        # SIGTERM, by which batch systems end jobs, closes the cluster like a Ctrl-C.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         with _interrupts_wait():
             # Any free port for the dashboard: two runs on one machine are no reason for a warning.
             cluster = LocalCluster(
@@ -122,17 +124,20 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    # A cluster that is interrupted while it starts can not be closed: a Ctrl-C takes effect when it has. A terminal's
-    # reaches all processes, but those of the cluster inherit that it is blocked, so that this one can close them.
+    # A cluster that is interrupted while it starts can not be closed: a Ctrl-C or SIGTERM takes effect when it has. A
+    # terminal's Ctrl-C reaches all processes, but those of the cluster inherit that it is blocked, so that this one can
+    # close them.
     came: list[int] = []
     ensure_running()  # multiprocessing's tracker, whose start would unblock it
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    signals = signal.SIGINT, signal.SIGTERM
+    handlers = [signal.signal(one, lambda number, _: came.append(number)) for one in signals]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
+        for one, handler in zip(signals, handlers, strict=True):
+            signal.signal(one, handler)
     if came:
         raise KeyboardInterrupt
 
