@@ -85,6 +85,11 @@ class RunPlan:
     shared_channels: int
 
     @property
+    def factors(self) -> tuple[Triple, ...]:
+        """Voxels of each level of the output for one of the next."""
+        return () if self.pyramid is None else self.pyramid.factors
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of the labels, of all their levels, before compression."""
         shapes = [self.grid.shape] if self.pyramid is None else self.pyramid.shapes(self.grid.shape)

@@ -94,22 +94,26 @@ class Stage:
         return _merged(keys, (1, 1, 1))
 
     def run(self, job: Job, key: str) -> None:
-        """Do one task."""
+        """Do one task, and say in its errors which one it was."""
         if isinstance(job.scratch, FileScratch):
             keep_freed_memory()
         if job.flow is not None and not self.moves:
             job.flow.release()
         try:
-            if self.over is None:
-                admit_rows(job, self.name, self.tables)
-                self.function(job)
-                job.scratch.put(DONE, key)
-            else:
-                self.function(self.seen(job), key)
+            self.work(job, key)
         except Exception as error:
             where = "" if self.over is None else f", {self.named(job, key)}"
             error.add_note(f"in class {job.name!r}, stage {self.name!r}{where}")
             raise
+
+    def work(self, job: Job, key: str) -> None:
+        """Do what a task consists of, and nothing about it."""
+        if self.over is None:
+            admit_rows(job, self.name, self.tables)
+            self.function(job)
+            job.scratch.put(DONE, key)
+        else:
+            self.function(self.seen(job), key)
 
     def named(self, job: Job, key: str) -> str:
         """What messages call a task: its block and the voxels of that, or its key."""

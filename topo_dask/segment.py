@@ -12,6 +12,7 @@ from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
 from .progress import on_stderr
+from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger
@@ -190,6 +191,7 @@ def segment_volume(
         check_reach(store)
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_sight(name, checked.array)
+        make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         run_name = earlier or ledger.begin(store, record)
         jobs, pages = {}, Pages(plan.pages_mem)
         for name in plan.classes:
@@ -249,7 +251,6 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
     """The job of one class of a run; `outputs` are the arrays for its levels, the finest first."""
     channel, config = plan.classes[name]
     channels = slice(3 * channel, 3 * channel + 3)
-    factors = () if plan.pyramid is None else plan.pyramid.factors
     finest, *coarser = (Output(array, array.attrs.get(MARK, {}).get("run")) for array in outputs)
     return Job(
         name=name,
@@ -260,7 +261,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         scratch=scratch,
         output=finest,
         allowed_mem=plan.global_mem,
-        levels=tuple(CoarserLevel(f, output) for f, output in zip(factors, coarser, strict=True)),
+        levels=tuple(CoarserLevel(f, output) for f, output in zip(plan.factors, coarser, strict=True)),
     )
 
 

@@ -1,0 +1,63 @@
+"""Kernels are compiled before a run begins: its tasks find all that they call."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from topo_dask import readiness
+from topo_dask.config import ClassConfig
+
+# In a process of its own, where no other test has called a kernel. Prints what a run called that was not ready.
+CODE = """
+import gc, tempfile
+import numpy as np, zarr
+from numba.core.dispatcher import Dispatcher
+from topo_dask import segment, segment_volume
+
+def called():
+    ours = (one for one in gc.get_objects() if isinstance(one, Dispatcher) and "topo_dask" in one.py_func.__module__)
+    return {f"{one.py_func.__qualname__} {types}" for one in ours for types in one.signatures}
+
+def make_ready(*arguments, original=segment.make_ready):
+    original(*arguments)
+    ready.append(called())
+
+segment.make_ready, ready = make_ready, []
+rng, shape = np.random.default_rng(1), (64, 40, 40)
+semantic = zarr.create_array({}, data=rng.random((1, *shape)), chunks=(1, 32, 20, 20))
+for group, merge, limit in [(1, None, 0), (2, None, 2.0), (3, None, 0), (3, "adjacent", 0), (2, "agglomerate", 2.0)]:
+    for dtype in ("float16", ">f4", "float64"):
+        flow = zarr.create_array({}, data=rng.normal(0.2, 0.8, (3, *shape)).astype(dtype), chunks=(3, 32, 20, 20))
+        options = {"group": group, "n_steps": 60, "convergence_radius": 3.0, "min_size": 3, "merge": merge}
+        segment_volume(
+            semantic, flow, f"{tempfile.mkdtemp()}/labels.zarr", class_names=["x"], class_config={"x": options},
+            flow_error_threshold=limit, block_shape=(32, 20, 20), halo=4, progress=False,
+        )
+        print(len(ready[-1]), group, merge, dtype, sorted(called() - ready[-1]))
+"""
+
+
+def test_tasks_compile_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 15
+    assert [line for line in lines if not line.endswith("[]")] == []
+    assert int(lines[0].split()[0]) > 5
+
+
+def test_all_workers_are_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        seen: list[Any] = []
+        monkeypatch.setattr(readiness, "_try_once", lambda *kind: seen.append(kind))
+        readiness.make_ready([ClassConfig(group=2), ClassConfig(group=2, n_steps=7)], ">f4")
+        assert seen == [((2, None, False), "<f4", ())] * 2
+        monkeypatch.setattr(readiness, "_try_once", lambda *kind: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            readiness.make_ready([ClassConfig()], "f4")

@@ -1,0 +1,107 @@
+"""Kernels compiled before a run begins, in every process that will do its tasks.
+
+Without that the first task of each worker would compile, which takes seconds: each stage would seem slow at first, and
+a worker that can not run the code at all would tell in the middle of the run.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .blocks.geometry import BlockGrid, Triple
+from .config import ClassConfig
+from .kernels.pyramid import coarse_shape
+from .plan import Recipe, plan_stages
+from .stages.job import CoarserLevel, Job
+from .stores.pages import Pages
+from .stores.volumes import Foreground, Output, Source, StoredFlow
+from .surroundings import active_client, shares_memory
+
+_SHAPE, _BLOCK = (48, 6, 6), (6, 6, 6)
+_STEPS = 40  # beyond the page of a block, so that particles turn to another
+
+
+def make_ready(configs: Iterable[ClassConfig], flow_dtype: Any, pyramid: tuple[Triple, ...] = ()) -> None:
+    """Compile what the classes of a run will call: on all workers of the active cluster, or else in this process.
+
+    Parameters
+    ----------
+    configs : iterable of ClassConfig
+        Parameters of the classes; of those that decide which stages there are, each combination is run once.
+    flow_dtype : dtype
+        Type of the stored flow.
+    pyramid : tuple of tuple of 3 int
+        Voxels of each level of the output for one of the next.
+
+    Notes
+    -----
+    In a process that was made ready before it takes no time. Processes that Dask's own scheduler starts, and workers
+    that join later, compile in their first tasks, or read what others left in the cache.
+
+    Examples
+    --------
+    >>> make_ready([ClassConfig(group=2)], "float16")
+    """
+    kinds = {_kind(config) for config in configs}
+    arguments = sorted(kinds, key=repr), np.dtype(flow_dtype).newbyteorder("=").str, pyramid
+    if (client := active_client()) is not None:
+        answers = client.run(_beside_the_loop, *arguments, on_error="return")
+        for error in answers.values():
+            # A worker that has died meanwhile is the executor's affair.
+            if isinstance(error, Exception) and not isinstance(error, OSError):
+                raise error
+    elif shares_memory():
+        _try_all(*arguments)
+
+
+def _kind(config: ClassConfig) -> tuple[int, str | None, bool]:
+    return config.group, config.merge, config.flow_error_threshold > 0
+
+
+async def _beside_the_loop(*arguments: Any) -> None:
+    # A worker whose event loop waited for a compiler would be taken for one that hangs.
+    await asyncio.to_thread(_try_all, *arguments)
+
+
+def _try_all(kinds: Iterable[tuple[int, Any, bool]], flow_dtype: str, pyramid: tuple[Triple, ...]) -> None:
+    for kind in kinds:
+        _try_once(kind, flow_dtype, pyramid)
+
+
+@cache
+def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Triple, ...]) -> None:
+    # All stages, over some blocks of noise in memory, in which all that can happen does.
+    group, merge, has_limit = kind
+    config = ClassConfig(
+        group=group,
+        merge=merge,
+        n_steps=_STEPS,
+        convergence_radius=2.0,
+        min_size=2,
+        min_fragment_ratio=0.5,
+        flow_error_threshold=1e9 if has_limit else 0.0,
+    )
+    rng = np.random.default_rng(0)
+    flow = rng.normal(0, 1, (3, *_SHAPE)).astype(flow_dtype)
+    flow[0, : _SHAPE[0] // 2] = 1
+    shape, levels = _SHAPE, []
+    for factors in pyramid:
+        shape = coarse_shape(shape, factors)
+        levels.append(CoarserLevel(factors, Output(np.zeros(shape, np.int32))))
+    grid = BlockGrid(_SHAPE, _BLOCK)
+    job = Job(
+        name="compilation",
+        grid=grid,
+        config=config,
+        foreground=Foreground(Source(rng.random(_SHAPE) < 0.7, "semantic")),
+        flow=StoredFlow(Source(flow, "flow", slice(0, 3)), pages=Pages(1 << 20)),
+        output=Output(np.zeros(_SHAPE, np.int32)),
+        levels=tuple(levels),
+    )
+    plan = plan_stages(Recipe.of(config, table=True), levels=grid.levels, pyramid=pyramid)
+    for stage in (*plan.stages, *plan.writers):
+        for key in stage.keys(job):
+            stage.work(job, key)
