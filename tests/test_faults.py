@@ -2,7 +2,8 @@
 
 As a script, this is the run that the tests disturb: ``python test_faults.py FOLDER STAGE`` kills itself while it files
 the second bundle of a stage (STAGE "-": never; "stage:1": the first; ``... FOLDER STAGE agglomerate``: of a run with
-that merge and a pyramid of three levels), ``... FOLDER limit BYTES`` may write no larger file.
+that merge and a pyramid of three levels), ``... FOLDER limit BYTES`` may write no larger
+file, ``... FOLDER cluster FILE`` works on the cluster of that scheduler file.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,23 @@ def expected() -> np.ndarray:
     return topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG, flow_error_threshold=0.6)["thin"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed_levels(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    """The pyramid of a run with agglomeration that nothing disturbed; its labels are those in memory."""
+    folder = save_predicted(tmp_path_factory.mktemp("undisturbed"))
+    labels = segment(folder, 24, class_config=AGGLOMERATED)
+    in_memory = topo_dask.run_instance_segmentation(*predict(), ["thin"], AGGLOMERATED, flow_error_threshold=0.6)
+    np.testing.assert_array_equal(labels, in_memory["thin"])
+    assert labels.any()
+    return [zarr.open_array(folder / f"out/labels/thin/{level}", mode="r")[:] for level in range(3)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return save_predicted(tmp_path)
+
+
+def save_predicted(tmp_path: Path) -> Path:
     for name, array in zip(("semantic", "flow"), predict(), strict=True):
         zarr.create_array(
             tmp_path / name,
@@ -365,21 +382,15 @@ def test_client_killed_inside_a_stage(folder: Path, stage: str) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["enclose", "gather.0", "gather.1:1", "unite", "downsample.1", "downsample.2:1"])
 def test_client_killed_inside_a_stage_of_agglomeration_or_of_the_pyramid(
-    folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, stage: str, undisturbed_levels: list[np.ndarray]
 ) -> None:
     process = start(folder, stage, "agglomerate")
     output = process.communicate(timeout=200)[0]
     assert process.returncode == -signal.SIGKILL, output
-    monkeypatch.setattr("topo_dask.admission.COARSEST", 24)
-    predicted = topo_dask.run_instance_segmentation(*predict(), ["thin"], AGGLOMERATED, flow_error_threshold=0.6)
-    np.testing.assert_array_equal(segment(folder, 24, resume=True, class_config=AGGLOMERATED), predicted["thin"])
-    whole = segment_volume(
-        *(folder / name for name in ("semantic", "flow", "again")), **{**HOW, "class_config": AGGLOMERATED}
-    )
+    np.testing.assert_array_equal(segment(folder, 24, resume=True, class_config=AGGLOMERATED), undisturbed_levels[0])
     for level in range(3):
-        arrays = [zarr.open_array(folder / name / f"labels/thin/{level}", mode="r") for name in ("out", "again")]
-        np.testing.assert_array_equal(*(array[:] for array in arrays))
-    assert whole["thin"][:].any()
+        array = zarr.open_array(folder / f"out/labels/thin/{level}", mode="r")
+        np.testing.assert_array_equal(array[:], undisturbed_levels[level])
     assert not (folder / "out.scratch").exists()
 
 
@@ -445,6 +456,7 @@ def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pyt
     import test_faults
 
     monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.KillingFlow)
+    client.cluster.scheduler.allowed_failures = 1  # 3 by default: four deaths instead of eight
     with pytest.raises(RuntimeError) as caught:
         segment(folder)
     message = str(caught.value)
@@ -548,12 +560,9 @@ def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkey
     check_resumed(folder)
 
 
-@pytest.mark.faults
-@pytest.mark.timeout(200)
-def test_scheduler_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distributed import Client
-
-    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+@contextmanager
+def cluster_of_processes(folder: Path) -> Iterator[tuple[str, list["subprocess.Popen[str]"]]]:
+    """Where a cluster's scheduler is to be found; its scheduler and its worker, each a group of processes."""
     path = os.pathsep.join(str(place) for place in (Path(__file__).parent, Path(topo_dask.__file__).parents[1]))
     where, parts = str(folder / "scheduler.json"), (["scheduler", "--port", "0"], ["worker", "--nthreads", "1"])
     processes = [
@@ -561,24 +570,57 @@ def test_scheduler_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
             [sys.executable, "-m", "dask", *part, "--dashboard-address", ":0", "--scheduler-file", where],
             env={**os.environ, "PYTHONPATH": path},
             stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
         )
         for part in parts
     ]
     try:
-        with Client(scheduler_file=where) as client:
-            client.wait_for_workers(1)
-            kill = threading.Thread(
-                target=lambda: (wait_for(lambda: len(records(folder)) > 100), processes[0].kill()), daemon=True
-            )
-            kill.start()
-            with pytest.raises(RuntimeError, match=r"class 'thin', stage '\S+': the cluster .*resume=True"):
-                segment(folder)
-            kill.join()
+        yield where, processes
     finally:
         for process in processes:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_scheduler_killed_or_stopped(folder: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+    from distributed import Client
+
+    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
+        cluster_of_processes(folder) as (where, (scheduler, _)),
+        Client(scheduler_file=where, timeout=60) as client,
+    ):
+        client.wait_for_workers(1)
+        kill = threading.Thread(
+            target=lambda: (wait_for(lambda: len(records(folder)) > 100), os.kill(scheduler.pid, number)), daemon=True
+        )
+        kill.start()
+        with pytest.raises(RuntimeError, match=r"class 'thin', stage '\S+': the cluster .*resume=True"):
+            segment(folder)
+        kill.join()
+        scheduler.kill()
     check_resumed(folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("workers_too", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_scheduler_and_client_killed_together(folder: Path, client: Any, share: float, workers_too: bool) -> None:
+    with cluster_of_processes(folder) as (where, (scheduler, worker)):
+        run = start(folder, "cluster", where)
+        wait_for(lambda: len(records(folder)) > share * 420 or run.poll() is not None)
+        for process in (scheduler, run, worker)[: 3 if workers_too else 2]:
+            os.killpg(process.pid, signal.SIGKILL)
+        output = run.communicate(timeout=60)[0]
+        assert run.returncode == -signal.SIGKILL, output
+        check_resumed(folder)  # on another cluster; a worker of the old one may still be at its last task
 
 
 # ------------------------------------------------------------ damaged inputs
@@ -738,9 +780,15 @@ def _kill_inside(stage: str) -> None:
 def main(folder: str, stage: str, *rest: str) -> None:
     if stage == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(rest[0]), int(rest[0])))
-    elif stage != "-":
+    elif stage not in ("-", "cluster"):
         _kill_inside(stage)
-    if rest == ("agglomerate",):
+    if stage == "cluster":
+        from distributed import Client
+
+        with Client(scheduler_file=rest[0], timeout=60) as client:
+            client.wait_for_workers(1)
+            segment(Path(folder))
+    elif rest == ("agglomerate",):
         segment(Path(folder), coarsest=24, class_config=AGGLOMERATED)
     else:
         segment(Path(folder), scratch=Path(folder, rest[0]) if stage == "-" and rest else None)
