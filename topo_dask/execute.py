@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, Protocol
 
 from .census import check_filed, take_census
@@ -60,8 +61,13 @@ def run(
         check()
         keys = stage.keys(job)
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
-        if keys:
-            executor(stage, job, keys, tick)
+        try:
+            if keys:
+                executor(stage, job, keys, tick)
+        except Exception:
+            with suppress(OSError):
+                check()  # a run that another has taken over from finds no bundles: that is the cause
+            raise
         check()
         take_census(job, stage)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import BlockGrid, Triple, triple
-from .census import first_lost
+from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
@@ -108,7 +108,10 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
         check_reach(job.scratch)
         for name, array in _opened(job):
             check_sight(name, array)
-        for stage in (stage for stage in stages if stage.keys(job)):
+        for stage in stages:
+            if not stage.keys(job):
+                take_census(job, stage)
+                continue
             run(job, (stage,), executor)
             if left := stage.keys(job):  # a worker may have come that was not asked
                 raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")

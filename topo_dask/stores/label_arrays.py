@@ -104,7 +104,8 @@ def _consolidate_again(group: Any) -> None:
     # Readers that find consolidated metadata look no further.
     import zarr
 
-    if zarr.open_group(group.store, path=group.path, mode="r").metadata.consolidated_metadata is None:
+    found = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=group.metadata.zarr_format)
+    if found.metadata.consolidated_metadata is None:
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
@@ -117,9 +118,9 @@ def _open_group(target: Target, spec: OutputSpec) -> Any:
     if target.node is not None:
         return existing_group(target)
     assert target.url is not None
-    if existing_group(target) is not None:
-        # Without a format: asked for one, zarr would put it beside an existing group of the other.
-        return zarr.open_group(store_at(target.url), mode="r+", use_consolidated=False)
+    if (old := existing_group(target)) is not None:
+        how: dict[str, Any] = {"use_consolidated": False, "zarr_format": old.metadata.zarr_format}
+        return zarr.open_group(store_at(target.url), mode="r+", **how)
     zarr_format: Any = 3 if spec.pyramid is None else spec.pyramid.zarr_format
     return zarr.open_group(store_at(target.url), mode="w-", zarr_format=zarr_format)
 

@@ -272,7 +272,10 @@ def existing_group(target: Target) -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False)
+        try:  # one format after the other: on an object store it takes many looks to know what is absent
+            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=3)
+        except FileNotFoundError:
+            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=2)
     except FileNotFoundError:
         if local and os.listdir(target.url):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None

@@ -241,15 +241,15 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
 
 
 def listed(scratch: Scratch, kind: str) -> set[str]:
-    """Keys of the bundles of a kind whose stage is done; OSError when a store denies all that are on record.
+    """Keys of the bundles of a kind whose stage is done and on record; OSError when a store denies all there are.
 
     What takes no bundles for all bundles would file, as done, that there is nothing.
     """
     keys = scratch.keys(kind)
     if not keys and isinstance(scratch, FileScratch):
-        for name in scratch.keys(FILED):
-            if len(scratch.get(FILED, name).get(kind, ())):
-                raise OSError(f"no bundles are found in {scratch.url}/{kind}, but there are some on record")
+        records = scratch.keys(FILED)
+        if not records or any(len(scratch.get(FILED, name).get(kind, ())) for name in records):
+            raise OSError(f"no bundles are found in {scratch.url}/{kind}, and no record that there are none")
     return keys
 
 
