@@ -626,6 +626,28 @@ def test_scheduler_and_client_killed_together(folder: Path, client: Any, share: 
 # ------------------------------------------------------------ damaged inputs
 
 
+@pytest.fixture
+def corner(tmp_path: Path) -> Path:
+    """A small volume in blocks of 8³, enough where one block is damaged."""
+    for name, array in zip(("semantic", "flow"), small(tmp_path)[:2], strict=True):
+        zarr.create_array(
+            tmp_path / name, data=array, chunks=(3, 8, 8, 8), compressors=zarr.codecs.ZstdCodec(level=1, checksum=True)
+        )
+    return tmp_path
+
+
+def segment_corner(corner: Path, **more: Any) -> np.ndarray:
+    return segment(corner, coarsest=8, block_shape=(8, 8, 8), **more)
+
+
+def check_corner(corner: Path, **more: Any) -> None:
+    """The labels of the corner are those in memory."""
+    arrays = [zarr.open_array(corner / name, mode="r")[:] for name in ("semantic", "flow")]
+    in_memory = topo_dask.run_instance_segmentation(*arrays, ["thin"], CONFIG, flow_error_threshold=0.6)["thin"]
+    np.testing.assert_array_equal(segment_corner(corner, **more), in_memory)
+    assert not (corner / "out.scratch").exists()
+
+
 def truncate(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -635,7 +657,8 @@ def empty(data: bytes) -> bytes:
 
 
 def flip(data: bytes) -> bytes:
-    return data[:100] + bytes([data[100] ^ 8]) + data[101:]
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :]
 
 
 @pytest.mark.faults
@@ -643,58 +666,58 @@ def flip(data: bytes) -> bytes:
     ("name", "damage"),
     [(name, damage) for name in ("semantic", "flow") for damage in (truncate, empty, flip)] + [("flow", None)],
 )
-def test_damaged_chunk(folder: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
-    chunk = folder / name / "c" / "0" / "1" / "2" / "1"
+def test_damaged_chunk(corner: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
+    chunk = corner / name / "c" / "0" / "0" / "1" / "1"
     whole = chunk.read_bytes()
     if damage is None:
         chunk.unlink()
     else:
         chunk.write_bytes(damage(whole))
-    with pytest.raises(OSError, match=rf"{name} .*chunk c/0/1/2/1") as caught:
-        segment(folder)
+    with pytest.raises(OSError, match=rf"{name} .*chunk c/0/0/1/1") as caught:
+        segment_corner(corner)
     assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
-    assert "1.2.1" not in scratch_of(folder).keys("track")
+    assert "0.1.1" not in scratch_of(corner).keys("track")
     chunk.write_bytes(whole)
-    check_resumed(folder)
+    check_corner(corner, resume=True)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("where", [None, (slice(32, 64),) * 3, (slice(None),) * 3])
-def test_flow_that_is_no_number(folder: Path, value: float, where: Any) -> None:
-    array = zarr.open_array(folder / "flow", mode="r+")
+@pytest.mark.parametrize("where", [None, (slice(8, 16),) * 3, (slice(None),) * 3])
+def test_flow_that_is_no_number(corner: Path, value: float, where: Any) -> None:
+    array = zarr.open_array(corner / "flow", mode="r+")
+    semantic, flow = small(corner)[:2]
     if where is None:
-        where = tuple(np.argwhere(predict()[0][0] > 0.5)[-1])
+        where = tuple(np.argwhere(semantic[0] > 0.5)[-1])
     array[(1, *where)] = value
     with pytest.raises(ValueError, match="not finite at voxel") as caught:
-        segment(folder)
+        segment_corner(corner)
     assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
-    array[:] = predict()[1]
-    check_resumed(folder)
+    array[:] = flow
+    check_corner(corner, resume=True)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("where", "voxel"), [((40, 41, 42), "40, 41, 42"), ((slice(32, 64),) * 3, "32, 32, 32"), ((slice(None),) * 3, "")]
+    ("where", "voxel"), [((8, 9, 10), "8, 9, 10"), ((slice(8, 16),) * 3, "8, 8, 8"), ((slice(None),) * 3, "")]
 )
-def test_foreground_that_is_no_number(folder: Path, where: Any, voxel: str) -> None:
-    array = zarr.open_array(folder / "semantic", mode="r+")
+def test_foreground_that_is_no_number(corner: Path, where: Any, voxel: str) -> None:
+    array = zarr.open_array(corner / "semantic", mode="r+")
     array[(0, *where)] = np.nan
     with pytest.raises(ValueError, match=rf"semantic is NaN at voxel \({voxel}") as caught:
-        segment(folder)
+        segment_corner(corner)
     assert "class 'thin', stage 'track', block" in caught.value.__notes__[0]
-    array[:] = predict()[0]
-    check_resumed(folder)
+    array[:] = small(corner)[0]
+    check_corner(corner, resume=True)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("where", [(40, 41, 42), (slice(32, 64),) * 3, (slice(None),) * 3])
+@pytest.mark.parametrize("where", [(8, 9, 10), (slice(8, 16),) * 3, (slice(None),) * 3])
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
-def test_infinite_foreground_is_above_or_below_the_threshold(folder: Path, where: Any, value: float) -> None:
-    array = zarr.open_array(folder / "semantic", mode="r+")
+def test_infinite_foreground_is_above_or_below_the_threshold(corner: Path, where: Any, value: float) -> None:
+    array = zarr.open_array(corner / "semantic", mode="r+")
     array[(0, *where)] = value
-    in_memory = topo_dask.run_instance_segmentation(array[:], predict()[1], ["thin"], CONFIG, flow_error_threshold=0.6)
-    np.testing.assert_array_equal(segment(folder), in_memory["thin"])
+    check_corner(corner)
 
 
 @pytest.mark.faults
