@@ -16,7 +16,7 @@ MAX_KILLERS = 8
 PATIENCE = 300.0
 """Seconds that a cluster may be without workers, or its scheduler out of reach, before the run ends with an error."""
 
-_LOOK, _CHECK = 0.005, 2.0  # seconds between looks for ended tasks, and for workers
+_LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
 
 
 def on_cluster(client: Any) -> Executor:
