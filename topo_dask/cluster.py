@@ -16,6 +16,9 @@ MAX_KILLERS = 8
 PATIENCE = 300.0
 """Seconds that a cluster may be without workers, or its scheduler out of reach, before the run ends with an error."""
 
+_AHEAD = 128
+"""Tasks handed to the scheduler at a time, at least: it keeps a note of every call for as long as it lives."""
+
 _LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
 
 
@@ -48,13 +51,13 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
 
     from distributed import KilledWorker, as_completed
 
-    cores = max(1, _threads_within_patience(client, stage, job))
+    ahead = max(_AHEAD, 4 * _threads_within_patience(client, stage, job))
     group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, str]()
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
-        # Many at a time and in one group: the scheduler keeps a note of every call, and every group, for as long as it
-        # lives; and it holds tasks back from workers that are busy only where a group has many.
+        # In one group: the scheduler keeps a note of every group too, and holds tasks back from busy workers only where
+        # a group has many.
         keys = list(islice(waiting, n))
         names = [(group, key) for key in keys]
         # "pure" would have Dask hash the job anew at every call, a tenth of the cost of a run on two workers.
@@ -62,7 +65,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
         under_way.update(zip((future.key for future in futures), keys, strict=True))
         return futures
 
-    pending = as_completed(submit(8 * cores))
+    pending = as_completed(submit(2 * ahead))
     for future in _as_they_end(client, stage, job, pending):
         key = under_way.pop(future.key)
         try:
@@ -74,8 +77,8 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tic
             lost.append(key)
             continue
         tick()
-        if len(under_way) <= 4 * cores and not lost:
-            pending.update(submit(4 * cores))
+        if len(under_way) <= ahead and not lost:
+            pending.update(submit(ahead))
     return lost
 
 
