@@ -456,7 +456,6 @@ def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pyt
     import test_faults
 
     monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.KillingFlow)
-    client.cluster.scheduler.allowed_failures = 1  # 3 by default: four deaths instead of eight
     with pytest.raises(RuntimeError) as caught:
         segment(folder)
     message = str(caught.value)

@@ -18,7 +18,7 @@ from .plan import Recipe, plan_stages
 from .stages.job import CoarserLevel, Job
 from .stores.pages import Pages
 from .stores.volumes import Foreground, Output, Source, StoredFlow
-from .surroundings import active_client, shares_memory
+from .surroundings import active_client, ask_workers, shares_memory
 
 _SHAPE, _BLOCK = (48, 6, 6), (6, 6, 6)
 _STEPS = 40  # beyond the page of a block, so that particles turn to another
@@ -47,12 +47,10 @@ def make_ready(configs: Iterable[ClassConfig], flow_dtype: Any, pyramid: tuple[T
     """
     kinds = {_kind(config) for config in configs}
     arguments = sorted(kinds, key=repr), np.dtype(flow_dtype).newbyteorder("=").str, pyramid
-    if (client := active_client()) is not None:
-        answers = client.run(_beside_the_loop, *arguments, on_error="return")
-        for error in answers.values():
-            # A worker that has died meanwhile is the executor's affair.
-            if isinstance(error, Exception) and not isinstance(error, OSError):
-                raise error
+    if active_client() is not None:
+        for answer in ask_workers(_beside_the_loop, *arguments).values():
+            if isinstance(answer, Exception):
+                raise answer
     elif shares_memory():
         _try_all(*arguments)
 

@@ -111,7 +111,7 @@ def check_reach(scratch: FileScratch) -> None:
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
-        _ask_workers(
+        _check_workers(
             f"scratch {scratch.url}", "pass scratch=<a path or URL that all workers share>", _probe, scratch, token
         )
     finally:
@@ -121,17 +121,25 @@ def check_reach(scratch: FileScratch) -> None:
 def check_sight(name: str, array: Any) -> None:
     """Raise OSError when a worker of the active cluster does not see an array: a missing mount reads as background."""
     if active_client() is not None:
-        _ask_workers(f"{name} ({array.store_path})", "give a path or URL that all workers share", sees, array)
+        _check_workers(f"{name} ({array.store_path})", "give a path or URL that all workers share", sees, array)
 
 
-def _ask_workers(what: str, remedy: str, question: Callable[..., bool], *arguments: Any) -> None:
+def ask_workers(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What each worker of the active cluster returns or raises; one that has died meanwhile says nothing."""
     from distributed.comm import CommClosedError
 
-    answers = active_client().run(question, *arguments, on_error="return")
-    # A worker that dies meanwhile says nothing of what it sees.
-    blind = sorted(w for w, saw in answers.items() if saw is not True and not isinstance(saw, CommClosedError))
+    client = active_client()
+    answers = client.run(question, *arguments, on_error="return")
+    here = client.scheduler_info(n_workers=-1)["workers"]
+    return {w: answer for w, answer in answers.items() if w in here and not isinstance(answer, CommClosedError)}
+
+
+def _check_workers(what: str, remedy: str, question: Callable[..., bool], *arguments: Any) -> None:
+    blind = {worker: saw for worker, saw in ask_workers(question, *arguments).items() if saw is not True}
     if blind:
-        raise OSError(f"{what} can not be reached by {len(blind)} workers, {blind[0]} among them: {remedy}")
+        first, saw = min(blind.items(), key=lambda answer: answer[0])
+        cause = saw if isinstance(saw, Exception) else None
+        raise OSError(f"{what} can not be reached by {len(blind)} workers, {first} among them: {remedy}") from cause
 
 
 def as_bytes(memory_limit: object) -> int:
