@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
 from .execute import run, threads, usable_cores
-from .kernels.labels import number_roots
+from .kernels.labels import number_roots, voxels_of
 from .kernels.linking import link_sinks
 from .kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
 from .kernels.tracking import advance
@@ -87,7 +87,7 @@ def track_held(
     """Foreground voxels in raster order, and where they end."""
     whole = Box.whole(triple(sem_mask.shape, "sem_mask", at_least=0))
     mask = Foreground(Source(sem_mask, "sem_mask")).read(whole)
-    coords = np.argwhere(mask)
+    coords = voxels_of(mask)
     positions = coords.astype(np.float64)
     if len(coords) == 0 or n_steps == 0:
         return coords, positions

@@ -67,6 +67,20 @@ def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None
     return lut
 
 
+def voxels_of(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Coordinates of the voxels of a mask, shape (N, 3), in raster order.
+
+    As `numpy.argwhere`, which goes through more than one axis several times as slowly.
+
+    Examples
+    --------
+    >>> voxels_of(np.array([[[True, False], [False, True]]]))
+    array([[0, 0, 0],
+           [0, 1, 1]])
+    """
+    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=-1)
+
+
 @kernel
 def _scatter(mask, values, out):  # type: ignore[no-untyped-def]
     n = 0

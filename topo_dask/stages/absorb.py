@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box
 from ..kernels.extents import measure
-from ..kernels.labels import apply_lut, scatter
+from ..kernels.labels import apply_lut, scatter, voxels_of
 from ..kernels.nearest import box_distances2, nearest_of
 from ..kernels.sinks import number_values
 from .job import ABSORBED, Job, View, extent_columns
@@ -164,7 +164,7 @@ def absorb(job: Job, key: str) -> None:
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
     where = instances > 0
     of_voxel = instances[where]
-    points = np.argwhere(where) + np.array(block.write.start)
+    points = voxels_of(where) + np.array(block.write.start)
     labels = np.zeros(len(points), np.int32)
     numbers_of = lru_cache(RECENT)(lambda other: job.scratch.get("fragments", other.key)["numbers"])
     for instance, begin, end in zip(small["ids"], small["begins"], small["ends"], strict=True):
@@ -214,7 +214,7 @@ def orphans(job: Job, key: str, view: View) -> None:
     """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel."""
     block = job.grid.named(key)
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
-    points = np.argwhere(where) + np.array(block.write.start)
+    points = voxels_of(where) + np.array(block.write.start)
     if len(points) == 0:
         job.scratch.put("orphans", key)
         return

@@ -22,8 +22,6 @@ def fragments(job: Job, key: str, view: View) -> None:
     block = job.grid.named(key)
     labels = view.read(job, block)
     numbers, n = find_fragments(labels)
-    ids = np.zeros(n + 1, np.int32)
-    ids[numbers.reshape(-1)] = labels.reshape(-1)
     faces = {
         f"{side}{axis}": np.take(numbers, plane, axis=axis)
         for axis in range(3)
@@ -32,7 +30,8 @@ def fragments(job: Job, key: str, view: View) -> None:
     extents = measure(numbers, n, block.write.start, job.grid.shape)
     job.scratch.put("fragments.extents", key, **extent_columns(extents))
     job.scratch.put("fragments.faces", key, **faces)
-    job.scratch.put("fragments.ids", key, ids=ids[1:])
+    first = np.stack(np.unravel_index(extents.firsts, job.grid.shape)) - np.array(block.write.start)[:, None]
+    job.scratch.put("fragments.ids", key, ids=labels[tuple(first)])
     job.scratch.put("fragments", key, numbers=numbers)
 
 
