@@ -12,6 +12,7 @@ import zarr
 
 from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
+from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
@@ -65,6 +66,7 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
             measured = peak_of(lambda stage=stage, key=key: stage.run(job, key))  # type: ignore[misc]
             if stage.over is not None:
                 assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
+        take_census(job, stage)
 
 
 def _extents(n: int, rng: np.random.Generator) -> dict[str, Any]:
