@@ -65,7 +65,8 @@ def stop(*_: Any, **__: Any) -> None:
 def interrupt(folder: Path, name: str, function: Callable[..., None] = stop) -> None:
     """Run up to a stage, or one task of it."""
     store_inputs(folder)
-    with patch.object(plan, name, function), pytest.raises(StopHereError):
+    ready = patch("topo_dask.segment.make_ready")  # which goes through all stages too
+    with ready, patch.object(plan, name, function), pytest.raises(StopHereError):
         segment(folder)
 
 
