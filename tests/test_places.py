@@ -1,12 +1,13 @@
 """Places and memory: what workers see of inputs and outputs, fill values, and the limits of a container."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster
+from distributed.comm import CommClosedError
 
 import topo_dask
 from topo_dask import surroundings
@@ -164,3 +165,23 @@ def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monke
         topo_dask.segment_volume("s", "f", "o", **COMMON, overwrite=True)
     with pytest.raises(ZeroDivisionError):  # replaced, and not yet whole
         topo_dask.segment_volume("s", "f", "o", **COMMON, resume=True)
+
+
+def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cluster:
+        answers: ClassVar[dict[str, Any]] = {"a": True, "b": OSError("timed out"), "c": CommClosedError("gone")}
+        workers: ClassVar[list[str]] = ["a", "c"]
+
+        def run(self, *_: Any, **__: Any) -> dict[str, Any]:
+            return self.answers
+
+        def scheduler_info(self, **_: Any) -> dict[str, Any]:
+            return {"workers": dict.fromkeys(self.workers)}
+
+    monkeypatch.setattr(surroundings, "active_client", Cluster)
+    array = zarr.create_array({}, shape=(2,), dtype="u1")
+    surroundings.check_sight("flow", array)
+    Cluster.workers.append("b")
+    with pytest.raises(OSError, match=r"flow .*can not be reached by 1 workers, b among them") as caught:
+        surroundings.check_sight("flow", array)
+    assert caught.value.__cause__ is Cluster.answers["b"]
