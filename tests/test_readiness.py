@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from topo_dask import readiness
-from topo_dask.config import ClassConfig
+from topo_dask.config import ClassConfig, Merge
 
 # In a process of its own, where no other test has called a kernel. Prints what a run called that was not ready.
 CODE = """
@@ -45,6 +45,14 @@ def test_tasks_compile_nothing() -> None:
     assert len(lines) == 15
     assert [line for line in lines if not line.endswith("[]")] == []
     assert int(lines[0].split()[0]) > 5
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "uint64", "float16", ">f4", "float64"])
+def test_no_type_of_flow_is_refused(dtype: str) -> None:
+    merges: tuple[Merge | None, ...] = (None, "adjacent", "agglomerate")
+    configs = [ClassConfig(group=3, merge=merge, flow_error_threshold=1.0) for merge in merges]
+    for pyramid in ((), ((2, 2, 2),) * 7, ((1, 2, 2), (2, 2, 2))):
+        readiness.make_ready(configs, dtype, pyramid)
 
 
 def test_all_workers_are_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
