@@ -63,6 +63,7 @@ def segment(folder: Path, edge: int) -> None:
         class_config=config,
         block_shape=(16,) * 3,
         halo=2,
+        ome_zarr=None,  # only the largest volume would get a coarser level, and compile what makes it
         progress=False,
         overwrite=True,
     )["ball"]
