@@ -30,7 +30,7 @@ LOGS = {
 """Dask's logs have a length of their own; short, they are full after the first volume."""
 
 PER_BLOCK = 60
-"""Bytes of Python objects that a block may leave behind in a process: measured are 10 with the scheduler and 19 on the
+"""Bytes of Python objects that a block may leave behind in a process: measured are 5 with the scheduler and 5 on the
 worker. A call of the scheduler's for every four tasks left 200, a future or a group for every task thousands."""
 
 
