@@ -37,11 +37,11 @@ def score(
       topo-dask score one.zarr/labels/nuc other.zarr/labels/nuc --level 1 --json
     """
     from .. import scores
-    from ..stores.inputs import open_input
+    from ..stores.inputs import open_labels
     from ..stores.outputs import find_labels
 
     place = labels if name is None else find_labels(labels, name)
-    arrays = (open_input(where, what, level)[0] for what, where in (("truth", truth), ("labels", place)))
+    arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))
     table = scores.contingency(*arrays)
     found: dict[str, Any] = {
         "adapted Rand": asdict(scores.adapted_rand_error(table)),

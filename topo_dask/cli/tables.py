@@ -91,10 +91,10 @@ def _load(place: str, name: str | None, flow: str | None, level: int | None) -> 
             raise click.UsageError(f"{place} has tables of {', '.join(tables)}: choose one with --class, got {name!r}")
         return read_table(tables[name])
     from ..api import instance_table
-    from ..stores.inputs import open_input
+    from ..stores.inputs import open_input, open_labels
     from ..stores.outputs import find_labels
 
-    labels, _ = open_input(place if name is None else find_labels(place, name), "labels", level)
+    labels = open_labels(place if name is None else find_labels(place, name), "labels", level)
     return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
 
 

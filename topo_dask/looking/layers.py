@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Box, Triple
-from ..stores.inputs import resolve_input
+from ..stores.inputs import as_volume, resolve_input
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
 from ..stores.outputs import MARK
 
@@ -90,13 +90,12 @@ def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
 def _layers(path: str, kind: Any) -> Iterator[Layer]:
     node = open_node(path)
     if hasattr(node, "shape"):
-        yield from _channels(path, kind, (node,), resolve_input(path, "layer")[1], node.attrs)
+        array, placement = resolve_input(path, path)
+        yield from _channels(path, kind, (array,), placement, node.attrs)
         return
     multiscale = read_multiscales(node)
     if multiscale is not None:
-        if "t" in multiscale.axes:
-            raise ValueError(f"{path} has a time axis: give an array of one time point")
-        levels = tuple(node[level.path] for level in multiscale.levels)
+        levels = tuple(as_volume(node[level.path], multiscale.axes, path) for level in multiscale.levels)
         mark = node.attrs.get(MARK)
         state = " (unfinished)" if isinstance(mark, Mapping) and not mark.get("complete") else ""
         for layer in _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs):

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .chunk_form import document_of
+from .first_axis import without_first_axis
 from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 from .persistent import impatient, persistent
 
@@ -20,7 +21,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     ----------
     array : path, URL or zarr.Array
         An array, or an OME-Zarr multiscale image, of which one level is taken. An open array has a place where its
-        store holds the image it belongs to.
+        store holds the image it belongs to. An image's axis of time must have length 1, and is left out.
     name : str
         Name of the argument, for messages.
     level : int, optional
@@ -36,8 +37,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     if isinstance(array, zarr.Array):
         if level is not None:
             raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
-        array = absolute_node(array)
-        return array, _placed(array, name)
+        return _placed(absolute_node(array), name)
     if not isinstance(array, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
     try:
@@ -75,15 +75,33 @@ def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tupl
     return opened, opened_flow, place or place_of_flow
 
 
-def _check_axes(names: tuple[str, ...], shape: tuple[int, ...], name: str) -> None:
-    last = names[-3:]
+def open_labels(array: Any, name: str, level: int | None = None) -> Any:
+    """Open labels, see `open_input`: of an OME-Zarr image an axis of channels of length 1 is left out too."""
+    labels, place = open_input(array, name, level)
+    return without_first_axis(labels, name) if place is not None and labels.shape[:-3] == (1,) else labels
+
+
+def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
+    """The array of an image with axes (z, y, x) or (channel, z, y, x): an axis of time, of length 1, is left out.
+
+    Raises
+    ------
+    ValueError
+        When the last axes are not z, y, x, or there are several time points.
+    """
+    last = axes[-3:]
     if len(last) < 3 or (last != ("z", "y", "x") and set(last) == {"z", "y", "x"}):
-        raise ValueError(f"{name}: the last three axes must be z, y, x; got {names}")
-    if "t" in names or "time" in names:
+        raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
+    times = [k for k, axis in enumerate(axes) if axis in ("t", "time")]
+    if not times:
+        return array
+    if times != [0] or array.shape[0] != 1:
+        shape = tuple(array.shape)
         raise ValueError(
-            f"{name} has a time axis, shape {shape} along {names}; give an array of one time point: (z, y, x) or "
-            "(channel, z, y, x)"
+            f"{name} has a time axis of length {shape[times[0]]}, shape {shape} along {axes}; it must be the first "
+            "axis, and 1 long: write each time point as an array of its own, (z, y, x) or (channel, z, y, x)"
         )
+    return without_first_axis(array, name)
 
 
 def _open_above(store: Any, path: str) -> Any:
@@ -98,8 +116,8 @@ def _open_above(store: Any, path: str) -> Any:
     return zarr.open_group(store, path=path, mode="r")
 
 
-def _placed(array: "zarr.Array[Any]", name: str) -> Placement | None:
-    """Place of an array in space, from the metadata of the image in a group above it; None where there is none."""
+def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Placement | None]":
+    """The array as a volume, and its place in space where the metadata of an image above it tell that."""
     import zarr
     from zarr.storage import FsspecStore, LocalStore
 
@@ -119,9 +137,8 @@ def _placed(array: "zarr.Array[Any]", name: str) -> Placement | None:
         for dataset in image["datasets"] if image is not None else ():
             level = read_level(dataset, image, group)  # type: ignore[arg-type]
             if level.path == inner:
-                _check_axes(read_axes(image)[0], array.shape, name)  # type: ignore[arg-type]
-                return level.placement
-    return None
+                return as_volume(array, read_axes(image)[0], name), level.placement  # type: ignore[arg-type]
+    return array, None
 
 
 def resolve_input(
@@ -151,8 +168,8 @@ def resolve_input(
     FileNotFoundError
         When there is nothing at the path.
     ValueError
-        When a group is no multiscale image, its metadata can not be used, its last axes are not z, y, x, it has a time
-        axis, it has no such level, or a level is asked of an array.
+        When a group is no multiscale image, its metadata can not be used, its last axes are not z, y, x, it has several
+        time points, it has no such level, or a level is asked of an array.
     """
     where = os.fspath(path_or_url)
     where = where if "://" in where else os.path.abspath(where)
@@ -160,11 +177,10 @@ def resolve_input(
     if hasattr(node, "shape"):
         if level is not None or resolution_nm is not None:
             raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
-        return node, _placed(node, name)
+        return _placed(node, name)
     multiscale = read_multiscales(node)
     if multiscale is None:
         inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
         raise ValueError(f"{name}: {where} is a group without multiscales; give one of the arrays in it: {inside}")
     found = find_level(multiscale, level, resolution_nm)
-    _check_axes(multiscale.axes, found.shape, name)
-    return node[found.path], found.placement
+    return as_volume(node[found.path], multiscale.axes, name), found.placement

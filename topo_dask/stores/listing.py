@@ -42,24 +42,24 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
     """
     if isinstance(array, CheckedArray):
         array = array.array
-    names = _names(array)
+    example = array.metadata.encode_chunk_key((1,) * array.ndim)  # a 0 in it stands for an axis that is left out
+    names = _names(array, example.count("/") + 1)
     if names is None:
         return None
     if document_of(array) not in names:
         return None
-    example = array.metadata.encode_chunk_key((0,) * array.ndim)
-    pattern = re.compile(re.escape(example).replace("0", "(0|[1-9][0-9]*)"))
+    pattern = re.compile(re.escape(example).replace("1", "(0|[1-9][0-9]*)"))
     chunks = {tuple(map(int, match.groups())) for match in map(pattern.fullmatch, names) if match}
     grid = [-(-size // chunk) for size, chunk in zip(array.shape, stored_shape(array), strict=True)]
     return {chunk for chunk in chunks if all(map(lt, chunk, grid))}
 
 
-def _names(array: "zarr.Array[Any]") -> "list[str] | None":
-    """Keys under an array, relative to it; None when the store can not list."""
+def _names(array: "zarr.Array[Any]", depth: int) -> "list[str] | None":
+    """Keys under an array, relative to it, and of `depth` parts at most on a disk; None when the store can not list."""
     store: Any = impatient(array.store_path.store)
     path = array.store_path.path
     if type(store) is LocalStore:
-        return _files(os.path.join(store.root, path), array.ndim + 1)
+        return _files(os.path.join(store.root, path), depth)
     fs: Any = getattr(store, "fs", None)
     protocols = getattr(fs, "protocol", ())
     # fsspec lists web pages by the links on them.

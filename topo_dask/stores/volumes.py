@@ -34,8 +34,10 @@ def check_array(array: Any, name: str, ndim: int) -> None:
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
-        lacks = "; put an axis of channels of length 1 in front" if (array.ndim, ndim) == (3, 4) else ""
-        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{lacks}")
+        hint = "; put an axis of channels of length 1 in front" if (array.ndim, ndim) == (3, 4) else ""
+        if array.ndim > ndim and array.shape[0] == 1:
+            hint = "; take its first axis away: only an OME-Zarr image says that one of length 1 is its time"
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{hint}")
     if hasattr(array, "metadata"):
         check_metadata(array, name)
 
