@@ -15,13 +15,19 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
 
 import topo_dask
 from topo_dask import admission, segment_volume
+from topo_dask import cluster as cluster_module
 from topo_dask import plan as plan_module
 from topo_dask.admission import plan_volume
+from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.config import ClassConfig
 from topo_dask.execute import configured_scheduler
-from topo_dask.plan import Stage
+from topo_dask.plan import EVERY, Stage
+from topo_dask.stages.job import Job
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 
@@ -258,6 +264,37 @@ def check_with_client(tmp_path: Path, inputs: Any) -> None:
 def test_a_cluster_gives_the_same_bits(cluster: LocalCluster, tmp_path: Path, inputs: Any) -> None:
     with Client(cluster):
         check_with_client(tmp_path, inputs)
+
+
+def test_small_blocks_are_done_several_at_a_time(cluster: LocalCluster, tmp_path: Path, inputs: Any) -> None:
+    done: dict[tuple[str, str], int] = {}
+
+    class Count:
+        def begin(self, job: Job, stage: Stage, n: int) -> Callable[[], None]:
+            left = done[job.name, stage.name] = n
+
+            def tick() -> None:
+                nonlocal left
+                left -= 1
+                done[job.name, stage.name] = left
+
+            return tick
+
+    with Client(cluster):
+        labels = segment_volume(*inputs, tmp_path / "out", **settings(block_shape=(5, 7, 6), progress=Count()))
+    same(labels, in_memory(SEMANTIC, FLOW))
+    assert set(done.values()) == {0}
+
+
+@given(n=st.integers(0, 300), edge=st.integers(1, 400), threads=st.integers(1, 9))
+def test_runs_of_tasks_are_all_tasks_in_order_and_end_in_short_ones(n: int, edge: int, threads: int) -> None:
+    keys = [f"0.0.{i}" for i in range(n)]
+    stage = Stage("track", lambda job, key: None, EVERY)
+    job = Job("x", BlockGrid((edge,) * 3, (edge,) * 3), ClassConfig())
+    runs = list(cluster_module._runs_of(keys, stage, job, threads))
+    assert [key for run in runs for key in run] == keys
+    assert all(len(run) * edge**3 <= cluster_module._VOXELS or len(run) == 1 for run in runs)
+    assert all(len(run) == 1 for run in runs[-threads:])
 
 
 def test_lazy_arrays_are_refused_scratch_that_workers_do_not_share(cluster: LocalCluster, inputs: Any) -> None:

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
+from math import prod
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +21,14 @@ PATIENCE = 300.0
 _AHEAD = 128
 """Tasks handed to the scheduler at a time, at least: it keeps a note of every call for as long as it lives."""
 
+_VOXELS = 1 << 23
+"""Voxels of the blocks that one of Dask's tasks does at most: what Dask does for a task takes a tenth of the time of a
+small block's kernels."""
+
+_SHARES = 4
+"""Dask's tasks that what is left would make for each thread, at least: the last ones are short, so that all end at
+about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
+
 _LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
 
 
@@ -32,10 +42,11 @@ def on_cluster(client: Any) -> Executor:
     """
 
     def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
-        waiting, killers = iter(keys), list[str]()
+        threads = _threads_within_patience(client, stage, job)
+        waiting, killers = _runs_of(keys, stage, job, threads), list[str]()
         while lost := _until_lost(client, stage, job, waiting, tick):
             for key in lost:
-                if _until_lost(client, stage, job, iter([key]), tick):
+                if _until_lost(client, stage, job, iter([[key]]), tick):
                     killers.append(key)
                 if len(killers) == MAX_KILLERS:
                     raise _killed(stage, job, killers, "given up")
@@ -45,38 +56,53 @@ def on_cluster(client: Any) -> Executor:
     return execute
 
 
-def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[str], tick: Tick) -> list[str]:
+def _runs_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Iterator[Sequence[str]]:
+    # Tasks next to each other, as many as one of Dask's does.
+    most, at = _VOXELS // prod(stage.seen(job).grid.block_shape), 0
+    while at < len(keys):
+        n = max(1, min(most, (len(keys) - at) // (_SHARES * threads)))
+        yield keys[at : at + n]
+        at += n
+
+
+def _do_all(stage: Stage, job: Job, keys: Sequence[str]) -> None:
+    for key in keys:
+        stage.run(job, key)
+
+
+def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[str]], tick: Tick) -> list[str]:
     # Does the tasks until some are lost with their workers, lets those under way end, and gives back the lost ones.
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker, as_completed
 
     ahead = max(_AHEAD, 4 * _threads_within_patience(client, stage, job))
-    group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, str]()
+    group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, Sequence[str]]()
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
         # In one group: the scheduler keeps a note of every group too, and holds tasks back from busy workers only where
         # a group has many.
-        keys = list(islice(waiting, n))
-        names = [(group, key) for key in keys]
+        runs = list(islice(waiting, n))
+        names = [(group, keys[0]) for keys in runs]
         # "pure" would have Dask hash the job anew at every call, a tenth of the cost of a run on two workers.
-        futures: list[Any] = client.map(stage.run, [job] * len(keys), keys, key=names, pure=False)
-        under_way.update(zip((future.key for future in futures), keys, strict=True))
+        futures: list[Any] = client.map(partial(_do_all, stage, job), runs, key=names, pure=False)
+        under_way.update(zip((future.key for future in futures), runs, strict=True))
         return futures
 
     pending = as_completed(submit(2 * ahead))
     for future in _as_they_end(client, stage, job, pending):
-        key = under_way.pop(future.key)
+        keys = under_way.pop(future.key)
         try:
             # What a task did is on record in scratch. Its result is None, and waiting for it when its worker has died
             # since, so that the future is pending again, would have the task done again, or wait for ever.
             if future.status in ("error", "cancelled"):
                 future.result()
         except (KilledWorker, CancelledError):
-            lost.append(key)
+            lost.extend(keys)
             continue
-        tick()
+        for _ in keys:
+            tick()
         if len(under_way) <= ahead and not lost:
             pending.update(submit(ahead))
     return lost
