@@ -77,7 +77,7 @@ def main() -> None:
         semantic, flow, args.folder / f"labels{args.size}.zarr", **options, overwrite=True, progress=False
     )["blob"]
     seconds = time.perf_counter() - start
-    projected = PROCESS_BYTES + usable_cores() * plan.task_mem + plan.pages_mem
+    projected = PROCESS_BYTES + usable_cores() * plan.task_mem + plan.pages_mem + plan.recent_mem
     voxels = args.size**3
     print(f"block-wise        {seconds:8.1f} s  {seconds / voxels * 1e9:7.1f} ns/voxel")
     print(f"peak memory       {peak_bytes() / 2**20:8.0f} MiB of {projected / 2**20:.0f} MiB projected")

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from .blocks.geometry import BlockGrid, Triple, triple
-from .blocks.memory import PAGES_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
+from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import EVALUATED_INSTANCE_CLASSES, ClassConfig, Preset, finite_number, resolve_classes
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
@@ -63,8 +63,9 @@ class RunPlan:
     global_mem : int
         Bytes that a global step may take, which has a worker to itself. How many rows it will have is known only when
         it begins; it is refused then if they are too many (`check_rows`).
-    pages_mem : int
-        Bytes that a worker process may use to keep pages of the flow at hand: some of what its tasks leave over.
+    pages_mem, recent_mem : int
+        Bytes that a worker process may use to keep pages of the flow, and its latest reads, at hand: some of what its
+        tasks leave over.
     scratch_bytes, output_bytes : int
         Projected sizes on disk, uncompressed, if every voxel were foreground. One part in `PACKED` is expected.
     """
@@ -81,6 +82,7 @@ class RunPlan:
     allowed_mem: int
     global_mem: int
     pages_mem: int
+    recent_mem: int
     workers: int
     shared_channels: int
 
@@ -202,6 +204,7 @@ def plan_volume(
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
+    left_over = threads * (allowed - task_mem)
     grid = BlockGrid(shape, block, margin)
     return RunPlan(
         semantic=CheckedArray(semantic, "semantic", "background"),
@@ -218,7 +221,8 @@ def plan_volume(
         task_mem=task_mem,
         allowed_mem=allowed,
         global_mem=allowed_per_task(memory, 1),
-        pages_mem=min(PAGES_MEM, threads * (allowed - task_mem)),
+        pages_mem=min(PAGES_MEM, left_over // 2),
+        recent_mem=min(RECENT_MEM, left_over // 2),
         workers=workers,
         shared_channels=shared,
     )

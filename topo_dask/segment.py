@@ -21,6 +21,7 @@ from .stores.label_arrays import finished, missing_levels, open_output, publish
 from .stores.outputs import MARK, OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
 from .stores.pages import Pages
 from .stores.pyramids import Version
+from .stores.recent import RecentReads
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight, shares_memory
@@ -193,7 +194,7 @@ def segment_volume(
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         run_name = earlier or ledger.begin(store, record)
-        jobs, pages = {}, Pages(plan.pages_mem)
+        jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
         for name in plan.classes:
             compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
             for number in missing_levels(target, name, spec) if earlier else ():
@@ -201,7 +202,7 @@ def segment_volume(
             arrays = open_output(target, name, spec, run_name, store.url, resume=name in compartment.keys(CLEARED))
             compartment.put(CLEARED, name)
             check_sight("output", arrays[0])
-            jobs[name] = make_job(plan, name, compartment, arrays, pages)
+            jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
             if earlier is not None:
                 make_good(jobs[name], (*plan.plans[name].stages, *plan.plans[name].writers))
         if plan.shared_channels > 3:
@@ -247,7 +248,9 @@ def _check_places(target: Target, scratch: FileScratch) -> None:
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
 
 
-def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[Any], pages: Pages) -> Job:
+def make_job(
+    plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[Any], flow: RecentReads, pages: Pages
+) -> Job:
     """The job of one class of a run; `outputs` are the arrays for its levels, the finest first."""
     channel, config = plan.classes[name]
     channels = slice(3 * channel, 3 * channel + 3)
@@ -257,7 +260,7 @@ def make_job(plan: RunPlan, name: str, scratch: FileScratch, outputs: Sequence[A
         grid=plan.grid,
         config=config,
         foreground=plan.foreground(name),
-        flow=StoredFlow(Source(plan.flow, "flow", channels), config.step_size, pages),
+        flow=StoredFlow(Source(flow, "flow", channels), config.step_size, pages),
         scratch=scratch,
         output=finest,
         allowed_mem=plan.global_mem,

@@ -25,8 +25,9 @@ downsample take least: labels of a block, and at a time as many of the level bef
 PAGE_MARGIN = 16
 """Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""
 
-PAGES_MEM = 256 << 20
-"""Bytes of pages that a process keeps at most, where its tasks leave that much of what it may take."""
+PAGES_MEM, RECENT_MEM = 256 << 20, 256 << 20
+"""Bytes of pages, and of the latest reads of the flow, that a process keeps at most, where its tasks leave that much of
+what it may take."""
 
 PROCESS_BYTES = 400 << 20
 """Bytes of a worker process before its first task: interpreter, libraries, compiled kernels."""

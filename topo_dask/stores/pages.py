@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..kernels.tracking import Region
+from .sharing import of_this_process
 
 _STRIPES = 16
 
@@ -72,13 +73,5 @@ class Pages:
             self._kept.clear()
 
 
-_LATEST: dict[str, Pages] = {}
-_ATTACHING = Lock()
-
-
 def _of_this_process(allowed_mem: int, token: str) -> Pages:
-    with _ATTACHING:
-        if token not in _LATEST:
-            _LATEST.clear()
-            _LATEST[token] = Pages(allowed_mem, token)
-        return _LATEST[token]
+    return of_this_process("pages", token, lambda: Pages(allowed_mem, token))

@@ -18,6 +18,7 @@ from .limits import check_metadata
 from .listing import stored_chunks
 from .outputs import check_run
 from .pages import Pages
+from .recent import RecentReads
 
 
 def check_array(array: Any, name: str, ndim: int) -> None:
@@ -106,6 +107,11 @@ class Source:
         """Voxels of a box, with a leading channel axis if there are channels."""
         index = box.slices if self.channels is None else (self.channels, *box.slices)
         return _native(np.asarray(self.array[index]))
+
+    def release(self) -> None:
+        """Free what is kept of earlier reads."""
+        if isinstance(self.array, RecentReads):
+            self.array.clear()
 
 
 class SharedReads:
@@ -241,8 +247,9 @@ class StoredFlow:
         return self.source.channels.start if self.source.channels else None, box
 
     def release(self) -> None:
-        """Let go of the pages."""
+        """Let go of the pages, and of earlier reads."""
         self.pages.clear()
+        self.source.release()
 
 
 class HeldFlow:
