@@ -83,7 +83,8 @@ def segment_volume(
         They are removed when the run is complete.
     on_missing : {"error", "background"}
         What a chunk of the flow means that was never written: an error that names it, or the array's fill value, which
-        is 0 unless the array has another. A chunk of the foreground that was never written has its fill value.
+        is 0 unless the array has another. A chunk of the foreground that was never written has its fill value. A run
+        that ended with this error may be resumed with "background".
     level : int, optional
         Level of an OME-Zarr multiscale image, 0 by default.
     ome_zarr : {"0.5", "0.4"} or None
@@ -167,8 +168,8 @@ def segment_volume(
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
     record = _describe(plan, target)
 
-    digest = ledger.digest(record)
-    if resume and ledger.read_run(store) is None and (whole := finished(target, plan.classes, spec, digest)):
+    same = ledger.digests(record)
+    if resume and ledger.read_run(store) is None and (whole := finished(target, plan.classes, spec, same)):
         ledger.clear_void(store)
         return whole
 
@@ -193,7 +194,7 @@ def segment_volume(
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
-        run_name = earlier or ledger.begin(store, record)
+        run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record)
         jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
         for name in plan.classes:
             compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
@@ -218,7 +219,7 @@ def segment_volume(
             columns = instance_columns(job)
             if target.url is not None:
                 write_table(columns, name, target.beside(".tables"))
-            publish(target, name, spec, {"instances": len(columns["label"]), "record": digest})
+            publish(target, name, spec, {"instances": len(columns["label"]), "record": ledger.digest(record)})
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
@@ -274,6 +275,7 @@ def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
         "semantic": ledger.describe_array(plan.semantic.array),
         "flow": ledger.describe_array(plan.flow.array),
         "output": target.url,
+        "on_missing": plan.flow.on_missing,
         "threshold": plan.threshold,
         "block_shape": list(plan.grid.block_shape),
         "halo": list(plan.grid.halo),

@@ -70,15 +70,15 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
     return arrays
 
 
-def finished(target: Target, names: Collection[str], spec: OutputSpec, digest: str) -> dict[str, Any] | None:
-    """Labels of each class where all are whole, from a run of the same record; else None."""
+def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: set[str]) -> dict[str, Any] | None:
+    """Labels of each class where all are whole, from a run of one of these digests; else None."""
     group = None if target.is_array else existing_group(target)
     if group is None:
         return None
     found = {}
     for name in names:
         mark = group[spec.place(name)].attrs.get(MARK) if spec.place(name) in group else None
-        if not isinstance(mark, dict) or not mark.get("complete") or mark.get("record") != digest:
+        if not isinstance(mark, dict) or not mark.get("complete") or mark.get("record") not in digests:
             return None
         found[name] = group[next(iter(spec.levels(name)))[0]]
     return found

@@ -43,8 +43,19 @@ def describe_array(array: Any) -> dict[str, Any]:
 
 def digest(record: dict[str, Any]) -> str:
     """Short name of a record, the same for runs that give the same labels: whatever their blocks and halo."""
-    kept = {key: value for key, value in record.items() if key not in ("block_shape", "halo", "chunks")}
+    left_out = {"block_shape", "halo", "chunks"} | ({"on_missing"} if _met_none_missing(record) else set())
+    kept = {key: value for key, value in record.items() if key not in left_out}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def digests(record: dict[str, Any]) -> set[str]:
+    """Digests of the runs that are complete with the labels of this one: they may have met no missing chunk."""
+    return {digest(record), digest({**record, "on_missing": "error"})}
+
+
+def _met_none_missing(record: dict[str, Any]) -> bool:
+    # What such a run has done is right whatever a missing chunk means.
+    return bool(record.get("on_missing", "error") == "error")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -56,6 +67,9 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwrite: bool) -> str | None:
     """Name of an interrupted run to go on with, or None to begin; refuse what does not fit. Nothing is written.
+
+    A run that took a missing chunk for an error has met none so far: it may go on with chunks that mean background, see
+    `go_on`, but not the other way round.
 
     Raises
     ------
@@ -75,6 +89,8 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
             "begin again"
         )
     name: str = old.pop("run")
+    if _met_none_missing(old):
+        old["on_missing"] = record["on_missing"]
     differences = _differences(old, json.loads(json.dumps(record)))
     if differences:
         raise ValueError(f"the run in {scratch.url} can not be resumed, it is another one: {'; '.join(differences)}")
@@ -224,10 +240,24 @@ def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
     """Clear scratch, file the record of a new run there, and return the run's name."""
     clear(scratch)
     name = uuid4().hex
+    _file_record(scratch, record, name)
+    return name
+
+
+def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
+    """Name of the run in scratch, which was admitted; its record is replaced if missing chunks now mean background."""
+    old = recorded(scratch)
+    assert old is not None
+    name: str = old["run"]
+    if _met_none_missing(old) and not _met_none_missing(record):
+        _file_record(scratch, record, name)
+    return name
+
+
+def _file_record(scratch: FileScratch, record: dict[str, Any], name: str) -> None:
     # How the run was called shapes no label, and is no part of the record: it is for people who want to go on with it.
     origin = {"command": sys.argv, "folder": os.getcwd()}
     scratch.put(RUN, MANIFEST, record=_to_bytes({**record, "run": name}), origin=_to_bytes(origin))
-    return name
 
 
 def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
