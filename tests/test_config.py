@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
 import topo_dask
@@ -63,6 +64,32 @@ def test_a_class_that_is_skipped_is_warned_of():
     config = {"cells": {"group": 1, "n_steps": 1, "convergence_radius": 3.0, "min_size": 1}}
     with pytest.warns(UserWarning, match="class 'other' is skipped: no parameters are given for it$"):
         assert set(topo_dask.run_instance_segmentation(prob, flow, ["other", "cells"], config)) == {"cells"}
+
+
+@pytest.mark.parametrize("config", [None, {}, {"mito": {}}])
+def test_no_class_at_all_is_warned_of(config):
+    prob, flow = np.ones((1, 1, 2, 3)), np.zeros((3, 1, 2, 3), np.float32)
+    with pytest.warns(UserWarning, match=r"no class to segment: .* no entry for any of \['nuclei'\]"):
+        assert topo_dask.run_instance_segmentation(prob, flow, ["nuclei"], config, resolution_nm=8) == {}
+
+
+def test_warnings_name_the_line_that_called_the_package(tmp_path):
+    prob, flow = np.ones((2, 1, 2, 3)), np.ones((6, 1, 2, 3), np.float32)
+    stored = [zarr.create_array({}, data=array) for array in (prob, flow)]
+    config = {"mito": {"n_steps": 1}}
+    calls = [
+        lambda: topo_dask.run_instance_segmentation(prob[:1], flow[:3], ["mito"]),
+        lambda: topo_dask.run_instance_segmentation(prob, flow, ["mito", "x"], config),
+        lambda: topo_dask.run_instance_segmentation(prob[:1], flow[:3], ["mito"], resolution_nm=1000),
+        lambda: topo_dask.get_postprocess_config(1000),
+        lambda: topo_dask.segment_volume(
+            *stored, tmp_path / "a", class_names=["mito", "x"], class_config=config, progress=False
+        ),
+    ]
+    for call in calls:
+        with pytest.warns(UserWarning, match="class|resolution") as caught:
+            call()
+        assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_what_a_published_class_is_not_given_is_warned_of():

@@ -9,7 +9,7 @@ from typing import Any
 
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import EVALUATED_INSTANCE_CLASSES, ClassConfig, Preset, finite_number, resolve_classes
+from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
 from .stores.checked import CheckedArray, OnMissing
@@ -179,10 +179,7 @@ def plan_volume(
                 "blanks, the first a letter or digit"
             )
     if not classes:
-        published = f"the default parameters ({', '.join(EVALUATED_INSTANCE_CLASSES)}) have"
-        known = "class_config has" if class_config else published
-        remedy = "" if class_config else "; give them parameters in class_config"
-        raise ValueError(f"no class to segment: {known} no entry for any of {class_names!r}{remedy}")
+        raise ValueError(nothing_to_segment(class_names, class_config))
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
     margin = triple(default if halo is None else halo, "halo", at_least=0)

@@ -1,6 +1,7 @@
 """Classes and their parameters, validated once."""
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -32,6 +33,21 @@ def finite_number(value: object, name: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return float(value)
+
+
+def _positive(value: object, name: str) -> float:
+    number = finite_number(value, name)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return number
+
+
+def warn(message: str) -> None:
+    """Warn of the line that called this package, however deep in it the reason was found."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _integer(value: object, name: str, at_least: int) -> int:
@@ -193,15 +209,9 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
     """
     if preset not in ("published", "touching"):
         raise ValueError(f"preset must be 'published' or 'touching', got {preset!r}")
-    resolution = finite_number(resolution_nm, "resolution_nm")
-    if resolution <= 0:
-        raise ValueError(f"resolution_nm must be above 0, got {resolution_nm!r}")
+    resolution = _positive(resolution_nm, "resolution_nm")
     if not _RESOLUTIONS[0] / 2 <= resolution <= _RESOLUTIONS[-1] * 2:
-        warnings.warn(
-            f"resolution_nm {resolution_nm!r} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest",
-            UserWarning,
-            stacklevel=2,
-        )
+        warn(f"resolution_nm {resolution_nm!r} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest")
     column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - resolution))
     config: dict[str, dict[str, Any]] = {}
     for name, (group, merge, columns) in _PUBLISHED.items():
@@ -264,13 +274,11 @@ def resolve_classes(
         )
     if len(set(names)) != len(names):
         raise ValueError(f"class_names must differ from one another, got {names!r}")
+    if resolution_nm is not None:
+        _positive(resolution_nm, "resolution_nm")
     if class_config is None:
         if resolution_nm is None:
-            warnings.warn(
-                "neither class_config nor resolution_nm is given: using the parameters for 8 nm voxels",
-                UserWarning,
-                stacklevel=4,
-            )
+            warn("neither class_config nor resolution_nm is given: using the parameters for 8 nm voxels")
         class_config = get_postprocess_config(8 if resolution_nm is None else resolution_nm, preset or "published")
     elif preset is not None:
         raise ValueError(f"preset={preset!r} is for the default parameters; class_config gives its own")
@@ -288,12 +296,23 @@ def resolve_classes(
     return classes
 
 
+def nothing_to_segment(class_names: object, class_config: object) -> str:
+    """What is wrong where no class has parameters, and the remedy."""
+    if class_config is None:
+        published = f"the default parameters ({', '.join(EVALUATED_INSTANCE_CLASSES)}) have"
+        return (
+            f"no class to segment: {published} no entry for any of {class_names!r}; give them parameters in "
+            "class_config"
+        )
+    return f"no class to segment: class_config has no entry for any of {class_names!r}"
+
+
 def _warn_of_skipped(names: tuple[str, ...], class_config: Mapping[str, Any]) -> None:
     for name in names:
         if name not in class_config:
             close = get_close_matches(name, map(str, class_config), 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            warnings.warn(f"class {name!r} is skipped: no parameters are given for it{hint}", UserWarning, stacklevel=5)
+            warn(f"class {name!r} is skipped: no parameters are given for it{hint}")
 
 
 def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -304,9 +323,7 @@ def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> No
             continue
         if gaps := [gap for gap in ("group", "n_steps", "convergence_radius", "min_size") if gap not in given]:
             used = ", ".join(f"{gap}={getattr(ClassConfig, gap)}" for gap in gaps)
-            warnings.warn(
+            warn(
                 f"class_config gives {name!r} no {', '.join(gaps)}: using {used}; the published values are those of "
-                "get_postprocess_config",
-                UserWarning,
-                stacklevel=5,
+                "get_postprocess_config"
             )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import held, lazy
-from ..config import ClassConfig, Merge, Preset, finite_number, resolve_classes
+from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..plan import Recipe
 from ..stores.volumes import check_prediction
 from .arguments import Array, as_flow, as_volume, segment
@@ -132,7 +132,7 @@ def run_instance_segmentation(
     Returns
     -------
     labels : dict
-        Class name to labels of int32, shape (D, H, W).
+        Class name to labels of int32, shape (D, H, W). Empty, with a warning, where no class has parameters.
 
     Raises
     ------
@@ -152,6 +152,8 @@ def run_instance_segmentation(
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
+    if not classes:
+        warn(nothing_to_segment(class_names, class_config))
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
         return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)
