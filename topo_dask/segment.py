@@ -143,8 +143,7 @@ def segment_volume(
     array([1], dtype=int32)
     """
     target = locate_output(output)
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
+    _check_options(resume, overwrite, progress)
     store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
     plan = plan_volume(
         semantic,
@@ -222,6 +221,13 @@ def segment_volume(
             publish(target, name, spec, {"instances": len(columns["label"]), "record": ledger.digest(record)})
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
+
+
+def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
+    if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):
+        raise TypeError(f"progress must be True, False or a Progress, got {progress!r}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 from .. import held, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
-from ..stores.volumes import check_array
+from ..stores.volumes import COMPONENTS, check_array
 
 Array = Any
 """numpy.ndarray, dask.array.Array or zarr.Array."""
@@ -31,7 +31,7 @@ def as_labels(array: Array) -> Array:
 def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> Array:
     """A flow that covers a volume."""
     array = array if lazy.is_lazy(array) else np.asarray(array)
-    check_array(array, name, 4)
+    check_array(array, name, 4, COMPONENTS)
     expected = (3, *volume.shape)
     if tuple(array.shape) != tuple(expected):
         raise ValueError(

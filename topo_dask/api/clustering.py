@@ -121,7 +121,7 @@ def cluster_convergence(
     array([[[1, 1, 0, 0, 0, 0, 0, 0, 0, 2]]], dtype=int32)
     """
     config = ClassConfig(convergence_radius=convergence_radius, min_size=min_size)
-    shape = triple(tuple(volume_shape), "volume_shape", at_least=0)
+    shape = triple(volume_shape, "volume_shape", at_least=0)
     deferred = lazy.is_lazy(fg_coords) or lazy.is_lazy(final_positions)
     if not deferred:
         fg_coords, final_positions = np.asarray(fg_coords), np.asarray(final_positions)

@@ -241,7 +241,8 @@ def remove_bad_flow_masks(
     array([[[1, 1, 0, 0, 0]]], dtype=int32)
     """
     labels = as_labels(instances)
-    limit = ClassConfig(flow_error_threshold=threshold).flow_error_threshold
+    if (limit := finite_number(threshold, "threshold")) < 0:
+        raise ValueError(f"threshold must be 0 or more, got {threshold!r}")
     flow = as_flow(pred_flow, labels, "instances", "pred_flow")
     options = lazy.Options(block_shape, None, scratch)
     return segment(Recipe(flow_error=limit), options, labels=labels, flow=flow)

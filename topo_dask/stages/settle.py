@@ -30,7 +30,8 @@ def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where:
         raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)}{where}")
     # As Python's integers: uint64 reaches further than int64.
     if len(coords) and not all(int(c.min()) >= 0 and int(c.max()) < n for c, n in zip(coords.T, shape, strict=True)):
-        raise ValueError(f"fg_coords must lie in a volume of shape {shape}")
+        row = int(np.argmax(((coords < 0) | (coords >= np.array(shape))).any(axis=1)))
+        raise ValueError(f"fg_coords must lie in a volume of shape {shape}, got {coords[row]} in row {row}{where}")
     return coords.astype(np.int64, copy=False), positions.astype(np.float64, copy=False)
 
 

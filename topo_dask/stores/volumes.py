@@ -20,9 +20,14 @@ from .outputs import check_run
 from .pages import Pages
 from .recent import RecentReads
 
+COMPONENTS = "its first axis must be the channels: dz, dy, dx"
+"""What a flow lacks that has an axis too few."""
 
-def check_array(array: Any, name: str, ndim: int) -> None:
+
+def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     """Refuse what can not be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
+
+    `lacking` is the remedy where one axis is missing.
 
     Raises
     ------
@@ -35,7 +40,7 @@ def check_array(array: Any, name: str, ndim: int) -> None:
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
-        hint = "; put an axis of channels of length 1 in front" if (array.ndim, ndim) == (3, 4) else ""
+        hint = f"; {lacking}" if lacking and array.ndim == ndim - 1 else ""
         if array.ndim > ndim and array.shape[0] == 1:
             hint = "; take its first axis away: only an OME-Zarr image says that one of length 1 is its time"
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{hint}")
@@ -45,8 +50,8 @@ def check_array(array: Any, name: str, ndim: int) -> None:
 
 def check_prediction(semantic: Any, flow: Any) -> None:
     """Raise ValueError or TypeError when a prediction's two arrays do not fit together."""
-    check_array(semantic, "semantic_pred", 4)
-    check_array(flow, "flow_pred", 4)
+    check_array(semantic, "semantic_pred", 4, "put an axis of channels of length 1 in front")
+    check_array(flow, "flow_pred", 4, f"{COMPONENTS}, of each class")
     n = semantic.shape[0]
     if n == 0 or flow.shape[0] != 3 * n:
         hint = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
