@@ -48,7 +48,7 @@ def test_a_task_that_outlives_its_run_does_not_disturb_the_next(tmp_path: Path) 
         real(job, min_size)
 
     real = plan.link
-    with patch.object(plan, "link", link):
+    with patch("topo_dask.segment.make_ready"), patch.object(plan, "link", link):
         found = segment(tmp_path, class_config=OTHER, overwrite=True)
     np.testing.assert_array_equal(found, topo_dask.run_instance_segmentation(*predict(), ["thin"], OTHER)["thin"])
     assert not (tmp_path / "out.scratch").exists()
@@ -80,7 +80,9 @@ def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
         real(job, min_size)
 
     real = plan.link
-    with patch.object(plan, "link", link), pytest.raises(RuntimeError, match=r"another run has taken over .*out\.lock"):
+    ready = patch("topo_dask.segment.make_ready")
+    taken_over = pytest.raises(RuntimeError, match=r"another run has taken over .*out\.lock")
+    with ready, patch.object(plan, "link", link), taken_over:
         segment(tmp_path, resume=True)
     np.testing.assert_array_equal(*found, expected)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out" / "labels" / "thin" / "0", mode="r"), expected)
