@@ -97,6 +97,20 @@ def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
             claim.check()
 
 
+def test_a_lock_that_its_store_does_not_let_go_of_keeps_this_process_out_no_more(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path / "s"))
+    denied = patch.object(FileScratch, "remove", side_effect=OSError("denied"))
+    with pytest.raises(OSError, match="denied"), denied, ledger.claim(scratch):
+        pass
+    (left,) = scratch.keys("lock")
+    for _ in range(2):
+        with ledger.claim(scratch) as claim:
+            assert scratch.keys("lock") == {claim.token} != {left}
+            with pytest.raises(FileExistsError, match="another run is at work"), ledger.claim(scratch):
+                pass
+    assert set() == ledger._HELD
+
+
 def halve(folder: Path) -> np.ndarray:
     """Take the foreground away from half of the blocks, and give back what is right then."""
     semantic, flow = predict()

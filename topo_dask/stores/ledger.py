@@ -25,8 +25,8 @@ RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
 _CLAIMS = 8
 
-_RELEASED: set[str] = set()
-"""Locks that this process has given back, should the store not have let it remove them."""
+_HELD: set[str] = set()
+"""Locks that this process holds: one that it has given back counts no more, should its store not let it be removed."""
 
 
 def describe_array(array: Any) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
         When another run is at work; the message names its machine and process.
     """
     token = uuid4().hex
+    _HELD.add(token)
     try:
         for _ in range(_CLAIMS):
             if (other := _other_run(scratch, token, insist)) is not None:
@@ -174,7 +175,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
         scratch.sweep()
         yield Claim(scratch, token)
     finally:
-        _RELEASED.add(token)
+        _HELD.discard(token)
         scratch.remove(LOCK, token)
         scratch.prune()
 
@@ -194,13 +195,13 @@ def _file_lock(scratch: FileScratch, token: str) -> None:
 
 def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
     # Another process that may be at work here, or None.
-    for key in sorted(scratch.keys(LOCK) - {token} - _RELEASED):
+    for key in sorted(scratch.keys(LOCK) - {token}):
         bundle = find(scratch, LOCK, key)
         if bundle is not None and "holder" in bundle:
             holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))
             ours = _this_process()
             here = all(holder.get(name) == ours[name] for name in ("host", "processes"))
-            if _is_alive(holder) if here else not insist:
+            if _is_held(key, holder) if here else not insist:
                 return holder
     return None
 
@@ -220,9 +221,12 @@ def _processes() -> int | None:
         return None
 
 
-def _is_alive(holder: dict[str, Any]) -> bool:
+def _is_held(key: str, holder: dict[str, Any]) -> bool:
+    # Whether a process that would be seen from here is at work.
     import psutil
 
+    if holder["pid"] == os.getpid():
+        return key in _HELD
     try:
         process = psutil.Process(holder["pid"])
         # Numbers of processes are used again, and their start is told to a fraction of a second.
