@@ -9,25 +9,46 @@ from .stages.job import Job
 from .stores.scratch import FILED, FileScratch, find
 
 
-def take_census(job: Job, stage: Stage) -> None:
+def take_census(job: Job, stage: Stage, tasks: Sequence[str] | None = None) -> None:
     """File which bundles a stage that is done has left in scratch, if that is in files; once for each stage.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    stage : Stage
+        Stage whose tasks are all done.
+    tasks : sequence of str, optional
+        Keys of all its tasks where this run, and none before it, has done them: there is no census to look for then,
+        and a pass without tasks has filed nothing.
 
     Raises
     ------
     OSError
         When a task has filed one bundle and another of it is not there.
     """
-    if not isinstance(job.scratch, FileScratch) or stage.name in job.scratch.keys(FILED):
+    scratch, new = job.scratch, tasks is not None
+    if not isinstance(scratch, FileScratch) or (not new and stage.name in scratch.keys(FILED)):
         return
-    check_filed(job, (stage,))
-    lines = {kind: "\n".join(sorted(job.scratch.keys(kind))).encode() for kind in stage.kinds}
-    job.scratch.put(FILED, stage.name, **{kind: np.frombuffer(keys, np.uint8) for kind, keys in lines.items()})
+    nothing = new and not tasks
+    lost, there = ([], dict[str, set[str]]()) if nothing else _compare(scratch, stage, new=new)
+    _refuse_lost(scratch, lost)
+    # A listing with names in it has all names; one without is asked for again.
+    filed = {kind: there.get(kind) or (set() if nothing else scratch.keys(kind)) for kind in stage.kinds}
+    lines = {kind: "\n".join(sorted(keys)).encode() for kind, keys in filed.items()}
+    scratch.put(FILED, stage.name, **{kind: np.frombuffer(keys, np.uint8) for kind, keys in lines.items()})
 
 
 def check_filed(job: Job, stages: Iterable[Stage]) -> None:
     """Raise OSError when a bundle that a stage has filed is not there."""
-    if isinstance(job.scratch, FileScratch) and (lost := first_lost(job, stages)) is not None:
-        raise OSError(f"scratch bundle {job.scratch.url}/{lost} is lost; run again with resume=True")
+    if isinstance(job.scratch, FileScratch):
+        for stage in stages:
+            _refuse_lost(job.scratch, _lost(job.scratch, stage))
+
+
+def _refuse_lost(scratch: FileScratch, lost: Sequence[tuple[str, str]]) -> None:
+    if lost:
+        raise OSError(f"scratch bundle {scratch.url}/{'/'.join(lost[0])} is lost; run again with resume=True")
 
 
 def first_lost(job: Job, stages: Iterable[Stage]) -> str | None:
@@ -62,13 +83,20 @@ def _strike(scratch: FileScratch, stage: Stage) -> None:
 
 
 def _lost(scratch: FileScratch, stage: Stage) -> list[tuple[str, str]]:
-    # Kind and key of each bundle that was filed and is not there.
-    there = {kind: scratch.keys(kind) for kind in stage.kinds}
-    if (filed := find(scratch, FILED, stage.name)) is not None:
+    return _compare(scratch, stage)[0]
+
+
+def _compare(
+    scratch: FileScratch, stage: Stage, *, new: bool = False
+) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
+    # Kind and key of each bundle that was filed and is not there, and the keys of those that are there.
+    if not new and (filed := find(scratch, FILED, stage.name)) is not None:
         known = {kind: set(bytes(filed[kind]).decode().split("\n")) - {""} for kind in stage.kinds}
+        there = {kind: scratch.keys(kind) for kind, keys in known.items() if keys}
     else:
+        there = {kind: scratch.keys(kind) for kind in stage.kinds}
         known = {} if stage.over is None else _filed_together(scratch, stage, there)
-    return sorted((kind, key) for kind, keys in known.items() for key in keys - there[kind])
+    return sorted((kind, key) for kind, keys in known.items() for key in keys - there.get(kind, set())), there
 
 
 def _filed_together(scratch: FileScratch, stage: Stage, there: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from .census import check_filed, take_census
 from .plan import Stage
 from .stages.job import Job
+from .stores.scratch import FileScratch
 
 WINDOW = 4096
 """Tasks handed to a local scheduler at once."""
@@ -41,6 +42,8 @@ def run(
     executor: Executor,
     progress: Progress | None = None,
     check: Callable[[], None] = lambda: None,
+    *,
+    new: bool = False,
 ) -> None:
     """Run stages one after the other; tasks on record are not done again.
 
@@ -56,10 +59,13 @@ def run(
         Who hears of it.
     check : callable, optional
         Raises when the run must not go on; asked before the tasks of each stage and after them.
+    new : bool
+        Whether these stages have never been begun, as where a run begins in scratch of its own: what earlier runs have
+        done is not asked for, which a store that is not local takes many looks to deny.
     """
     for stage in stages:
         check()
-        keys = stage.keys(job)
+        keys = stage.tasks(job) if new else stage.keys(job)
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         try:
             if keys:
@@ -69,7 +75,8 @@ def run(
                 check()  # a run that another has taken over from finds no bundles: that is the cause
             raise
         check()
-        take_census(job, stage)
+        for one in stage.jobs_of(job):
+            take_census(one, stage, keys if new else None)
 
 
 def check_done(job: Job, stages: Sequence[Stage]) -> None:
@@ -77,7 +84,11 @@ def check_done(job: Job, stages: Sequence[Stage]) -> None:
     check_filed(job, stages)
     for stage in stages:
         if left := stage.keys(job):
-            raise RuntimeError(f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record after the run")
+            where = f" in {job.scratch.url}" if isinstance(job.scratch, FileScratch) else ""
+            raise RuntimeError(
+                f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record{where} after the run; "
+                "run again with resume=True"
+            )
 
 
 def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:

@@ -77,8 +77,9 @@ def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | Non
         flow=None if flow is None else HeldFlow(flow, 1.0),
         labels=source,
     )
-    run(job, plan_stages(recipe, "labels").stages, threads)
-    return instance_columns(job)
+    plan = plan_stages(recipe, "labels")
+    run(job, plan.stages, threads)
+    return instance_columns(job, drops=plan.drops)
 
 
 def track_held(

@@ -237,12 +237,12 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
     stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
     spec = _Spec(grid, scratch, ClassConfig(), "table")
     return dask.delayed(_tabulated, pure=True)(
-        spec, plan_stages(recipe, "labels").stages, stored, dask_key_name=f"table-{uuid4().hex}"
+        spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"
     )
 
 
-def _tabulated(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    return instance_columns(_prepared(spec, stages, stored).job)
+def _tabulated(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    return instance_columns(_prepared(spec, plan.stages, stored).job, drops=plan.drops)
 
 
 def segment_classes_lazily(

@@ -19,7 +19,7 @@ from .stages.split import fragments, join, split
 from .stages.track import lay_out, track
 from .stages.unite import contacts, unite
 from .stores.allocation import keep_freed_memory
-from .stores.scratch import FileScratch, find, listed
+from .stores.scratch import FileScratch, is_seen, listed
 from .stores.volumes import SharedReads, StoredFlow
 
 EVERY = "every block"
@@ -78,16 +78,23 @@ class Stage:
         """The job as the tasks of this stage see it."""
         return job
 
+    def tasks(self, job: Job) -> list[str]:
+        """Keys of all its tasks, done or not, in raster order."""
+        if self.over is None:
+            return [self.name]
+        if self.over == EVERY:
+            return [block.key for block in job.candidates()]
+        return self.tasks_over(listed(job.scratch, self.over))
+
     def keys(self, job: Job) -> list[str]:
         """Keys of the tasks to do, in raster order; those that are on record are left out."""
-        if self.over is None:
-            return [] if self.name in job.scratch.keys(DONE) else [self.name]
-        if self.over == EVERY:
-            keys = [block.key for block in job.candidates()]
-        else:
-            keys = self.tasks_over(listed(job.scratch, self.over))
-        done = job.scratch.keys(self.name)
-        return [key for key in keys if key not in done]
+        tasks = self.tasks(job)
+        done = job.scratch.keys(DONE if self.over is None else self.name) if tasks else set()
+        return [key for key in tasks if key not in done]
+
+    def jobs_of(self, job: Job) -> tuple[Job, ...]:
+        """The jobs that its tasks do a part of."""
+        return (job,)
 
     def tasks_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in raster order."""
@@ -126,10 +133,20 @@ class TrackTogether(Stage):
 
     jobs: tuple[Job, ...] = ()
 
+    def tasks(self, job: Job) -> list[str]:
+        """Keys of the blocks of all classes, in raster order."""
+        return self._merge(job, map(super().tasks, self.jobs))
+
     def keys(self, job: Job) -> list[str]:
         """Keys of the blocks that any class has to do, in raster order."""
-        keys = {key for one in self.jobs for key in super(TrackTogether, self).keys(one)}
-        return sorted(keys, key=lambda key: job.grid.named(key).block_id)
+        return self._merge(job, map(super().keys, self.jobs))
+
+    def jobs_of(self, job: Job) -> tuple[Job, ...]:
+        """The jobs of all classes."""
+        return self.jobs
+
+    def _merge(self, job: Job, keys: Iterable[Iterable[str]]) -> list[str]:
+        return sorted(set().union(*keys), key=lambda key: job.grid.named(key).block_id)
 
     def run(self, job: Job, key: str) -> None:
         """Track a block for every class that has not done it."""
@@ -138,7 +155,7 @@ class TrackTogether(Stage):
         assert all(isinstance(flow, StoredFlow) for flow in flows)
         shared = SharedReads(flows[0].source.array, box)  # type: ignore[attr-defined]
         for one, flow in zip(self.jobs, flows, strict=True):
-            if find(one.scratch, self.name, key) is None:
+            if not is_seen(one.scratch, self.name, key):
                 source = replace(flow.source, array=shared)  # type: ignore[attr-defined]
                 super().run(replace(one, flow=replace(flow, source=source)), key)  # type: ignore[type-var]
 

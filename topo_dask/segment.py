@@ -194,28 +194,20 @@ def segment_volume(
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record)
-        jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
-        for name in plan.classes:
-            compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
-            for number in missing_levels(target, name, spec) if earlier else ():
-                compartment.discard(stages[number].name)  # those labels are gone
-            arrays = open_output(target, name, spec, run_name, store.url, resume=name in compartment.keys(CLEARED))
-            compartment.put(CLEARED, name)
-            check_sight("output", arrays[0])
-            jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
-            if earlier is not None:
-                make_good(jobs[name], (*plan.plans[name].stages, *plan.plans[name].writers))
-        if plan.shared_channels > 3:
-            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars, check)
+        new = earlier is None
+        jobs = _open_jobs(plan, target, spec, store, run_name, new=new)
+        if together := plan.shared_channels > 3:
+            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars, check, new=new)
         for name, job in jobs.items():
             stages, writers = plan.plans[name].stages, plan.plans[name].writers
-            run(job, stages, executor, bars, check)
+            run(job, stages[:1], executor, bars, check, new=new and not together)
+            run(job, stages[1:], executor, bars, check, new=new)
             for writer in writers:
                 check_owned(target, spec.place(name), run_name)
-                run(job, (writer,), executor, bars, check)
+                run(job, (writer,), executor, bars, check, new=new)
             check_owned(target, spec.place(name), run_name)
             check_done(job, (*stages, *writers))
-            columns = instance_columns(job)
+            columns = instance_columns(job, drops=plan.plans[name].drops)
             if target.url is not None:
                 write_table(columns, name, target.beside(".tables"))
             publish(target, name, spec, {"instances": len(columns["label"]), "record": ledger.digest(record)})
@@ -253,6 +245,25 @@ def _check_places(target: Target, scratch: FileScratch) -> None:
     paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (target.url, scratch.url)]
     if paths[0].startswith(paths[1]) or paths[1].startswith(paths[0]):
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
+
+
+def _open_jobs(
+    plan: RunPlan, target: Target, spec: OutputSpec, store: FileScratch, run_name: str, *, new: bool
+) -> dict[str, Job]:
+    # The job of each class, its output open; of a run that goes on, without what has been lost since.
+    jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
+    for name in plan.classes:
+        compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
+        for number in () if new else missing_levels(target, name, spec):
+            compartment.discard(stages[number].name)  # those labels are gone
+        go_on = not new and name in compartment.keys(CLEARED)
+        arrays = open_output(target, name, spec, run_name, store.url, resume=go_on)
+        compartment.put(CLEARED, name)
+        check_sight("output", arrays[0])
+        jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
+        if not new:
+            make_good(jobs[name], (*plan.plans[name].stages, *stages))
+    return jobs
 
 
 def make_job(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stores.folders import folder_at
-from ..stores.scratch import find
 from .drop import ALL
 from .job import Job, extents_of
 
@@ -28,16 +27,25 @@ _ROWS = 1 << 14
 """Rows of a table that are written at a time."""
 
 
-def instance_columns(job: Job) -> dict[str, NDArray[Any]]:
-    """Columns of the table of a job that has combined its statistics, one row an instance, in label order."""
+def instance_columns(job: Job, *, drops: bool) -> dict[str, NDArray[Any]]:
+    """Columns of the table of a job that has combined its statistics, one row an instance, in label order.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    drops : bool
+        Whether it has combined flow errors too, and dropped instances by them.
+    """
     table = extents_of(job.scratch.get("tabulate", ALL))
     labels = np.arange(1, len(table.counts) + 1)
     error = np.full(len(labels), np.nan)
-    if (dropped := find(job.scratch, "drop", ALL)) is not None:
+    if drops:
+        dropped = job.scratch.get("drop", ALL)
         error, labels = dropped["flow_error"], dropped["lut"]
     kept = labels > 0
-    if (given := find(job.scratch, "collect.ids", ALL)) is not None:
-        labels = given["ids"]  # a job that starts from labels keeps their names
+    if job.labels is not None and len(labels):
+        labels = job.scratch.get("collect.ids", ALL)["ids"]  # a job that starts from labels keeps their names
     table = table.take(kept)
     values = [labels[kept], table.counts, *table.lower.T, *table.upper.T]
     return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))

@@ -28,6 +28,9 @@ class Folder(Protocol):
     def names(self, name: str = "") -> list[str]:
         """Names right below a folder, halves of files left out; none when there is no folder."""
 
+    def sees(self, name: str) -> bool:
+        """Whether one look finds a file: a store that is not local may deny one that is there."""
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
@@ -91,6 +94,10 @@ class LocalFolder:
         with suppress(FileNotFoundError, NotADirectoryError):
             return [found for found in os.listdir(self._path(name)) if not is_partial(found)]
         return []
+
+    def sees(self, name: str) -> bool:
+        """Whether there is a file."""
+        return os.path.exists(self._path(name))
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -179,6 +186,10 @@ class RemoteFolder:
             return [found.strip("/") async for found in self._store.list_dir(name)]
 
         return [found for found in self._do(listed()) if found]
+
+    def sees(self, name: str) -> bool:
+        """Whether one look finds a file."""
+        return self._do(self._store.exists(name, looks=1))
 
     def remove(self, name: str) -> None:
         """Remove a file."""

@@ -199,6 +199,10 @@ class FileScratch:
         """Keys of all bundles of a kind, from one listing."""
         return {name for name in self._folder.names(kind) if not name.startswith(".")}
 
+    def sees(self, kind: str, key: str) -> bool:
+        """Whether one look finds a bundle; a store that is not local may deny one that is there."""
+        return self._folder.sees(f"{kind}/{key}")
+
     def discard(self, kind: str) -> None:
         """Remove all bundles of a kind, and of the compartment of that name; what is no bundle stays."""
         self._folder.remove_all(kind, _is_bundle)
@@ -238,6 +242,11 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
         return scratch.get(kind, key)
     except KeyError:
         return None
+
+
+def is_seen(scratch: Scratch, kind: str, key: str) -> bool:
+    """Whether one look finds a bundle: enough where one that is denied is only filed again."""
+    return scratch.sees(kind, key) if isinstance(scratch, FileScratch) else key in scratch.keys(kind)
 
 
 def listed(scratch: Scratch, kind: str) -> set[str]:
