@@ -111,6 +111,22 @@ def test_a_lock_that_its_store_does_not_let_go_of_keeps_this_process_out_no_more
     assert set() == ledger._HELD
 
 
+@pytest.mark.parametrize("kind", ["path", "URL", "group", "array"])
+def test_an_output_has_one_lock_by_whatever_links_it_is_named(tmp_path: Path, kind: str) -> None:
+    store_inputs(tmp_path)
+    out, lock = tmp_path / "disk" / "out", tmp_path / "disk" / "out.lock"
+    zarr.open_group(out).create_array("array", shape=(8, 24, 24), chunks=(8, 12, 12), dtype="int32", fill_value=0)
+    (tmp_path / "link").symlink_to("disk")
+    (tmp_path / "named").symlink_to(out)
+    for name in (tmp_path / "link" / "out", tmp_path / "named", out):
+        output = {"URL": f"file://{name}", "group": zarr.open_group(name), "array": zarr.open_array(name / "array")}
+        held = out / "array.lock" if kind == "array" else lock
+        refused = pytest.raises(FileExistsError, match=rf"another run is at work in {held}: process")
+        with ledger.claim(FileScratch(str(held))), refused:
+            segment(tmp_path, output.get(kind, name), class_config=QUICK, scratch=tmp_path / "other")
+    assert not (out / "labels").exists()
+
+
 def halve(folder: Path) -> np.ndarray:
     """Take the foreground away from half of the blocks, and give back what is right then."""
     semantic, flow = predict()

@@ -225,7 +225,7 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
 @contextmanager
 def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Callable[[], None]]:
     # Keeps others out of output and scratch; gives what raises RuntimeError when another run has taken them over.
-    places = [scratch] if target.url is None else [FileScratch(target.beside(".lock")), scratch]
+    places = [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
     with ExitStack() as stack:
         claims = [stack.enter_context(ledger.claim(place, insist=insist)) for place in places]
 

@@ -77,6 +77,14 @@ class Target:
         return self.url.rstrip("/") + suffix
 
     @property
+    def locks(self) -> str | None:
+        """Folder of the locks of the output, one by whatever links it is named; None where it has no path or URL."""
+        if self.url is None:
+            return None
+        url = self.url.rstrip("/")
+        return f"{url if '://' in url else os.path.realpath(url)}.lock"
+
+    @property
     def is_array(self) -> bool:
         """Whether an array was given."""
         import zarr
