@@ -107,6 +107,19 @@ def test_what_rests_on_a_lost_bundle_is_made_again(restored: tuple[Path, Path, n
     np.testing.assert_array_equal(segment(folder, resume=True), expected)
 
 
+@pytest.mark.parametrize(
+    "kind", ["link", "gather.0", "unite", "split", "split.small", "centres", "tabulate", "drop.luts"]
+)
+def test_a_bundle_lost_together_with_the_census_is_made_again(
+    restored: tuple[Path, Path, np.ndarray], kind: str
+) -> None:
+    folder, scratch, expected = restored
+    max((scratch / kind).iterdir()).unlink()
+    stage = {"split.small": "split", "centres": "tabulate", "drop.luts": "drop"}.get(kind, kind)
+    (scratch / "filed" / stage).unlink()
+    np.testing.assert_array_equal(segment(folder, resume=True), expected)
+
+
 @pytest.mark.parametrize("kind", ["fragments", "split", "absorb", "orphans", "drop.luts", "drop", "tabulate"])
 def test_a_damaged_bundle_is_named_and_made_again_once_removed(
     restored: tuple[Path, Path, np.ndarray], kind: str

@@ -63,7 +63,8 @@ def make_good(job: Job, stages: Sequence[Stage]) -> None:
     scratch = job.scratch
     assert isinstance(scratch, FileScratch)
     for i, stage in enumerate(stages):
-        if lost := _lost(scratch, stage):
+        lost = _lost(scratch, stage)
+        if lost or _is_uncounted(scratch, stage):
             for later in reversed(stages[i + 1 :]):
                 _strike(scratch, later)
             if stage.over is None:
@@ -73,6 +74,12 @@ def make_good(job: Job, stages: Sequence[Stage]) -> None:
             # Last: who is killed before this finds the same loss again.
             scratch.remove(FILED, stage.name)
             return
+
+
+def _is_uncounted(scratch: FileScratch, stage: Stage) -> bool:
+    # A global stage that is done, and what it filed is not on record: nothing tells what of that is lost.
+    done = stage.over is None and stage.name in scratch.keys(DONE)
+    return done and stage.name not in scratch.keys(FILED)
 
 
 def _strike(scratch: FileScratch, stage: Stage) -> None:
