@@ -31,8 +31,8 @@ from topo_dask import admission, segment_volume
 from topo_dask.blocks.memory import ROW_BYTES
 from topo_dask.cluster import ask_back
 from topo_dask.kernels import labels as labels_module
-from topo_dask.stores import ledger
-from topo_dask.stores.scratch import FileScratch, count_rows, find
+from topo_dask.stores import ledger, locks
+from topo_dask.stores.scratch import FileScratch, count_rows, find, to_bytes
 from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import StoredFlow
 
@@ -176,22 +176,22 @@ def test_too_many_labels_are_refused_before_any_is_written(tmp_path: Path, monke
 
 def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path / "s"))
-    with ledger.claim(scratch):
+    with locks.claim(scratch):
         match = rf"another run is at work .* process {os.getpid()} of "
-        with pytest.raises(FileExistsError, match=match), ledger.claim(scratch, insist=True):
+        with pytest.raises(FileExistsError, match=match), locks.claim(scratch, insist=True):
             pass
     assert not (tmp_path / "s").exists()
     holder = "f" * 32
-    gone = {**ledger._this_process(), "pid": 2**22 + 1, "started": 0}
-    scratch.put("lock", holder, holder=ledger._to_bytes(gone))
-    with ledger.claim(scratch):  # of a process that is no more
+    gone = {**locks._this_process(), "pid": 2**22 + 1, "started": 0}
+    scratch.put("lock", holder, holder=to_bytes(gone))
+    with locks.claim(scratch):  # of a process that is no more
         assert holder not in scratch.keys("lock")
     # Of a machine, or a container of this one, whose processes are not seen from here.
     for elsewhere in ({"host": "elsewhere"}, {"processes": 1}):
-        scratch.put("lock", holder, holder=ledger._to_bytes({**gone, **elsewhere}))
-        with pytest.raises(FileExistsError, match=f"of {elsewhere.get('host', gone['host'])}"), ledger.claim(scratch):
+        scratch.put("lock", holder, holder=to_bytes({**gone, **elsewhere}))
+        with pytest.raises(FileExistsError, match=f"of {elsewhere.get('host', gone['host'])}"), locks.claim(scratch):
             pass
-        with ledger.claim(scratch, insist=True):
+        with locks.claim(scratch, insist=True):
             assert len(scratch.keys("lock")) == 1
 
 
@@ -200,7 +200,7 @@ def test_of_many_claims_at_once_one_holds(tmp_path: Path) -> None:
 
     def claim() -> None:
         try:
-            with ledger.claim(scratch):
+            with locks.claim(scratch):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 time.sleep(0.3)
@@ -227,7 +227,7 @@ def test_a_lock_is_filed_though_its_folder_goes_meanwhile(tmp_path: Path, monkey
         opened(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    with ledger.claim(FileScratch(str(tmp_path / "s"))):
+    with locks.claim(FileScratch(str(tmp_path / "s"))):
         assert turns == [3]
     assert not (tmp_path / "s").exists()
 
@@ -238,7 +238,7 @@ def test_halves_of_bundles_are_swept_and_damaged_ones_named(tmp_path: Path) -> N
     half = tmp_path / "s" / "track" / f".0.0.1.{'0' * 32}.partial"
     half.write_bytes(b"half")
     (tmp_path / "s" / "track" / "notes.partial").write_text("mine")
-    with ledger.claim(scratch):
+    with locks.claim(scratch):
         assert not half.exists()
     assert (tmp_path / "s" / "track" / "notes.partial").exists()
     bundle = tmp_path / "s" / "track" / "0.0.0"
@@ -251,7 +251,7 @@ def test_halves_of_bundles_are_swept_and_damaged_ones_named(tmp_path: Path) -> N
 
 def test_runs_with_scratch_of_their_own_do_not_share_an_output(tmp_path: Path) -> None:
     run = save_small(tmp_path)
-    with ledger.claim(FileScratch(str(tmp_path / "out.lock"))):
+    with locks.claim(FileScratch(str(tmp_path / "out.lock"))):
         with pytest.raises(FileExistsError, match=rf"another run is at work in .*out\.lock: process {os.getpid()}"):
             run(scratch=tmp_path / "other")
         assert [path.name for path in tmp_path.iterdir()] == ["out.lock"]

@@ -10,7 +10,7 @@ from command_line import invoke
 
 import topo_dask
 from topo_dask.status import read_status
-from topo_dask.stores import ledger
+from topo_dask.stores import locks
 from topo_dask.stores.scratch import FileScratch
 
 SHORT = {"n_steps": 2, "min_size": 1, "convergence_radius": 4.0}
@@ -84,7 +84,7 @@ def test_elsewhere_the_command_says_where(interrupted: Path, monkeypatch: pytest
 
 
 def test_a_run_at_work_is_seen_and_not_disturbed(interrupted: Path) -> None:
-    with ledger.claim(FileScratch(str(interrupted / "a b.scratch"))):
+    with locks.claim(FileScratch(str(interrupted / "a b.scratch"))):
         before = sorted(interrupted.rglob("*"))
         assert "at work: process" in status("a b")
         assert sorted(interrupted.rglob("*")) == before

@@ -16,7 +16,7 @@ import topo_dask
 from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
-from topo_dask.stores import label_arrays, ledger
+from topo_dask.stores import label_arrays, ledger, locks
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.outputs import METADATA
 from topo_dask.stores.scratch import FileScratch
@@ -75,7 +75,7 @@ def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
     found: list[np.ndarray] = []
 
     def link(job: Any, min_size: int) -> None:
-        with patch.object(plan, "link", real), patch.object(ledger.platform, "node", lambda: "elsewhere"):
+        with patch.object(plan, "link", real), patch.object(locks.platform, "node", lambda: "elsewhere"):
             found.append(segment(tmp_path, resume=True))
         real(job, min_size)
 
@@ -90,7 +90,7 @@ def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
 
 def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
-    with ledger.claim(scratch) as claim:
+    with locks.claim(scratch) as claim:
         claim.check()
         scratch.remove("lock", claim.token)
         with pytest.raises(RuntimeError, match="has taken over"):
@@ -100,15 +100,15 @@ def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
 def test_a_lock_that_its_store_does_not_let_go_of_keeps_this_process_out_no_more(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path / "s"))
     denied = patch.object(FileScratch, "remove", side_effect=OSError("denied"))
-    with pytest.raises(OSError, match="denied"), denied, ledger.claim(scratch):
+    with pytest.raises(OSError, match="denied"), denied, locks.claim(scratch):
         pass
     (left,) = scratch.keys("lock")
     for _ in range(2):
-        with ledger.claim(scratch) as claim:
+        with locks.claim(scratch) as claim:
             assert scratch.keys("lock") == {claim.token} != {left}
-            with pytest.raises(FileExistsError, match="another run is at work"), ledger.claim(scratch):
+            with pytest.raises(FileExistsError, match="another run is at work"), locks.claim(scratch):
                 pass
-    assert set() == ledger._HELD
+    assert set() == locks._HELD
 
 
 @pytest.mark.parametrize("kind", ["path", "URL", "group", "array"])
@@ -122,7 +122,7 @@ def test_an_output_has_one_lock_by_whatever_links_it_is_named(tmp_path: Path, ki
         output = {"URL": f"file://{name}", "group": zarr.open_group(name), "array": zarr.open_array(name / "array")}
         held = out / "array.lock" if kind == "array" else lock
         refused = pytest.raises(FileExistsError, match=rf"another run is at work in {held}: process")
-        with ledger.claim(FileScratch(str(held))), refused:
+        with locks.claim(FileScratch(str(held))), refused:
             segment(tmp_path, output.get(kind, name), class_config=QUICK, scratch=tmp_path / "other")
     assert not (out / "labels").exists()
 

@@ -15,7 +15,7 @@ from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
-from .stores import ledger
+from .stores import ledger, locks
 from .stores.checked import OnMissing
 from .stores.label_arrays import finished, missing_levels, open_output, publish
 from .stores.outputs import MARK, OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
@@ -227,7 +227,7 @@ def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Cal
     # Keeps others out of output and scratch; gives what raises RuntimeError when another run has taken them over.
     places = [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
     with ExitStack() as stack:
-        claims = [stack.enter_context(ledger.claim(place, insist=insist)) for place in places]
+        claims = [stack.enter_context(locks.claim(place, insist=insist)) for place in places]
 
         def check() -> None:
             for claim in claims:

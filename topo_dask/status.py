@@ -10,7 +10,7 @@ from typing import Any
 from .blocks.geometry import BlockGrid
 from .config import ClassConfig
 from .plan import DONE, EVERY, Plan, Recipe, plan_stages
-from .stores import ledger
+from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
 from .stores.outputs import absolute, read_marks
@@ -109,7 +109,7 @@ def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, 
         candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
         plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), levels=grid.levels, pyramid=pyramid)
         classes[name] = _stages(ledger.compartment(scratch, record["run"], name), plan, candidates)
-    return RunStatus(scratch.url, record["output"], classes, ledger.at_work(scratch), origin)
+    return RunStatus(scratch.url, record["output"], classes, locks.at_work(scratch), origin)
 
 
 def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> list[StageStatus]:

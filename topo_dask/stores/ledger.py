@@ -6,27 +6,14 @@ Which blocks are done is recorded by the bundles of each stage (see `scratch`); 
 import hashlib
 import json
 import os
-import platform
-import random
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .scratch import LOCK, Arrays, DamagedBundleError, FileScratch, find
+from .locks import claim
+from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
-
-_CLAIMS = 8
-
-_HELD: set[str] = set()
-"""Locks that this process holds: one that it has given back counts no more, should its store not let it be removed."""
 
 
 def describe_array(array: Any) -> dict[str, Any]:
@@ -113,133 +100,6 @@ def _note(scratch: FileScratch, kind: str, key: str) -> Arrays | None:
         ) from error
 
 
-@dataclass(frozen=True)
-class Claim:
-    """The lock of a run that is at work."""
-
-    scratch: FileScratch
-    token: str
-
-    def check(self) -> None:
-        """Raise RuntimeError when the lock is gone: another run has taken over, and this one must not go on."""
-        if find(self.scratch, LOCK, self.token) is None:
-            raise RuntimeError(
-                f"another run has taken over {self.scratch.url} with resume=True or overwrite=True while this one was "
-                "at work: let that one end"
-            )
-
-
-@contextmanager
-def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
-    """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
-
-    A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
-    this machine that is no more is swept. Whether a process of another machine, or of another container, lives can not
-    be seen from here: who insists sweeps its lock, and it has to look whether its own is still there.
-
-    Parameters
-    ----------
-    scratch : FileScratch
-        Scratch of the run.
-    insist : bool
-        Whether locks of other machines count for nothing: set when the caller said `resume` or `overwrite`.
-
-    Yields
-    ------
-    claim : Claim
-        The lock of this run.
-
-    Raises
-    ------
-    FileExistsError
-        When another run is at work; the message names its machine and process.
-    """
-    token = uuid4().hex
-    _HELD.add(token)
-    try:
-        for _ in range(_CLAIMS):
-            if (other := _other_run(scratch, token, insist)) is not None:
-                break
-            _file_lock(scratch, token)
-            if (other := _other_run(scratch, token, insist)) is None:
-                break
-            scratch.remove(LOCK, token)
-            time.sleep(random.uniform(0.05, 0.5))
-        if other is not None:
-            raise FileExistsError(
-                f"another run is at work in {scratch.url}: process {other['pid']} of {other['host']}; wait for "
-                "it, or end it and pass resume=True"
-            )
-        for dead in scratch.keys(LOCK) - {token}:
-            scratch.remove(LOCK, dead)
-        scratch.sweep()
-        yield Claim(scratch, token)
-    finally:
-        _HELD.discard(token)
-        scratch.remove(LOCK, token)
-        scratch.prune()
-
-
-def _file_lock(scratch: FileScratch, token: str) -> None:
-    # A run that begins sweeps, and one that ends removes, the folder in which this one is about to file its lock.
-    for left in reversed(range(_CLAIMS)):
-        try:
-            scratch.put(LOCK, token, holder=_to_bytes(_this_process()))
-        except FileNotFoundError:
-            if not left:
-                raise
-            time.sleep(random.uniform(0.0, 0.05))
-        else:
-            return
-
-
-def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
-    # Another process that may be at work here, or None.
-    for key in sorted(scratch.keys(LOCK) - {token}):
-        bundle = find(scratch, LOCK, key)
-        if bundle is not None and "holder" in bundle:
-            holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))
-            ours = _this_process()
-            here = all(holder.get(name) == ours[name] for name in ("host", "processes"))
-            if _is_held(key, holder) if here else not insist:
-                return holder
-    return None
-
-
-def _this_process() -> dict[str, Any]:
-    import psutil
-
-    started = psutil.Process().create_time()
-    return {"host": platform.node(), "processes": _processes(), "pid": os.getpid(), "started": started}
-
-
-def _processes() -> int | None:
-    # Which processes are seen from here: containers of one host name have numbers of their own for theirs.
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return None
-
-
-def _is_held(key: str, holder: dict[str, Any]) -> bool:
-    # Whether a process that would be seen from here is at work.
-    import psutil
-
-    if holder["pid"] == os.getpid():
-        return key in _HELD
-    try:
-        process = psutil.Process(holder["pid"])
-        # Numbers of processes are used again, and their start is told to a fraction of a second.
-        same = abs(float(process.create_time()) - float(holder["started"])) < 2
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _to_bytes(record: dict[str, Any]) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
-
-
 def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
     """Clear scratch, file the record of a new run there, and return the run's name."""
     clear(scratch)
@@ -261,7 +121,7 @@ def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
 def _file_record(scratch: FileScratch, record: dict[str, Any], name: str) -> None:
     # How the run was called shapes no label, and is no part of the record: it is for people who want to go on with it.
     origin = {"command": sys.argv, "folder": os.getcwd()}
-    scratch.put(RUN, MANIFEST, record=_to_bytes({**record, "run": name}), origin=_to_bytes(origin))
+    scratch.put(RUN, MANIFEST, record=to_bytes({**record, "run": name}), origin=to_bytes(origin))
 
 
 def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -271,14 +131,6 @@ def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | No
         return None
     record, origin = (json.loads(bytes(bundle[name])) for name in ("record", "origin"))
     return record, origin
-
-
-def at_work(scratch: FileScratch) -> dict[str, Any] | None:
-    """Machine (``host``) and process (``pid``) of the run at work in scratch; None where there is none.
-
-    Whether a process of another machine lives can not be seen from here: it counts as being at work.
-    """
-    return _other_run(scratch, "", insist=False)
 
 
 def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:

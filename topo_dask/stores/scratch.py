@@ -103,6 +103,11 @@ def pack(arrays: Arrays) -> bytes:
     return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
 
 
+def to_bytes(record: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """A record as an array for a bundle; ``json.loads(bytes(array))`` gives it back."""
+    return np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
+
+
 class DamagedBundleError(OSError):
     """A bundle is not what was filed."""
 
