@@ -24,7 +24,7 @@ from topo_dask.stores.multiscales import Placement, read_multiscales
 from topo_dask.stores.volumes import Foreground, Source
 
 SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
-CONFIG = {name: {"group": 1, "n_steps": 4, "convergence_radius": 2.0, "min_size": 1} for name in ("other", "nuc")}
+CONFIG = {name: {"group": 1, "n_steps": 4, "convergence_radius": 1.0, "min_size": 1} for name in ("other", "nuc")}
 RNG = np.random.default_rng(3)
 SEMANTIC = RNG.random((2, *SHAPE)).astype(np.float32)
 FLOW = RNG.normal(0, 0.6, (6, *SHAPE)).astype(np.float32)

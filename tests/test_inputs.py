@@ -17,7 +17,7 @@ from topo_dask.admission import plan_volume
 from topo_dask.stores.multiscales import read_multiscales
 
 SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
-CONFIG = {"nuc": {"group": 1, "n_steps": 4, "convergence_radius": 2.0, "min_size": 1}}
+CONFIG = {"nuc": {"group": 1, "n_steps": 4, "convergence_radius": 1.0, "min_size": 1}}
 RNG = np.random.default_rng(3)
 SEMANTIC = RNG.random((1, *SHAPE)).astype(np.float32)
 FLOW = RNG.normal(0, 0.6, (3, *SHAPE)).astype(np.float32)

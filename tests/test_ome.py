@@ -365,14 +365,16 @@ def test_resolve_input_refuses_other_things(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")  # its own default argument
-def test_reads_what_ome_zarr_writes(tmp_path):
+@pytest.mark.parametrize("axes", ["czyx", "tczyx"])
+def test_reads_what_ome_zarr_writes(tmp_path, axes):
     from ome_zarr.writer import write_image as write
 
     volume = np.arange(2 * 6 * 8 * 8, dtype=np.uint16).reshape(2, 6, 8, 8)
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
-    size = dict(zip("czyx", (1.0, 0.03, 0.008, 0.008), strict=True))
+    size = dict(zip("tczyx", (7.0, 1.0, 0.03, 0.008, 0.008), strict=True))
     units = dict.fromkeys("zyx", "micrometer")
-    write(volume, group, axes="czyx", scale=size, axes_units=units, scale_factors=[], scaler=None)
+    written, size = volume.reshape((1,) * (len(axes) - 4) + volume.shape), {axis: size[axis] for axis in axes}
+    write(written, group, axes=axes, scale=size, axes_units=units, scale_factors=[], scaler=None)
     array, placement = resolve_input(tmp_path / "a.zarr", "semantic")
     assert placement.voxel_size_nm == (30.0, 8.0, 8.0)
     np.testing.assert_array_equal(array[:], volume)

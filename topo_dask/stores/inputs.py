@@ -181,6 +181,8 @@ def resolve_input(
     multiscale = read_multiscales(node)
     if multiscale is None:
         inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
-        raise ValueError(f"{name}: {where} is a group without multiscales; give one of the arrays in it: {inside}")
+        raise ValueError(
+            f"{name}: {where} is a group without multiscales; give one of the images or arrays in it: {inside}"
+        )
     found = find_level(multiscale, level, resolution_nm)
     return as_volume(node[found.path], multiscale.axes, name), found.placement

@@ -42,7 +42,7 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     if array.ndim != ndim:
         hint = f"; {lacking}" if lacking and array.ndim == ndim - 1 else ""
         if array.ndim > ndim and array.shape[0] == 1:
-            hint = "; take its first axis away: only an OME-Zarr image says that one of length 1 is its time"
+            hint = "; take its first axis away (segment_volume does, if OME-Zarr metadata say that it is time)"
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{hint}")
     if hasattr(array, "metadata"):
         check_metadata(array, name)
