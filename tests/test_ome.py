@@ -358,6 +358,10 @@ def test_resolve_input_refuses_other_things(tmp_path):
     group.create_array("raw", shape=(2, 2, 2), dtype="u1")
     with pytest.raises(ValueError, match=r"flow: .*without multiscales.*\['raw'\]"):
         resolve_input(tmp_path / "a.zarr", "flow")
+    for name in ("labels/nuc", "labels/mito"):
+        group.create_group(name)
+    with pytest.raises(ValueError, match=r"in it: \['labels/mito', 'labels/nuc', 'raw'\]"):
+        resolve_input(tmp_path / "a.zarr", "flow")
     with pytest.raises(ValueError, match=r"flow: .*has no levels"):
         resolve_input(tmp_path / "a.zarr" / "raw", "flow", 1)
     with pytest.raises(FileNotFoundError, match=r"b\.zarr"):

@@ -180,9 +180,16 @@ def resolve_input(
         return _placed(node, name)
     multiscale = read_multiscales(node)
     if multiscale is None:
-        inside = sorted(node.keys())[:8] if node.store.supports_listing else "..."
+        inside = _names_inside(node) if node.store.supports_listing else "..."
         raise ValueError(
             f"{name}: {where} is a group without multiscales; give one of the images or arrays in it: {inside}"
         )
     found = find_level(multiscale, level, resolution_nm)
     return as_volume(node[found.path], multiscale.axes, name), found.placement
+
+
+def _names_inside(group: "zarr.Group") -> list[str]:
+    # What may be meant instead: arrays and images, and for the output of a run its labels.
+    labels = dict(group.groups()).get("labels")
+    names = [] if labels is None else [f"labels/{key}" for key in sorted(labels.keys())]
+    return [*names, *(key for key in sorted(group.keys()) if key != "labels" or not names)][:8]
