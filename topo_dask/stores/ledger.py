@@ -80,7 +80,10 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
         old["on_missing"] = record["on_missing"]
     differences = _differences(old, json.loads(json.dumps(record)))
     if differences:
-        raise ValueError(f"the run in {scratch.url} can not be resumed, it is another one: {'; '.join(differences)}")
+        raise ValueError(
+            f"the run in {scratch.url} can not be resumed, it is another one: {'; '.join(differences)}. Ask for what "
+            "it was begun with, or pass overwrite=True to begin again"
+        )
     return name
 
 
