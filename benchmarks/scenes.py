@@ -12,10 +12,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-import cc3d
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
+from skimage.measure import label
 
 from topo_dask.synthetic import touching_plates, tubes
 
@@ -45,7 +45,7 @@ def fetch_cortex(cache: Path) -> np.ndarray:
 
 def connected_pieces(volume: np.ndarray) -> np.ndarray:
     """Number the 6-connected components of `LEAST_PIECE` voxels or more, int32."""
-    pieces = cc3d.connected_components(np.array(volume, order="C"), connectivity=6)
+    pieces = label(np.array(volume, order="C"), connectivity=1)
     large = np.bincount(pieces.ravel()) >= LEAST_PIECE
     large[0] = False
     return np.where(large, np.cumsum(large), 0).astype(np.int32)[pieces]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topo_dask.blocks.geometry import BlockGrid
@@ -55,6 +55,7 @@ def boxes(draw: st.DrawFn) -> list[Index]:
     return [(draw(channels), *(side(size) for size in SHAPE[1:])) for _ in range(draw(st.integers(1, 8)))]
 
 
+@settings(deadline=None)
 @given(
     chunks=st.tuples(st.sampled_from([1, 3, 6]), st.integers(3, 9), st.integers(3, 11), st.integers(3, 13)),
     indices=boxes(),

@@ -10,6 +10,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+import hypothesis
 import naive
 import numpy as np
 import pytest
@@ -286,6 +287,7 @@ def test_small_blocks_are_done_several_at_a_time(cluster: LocalCluster, tmp_path
     assert set(done.values()) == {0}
 
 
+@hypothesis.settings(deadline=None)
 @given(n=st.integers(0, 300), edge=st.integers(1, 400), threads=st.integers(1, 9))
 def test_runs_of_tasks_are_all_tasks_in_order_and_end_in_short_ones(n: int, edge: int, threads: int) -> None:
     keys = [f"0.0.{i}" for i in range(n)]

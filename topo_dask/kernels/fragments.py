@@ -1,10 +1,44 @@
 """Fragments: the 6-connected pieces of instances, in one block and across the face of two."""
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from .labels import check_label_count
+from .compiled import kernel
+from .labels import apply_lut, check_label_count, number_roots
+from .linking import flatten_roots, unite
+
+
+@kernel
+def _scan(labels, numbers, parents):  # type: ignore[no-untyped-def]
+    # Gives each voxel the number of a neighbour before it, or a new one, and unites numbers that meet.
+    depth, height, width = labels.shape
+    n = 0
+    for z in range(depth):
+        for y in range(height):
+            row, out = labels[z, y], numbers[z, y]
+            row_above, out_above = labels[z, max(y - 1, 0)], numbers[z, max(y - 1, 0)]
+            row_before, out_before = labels[max(z - 1, 0), y], numbers[max(z - 1, 0), y]
+            for x in range(width):
+                label, number = row[x], 0
+                if label != 0:
+                    goes_on = x > 0 and row[x - 1] == label
+                    if goes_on:
+                        number = out[x - 1]
+                    # Where both rows go on they have met at the voxel before.
+                    if y > 0 and row_above[x] == label and not (goes_on and row_above[x - 1] == label):
+                        if number:
+                            unite(parents, number, out_above[x])
+                        number = out_above[x]
+                    if z > 0 and row_before[x] == label and not (goes_on and row_before[x - 1] == label):
+                        if number:
+                            unite(parents, number, out_before[x])
+                        number = out_before[x]
+                    if number == 0:
+                        n += 1
+                        parents[n] = number = n
+                out[x] = number
+    flatten_roots(parents[: n + 1])
+    return n
 
 
 def find_fragments(labels: NDArray[np.int32]) -> tuple[NDArray[np.uint32], int]:
@@ -27,8 +61,13 @@ def find_fragments(labels: NDArray[np.int32]) -> tuple[NDArray[np.uint32], int]:
     >>> find_fragments(np.array([[[4, 4, 0, 4]]], np.int32))
     (array([[[1, 1, 0, 2]]], dtype=uint32), 2)
     """
-    numbers, n = cc3d.connected_components(labels, connectivity=6, return_N=True, out_dtype=np.uint32)
-    return np.ascontiguousarray(numbers), int(n)
+    numbers = np.empty(labels.shape, np.uint32)
+    parents = np.empty(labels.size + 1, np.int64)
+    parents[0] = 0
+    n = _scan(labels, numbers, parents)
+    lut = number_roots(parents[: n + 1])[1:] - 1  # the background was a set too
+    apply_lut(numbers, lut, out=numbers.view(np.int32))
+    return numbers, int(lut.max(initial=0))
 
 
 def face_pairs(

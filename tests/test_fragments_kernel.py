@@ -1,0 +1,50 @@
+"""Fragments of one block: the pieces that another library finds, numbered in raster order."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from skimage.measure import label
+
+from topo_dask.kernels.fragments import find_fragments
+
+
+def check(labels: NDArray[np.int32]) -> int:
+    numbers, n = find_fragments(labels)
+    assert numbers.dtype == np.uint32
+    assert numbers.flags.c_contiguous
+    # Both number pieces in the raster order of their first voxels.
+    expected, expected_n = label(labels, background=0, connectivity=1, return_num=True)
+    np.testing.assert_array_equal(numbers, expected)
+    assert n == expected_n
+    return n
+
+
+@settings(deadline=None)
+@given(arrays(np.int32, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.sampled_from([0, 1, 2, 7])))
+def test_pieces_of_equal_labels_are_those_of_scikit_image(labels: NDArray[np.int32]) -> None:
+    check(labels)
+
+
+@pytest.mark.parametrize("values", [1, 2, 3, 1 << 30])
+@pytest.mark.parametrize("share", [0.05, 0.35, 0.7, 1.0])
+def test_pieces_that_wind_through_a_block(values: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(1, values, (20, 30, 25), np.int32, endpoint=True)
+    labels[rng.random(labels.shape) >= share] = 0
+    assert check(labels) >= 1
+
+
+def test_a_comb_is_one_piece_whose_teeth_meet_last() -> None:
+    for axes in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        comb = np.zeros((9, 9, 9), np.int32)
+        comb[::2] = 4
+        comb[-1, -1, -1] = comb[:, -1, -1] = 4
+        assert check(np.ascontiguousarray(comb.transpose(axes))) == 1
+
+
+def test_nothing_is_in_an_empty_block() -> None:
+    for shape in ((0, 3, 3), (3, 0, 3), (3, 3, 0), (2, 2, 2)):
+        assert check(np.zeros(shape, np.int32)) == 0
