@@ -25,7 +25,7 @@ The rule that comes out of it and of docs/touching.md:
   which looks like one object.
 """
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +156,8 @@ def _band(title: str, value: float) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("."), help="where the picture goes")
+    out = parser.parse_args().folder
     out.mkdir(parents=True, exist_ok=True)
     main(out)

@@ -58,6 +58,8 @@ def main() -> None:
     args = parser.parse_args()
 
     truth, semantic, flow = make_prediction(args.size)
+    if args.folder.exists():
+        parser.error(f"{args.folder} exists: remove it, or give another --folder")
     args.folder.mkdir(parents=True)
     inputs = {}
     for name, array in (("semantic", semantic), ("flow", flow)):

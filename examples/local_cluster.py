@@ -23,6 +23,8 @@ def main() -> None:
     args = parser.parse_args()
 
     # A volume of any size, written chunk by chunk from one small tile.
+    if args.folder.exists():
+        parser.error(f"{args.folder} exists: remove it, or give another --folder")
     args.folder.mkdir(parents=True)
     tile = blobs((64, 64, 64), 9, seed=0, margin=1)
     tiling = Tiling(tile, noisy(direct_flow(tile), 0.1, seed=0), (args.size,) * 3)

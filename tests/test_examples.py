@@ -38,6 +38,19 @@ def test_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path
     assert re.search(says, run(name, arguments, tmp_path))
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_example_explains_itself_and_does_nothing_else(name: str, tmp_path: Path) -> None:
+    assert run(name, ["--help"], tmp_path).startswith(f"usage: {name}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["local_cluster.py", "em_classes.py"])
+def test_example_says_what_to_do_about_its_first_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with pytest.raises(AssertionError, match=r"error: here exists: remove it, or give another --folder"):
+        run(name, ["--folder", "here"], tmp_path)
+
+
 @pytest.mark.scale
 @pytest.mark.parametrize(("name", "arguments", "says"), HEAVY, ids=[case[0] for case in HEAVY])
 def test_heavy_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
