@@ -179,6 +179,13 @@ def test_without_its_first_axis_an_array_reads_the_same(tmp_path: Path, layout: 
     assert ledger.describe_array(array) == ledger.describe_array(checked.array)
 
 
+def test_an_opened_image_may_be_given_again(images: Path) -> None:
+    for name, data in (("semantic", SEMANTIC[:1]), ("flow", FLOW)):
+        store(images / name, data[None])
+        array, place = open_input(open_input(images / name, name)[0], name)
+        assert (array.shape, place) == (data.shape, PLACE)
+
+
 def test_axes_are_left_out_one_by_one(tmp_path: Path) -> None:
     whole = zarr.create_array(tmp_path, data=RNG.integers(1, 99, (1, 1, 9, 7)), chunks=(1, 1, 4, 4))
     array = without_first_axis(without_first_axis(whole, "labels"), "labels")

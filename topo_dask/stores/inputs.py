@@ -93,7 +93,7 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     if len(last) < 3 or (last != ("z", "y", "x") and set(last) == {"z", "y", "x"}):
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
     times = [k for k, axis in enumerate(axes) if axis in ("t", "time")]
-    if not times:
+    if not times or array.ndim < len(axes):  # it has been left out before
         return array
     if times != [0] or array.shape[0] != 1:
         shape = tuple(array.shape)
