@@ -6,7 +6,7 @@ that block. What is done is on record in scratch, so that computing another bloc
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import BlockGrid, Triple, triple
+from .blocks.memory import PAGES_MEM, RECENT_MEM
 from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import run
@@ -27,9 +28,11 @@ from .stages.table import instance_columns
 from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray
 from .stores.inputs import absolute_node
+from .stores.pages import Pages
+from .stores.recent import RecentReads
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
-from .surroundings import ambient, check_reach, check_sight
+from .surroundings import ambient, check_reach, check_sight, resources
 
 Array = Any
 
@@ -92,8 +95,10 @@ class Prepared:
     occupied: NDArray[np.bool_]
 
 
-def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepared:
-    """Run stages; those on record are not run again. Occupied are the blocks that have a bundle of a kind.
+def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: Iterable[CheckedArray] = ()) -> Prepared:
+    """Run stages, which read some stored arrays; those on record are not run again.
+
+    Occupied are the blocks that have a bundle of a kind.
 
     Raises
     ------
@@ -106,8 +111,8 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
     # Two at once would file the same bits: the lock only spares the work.
     with ambient() as executor, SerializableLock(job.scratch.url):
         check_reach(job.scratch)
-        for name, array in _opened(job):
-            check_sight(name, array)
+        for array in stored:
+            check_sight(array.name, array.array)
         for stage in stages:
             if not stage.keys(job):
                 take_census(job, stage)
@@ -121,14 +126,6 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers") -> Prepare
     for block in job.occupied(kind):
         occupied[block.block_id] = True
     return Prepared(job, occupied)
-
-
-def _opened(job: Job) -> list[tuple[str, Any]]:
-    # The stored arrays that a job reads.
-    mask = None if job.foreground is None else job.foreground.source
-    sources = (mask, job.flow.source if isinstance(job.flow, StoredFlow) else None, job.labels)
-    arrays = (source.array for source in sources if source is not None)
-    return [(array.name, array.array) for array in arrays if isinstance(array, CheckedArray)]
 
 
 def _out_of_reach(job: Job, problem: str) -> OSError:
@@ -157,10 +154,17 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         grid=spec.grid,
         config=spec.config,
         foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
-        flow=None if flow is None else StoredFlow(Source(flow, "flow", channels), spec.config.step_size),
+        flow=None if flow is None else _flow_of(flow, channels, spec.config.step_size),
         labels=None if labels is None else Source(labels, "instances"),
         scratch=spec.scratch.within(f"channel{spec.channel}"),  # whatever the class is called,
     )
+
+
+def _flow_of(flow: Any, channels: slice, step_size: float) -> StoredFlow:
+    # The memory of lazy arrays is not planned: an eighth of a process's is for what is likely to be asked for again.
+    share = resources(None).memory // 16
+    recent = RecentReads(flow, min(RECENT_MEM, share))
+    return StoredFlow(Source(recent, "flow", channels), step_size, Pages(min(PAGES_MEM, share)))
 
 
 def _channel_of(mask: Any, channel: int) -> Source:
@@ -169,11 +173,14 @@ def _channel_of(mask: Any, channel: int) -> Source:
 
 
 def _prepared(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any], kind: str = "numbers") -> Prepared:
-    return prepare(_make_job(spec, stored), stages, kind)
+    arrays = (array for array in stored.values() if isinstance(array, CheckedArray))
+    return prepare(_make_job(spec, stored), stages, kind, arrays)
 
 
 def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
     job, block = prepared.job, prepared.job.grid.block(block_id)
+    if job.flow is not None:
+        job.flow.release()
     try:
         if prepared.occupied[block_id]:
             return final_labels(job, block.key, plan.view, plan.drops)
