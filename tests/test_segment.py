@@ -190,7 +190,7 @@ def store_one_class(folder: Path) -> tuple[str, str]:
 
 
 def test_default_blocks_and_memory_limit(tmp_path: Path, inputs: Any) -> None:
-    for i, more in enumerate(({}, {"memory_limit": "600MiB"})):
+    for i, more in enumerate(({}, {"memory_limit": "600MiB"}, {"memory_limit": np.int64(600 << 20)})):
         found = segment_volume(*inputs, tmp_path / f"out{i}", **settings(block_shape=None, **more))
         same(found, in_memory(SEMANTIC, FLOW))
 

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import parent_process
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -146,10 +147,10 @@ def as_bytes(memory_limit: object) -> int:
     """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is none."""
     from dask.utils import parse_bytes
 
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, (int, str)):
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, Integral | str):
         raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
     try:
-        given = int(parse_bytes(memory_limit or "0"))
+        given = int(parse_bytes(memory_limit or "0") if isinstance(memory_limit, str) else memory_limit)
     except ValueError:
         raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
     if given <= 0:
