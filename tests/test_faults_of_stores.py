@@ -148,7 +148,7 @@ def test_one_request_in_five_fails(bucket: Bucket, seed: int) -> None:
 def test_a_store_that_goes_away_is_named_and_the_run_resumed(bucket: Bucket, seed: int) -> None:
     rng = random.Random(seed)
     bucket.how = QUICK if bucket.scheme == "s3" else {}
-    left = rng.randrange(20, 300 if bucket.how else 600)  # of some 400 and 900
+    left = rng.randrange(20, 300 if bucket.how else 600)  # of some 500 and 900
 
     def fail(method: str, path: str) -> int | None:
         nonlocal left
@@ -161,6 +161,29 @@ def test_a_store_that_goes_away_is_named_and_the_run_resumed(bucket: Bucket, see
     check_named(caught.value)
     del caught
     gc.collect()  # what zarr has begun and not awaited
+    bucket.faults.fail = nothing_fails
+    bucket.check(bucket.segment(resume=True))
+
+
+@pytest.mark.parametrize("bucket", ["failing"], indirect=True)
+@pytest.mark.parametrize(
+    ("own", "beyond"), [("numbers/0.0.0", "numbers.faces/1.0.0"), ("fragments.ids/0.0.0", "fragments.ids/1.0.0")]
+)
+def test_a_neighbour_that_a_store_denies_with_all_else_is_not_taken_for_none(
+    bucket: Bucket, own: str, beyond: str
+) -> None:
+    read: list[str] = []
+
+    def fail(method: str, path: str) -> int | None:
+        if method == "GET":
+            read.append(path.rsplit("/thin/", maxsplit=1)[-1])
+        away = own in read and beyond in read[read.index(own) :]
+        return 404 if away and method != "PUT" else None
+
+    bucket.faults.fail = fail
+    with dask.config.set(scheduler="synchronous"), pytest.raises((OSError, KeyError, RuntimeError)):
+        bucket.segment()
+    assert bucket.faults.failed
     bucket.faults.fail = nothing_fails
     bucket.check(bucket.segment(resume=True))
 

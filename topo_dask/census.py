@@ -1,12 +1,14 @@
 """What the stages have filed, on record: a bundle that is lost is missed, and made again with all that rests on it."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from .plan import DONE, EVERY, Stage
 from .stages.job import Job
-from .stores.scratch import FILED, FileScratch, find
+from .stores.retries import at_once
+from .stores.scratch import FILED, FileScratch, find, keys_in
 
 
 def take_census(job: Job, stage: Stage, tasks: Sequence[str] | None = None) -> None:
@@ -34,8 +36,9 @@ def take_census(job: Job, stage: Stage, tasks: Sequence[str] | None = None) -> N
     lost, there = ([], dict[str, set[str]]()) if nothing else _compare(scratch, stage, new=new)
     _refuse_lost(scratch, lost)
     # A listing with names in it has all names; one without is asked for again.
-    filed = {kind: there.get(kind) or (set() if nothing else scratch.keys(kind)) for kind in stage.kinds}
-    lines = {kind: "\n".join(sorted(keys)).encode() for kind, keys in filed.items()}
+    again = () if nothing else [kind for kind in stage.kinds if not there.get(kind)]
+    filed = there | _listings(scratch, again)
+    lines = {kind: "\n".join(sorted(filed.get(kind, ()))).encode() for kind in stage.kinds}
     scratch.put(FILED, stage.name, **{kind: np.frombuffer(keys, np.uint8) for kind, keys in lines.items()})
 
 
@@ -89,6 +92,11 @@ def _strike(scratch: FileScratch, stage: Stage) -> None:
     scratch.remove(FILED, stage.name)
 
 
+def _listings(scratch: FileScratch, kinds: Sequence[str]) -> dict[str, set[str]]:
+    # Keys of all bundles of each kind.
+    return dict(zip(kinds, at_once(*(partial(scratch.keys, kind) for kind in kinds)), strict=True))
+
+
 def _lost(scratch: FileScratch, stage: Stage) -> list[tuple[str, str]]:
     return _compare(scratch, stage)[0]
 
@@ -98,10 +106,10 @@ def _compare(
 ) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
     # Kind and key of each bundle that was filed and is not there, and the keys of those that are there.
     if not new and (filed := find(scratch, FILED, stage.name)) is not None:
-        known = {kind: set(bytes(filed[kind]).decode().split("\n")) - {""} for kind in stage.kinds}
-        there = {kind: scratch.keys(kind) for kind, keys in known.items() if keys}
+        known = {kind: keys_in(filed, kind) for kind in stage.kinds}
+        there = _listings(scratch, [kind for kind, keys in known.items() if keys])
     else:
-        there = {kind: scratch.keys(kind) for kind in stage.kinds}
+        there = _listings(scratch, stage.kinds)
         known = {} if stage.over is None else _filed_together(scratch, stage, there)
     return sorted((kind, key) for kind, keys in known.items() for key in keys - there.get(kind, set())), there
 

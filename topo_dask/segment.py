@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from .admission import RunPlan, check_space, plan_volume
@@ -17,11 +18,22 @@ from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger, locks
 from .stores.checked import OnMissing
-from .stores.label_arrays import finished, missing_levels, open_output, publish
-from .stores.outputs import MARK, OutputSpec, Target, absolute, check_outputs, check_owned, image_of, locate_output
+from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
+from .stores.multiscales import read_multiscales
+from .stores.outputs import (
+    MARK,
+    OutputSpec,
+    Target,
+    absolute,
+    check_outputs,
+    check_owned,
+    existing_group,
+    locate_output,
+)
 from .stores.pages import Pages
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
+from .stores.retries import at_once
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight, shares_memory
@@ -145,6 +157,7 @@ def segment_volume(
     target = locate_output(output)
     _check_options(resume, overwrite, progress)
     store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
+    there = existing_group(target)
     plan = plan_volume(
         semantic,
         flow,
@@ -160,7 +173,7 @@ def segment_volume(
         on_missing=on_missing,
         level=level,
         ome_zarr=None if target.is_array else ome_zarr,
-        image=image_of(target),
+        image=None if there is None else read_multiscales(there),
         recorded=ledger.recorded(store) if resume else None,
     )
     _check_places(target, store)
@@ -172,30 +185,31 @@ def segment_volume(
         ledger.clear_void(store)
         return whole
 
-    def admit() -> str | None:
-        run_name = ledger.admit(store, record, resume=resume, overwrite=overwrite)
-        check_outputs(target, plan.classes, spec, run_name, resume=run_name is not None, overwrite=overwrite)
-        if target.url is not None:
-            for name in plan.classes:
-                check_table(target.beside(".tables"), name)
-        return run_name
+    def admit(look: Callable[[], Any]) -> tuple[str | None, Any]:
+        run_name, group, *_ = at_once(
+            lambda: ledger.admit(store, record, resume=resume, overwrite=overwrite),
+            look,
+            *(partial(check_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
+        )
+        check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
+        return run_name, group
 
     insist = resume or overwrite
-    if admit() is None:  # what can be refused is refused before anything is written
+    if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
     with (
         _claimed(target, store, insist) as check,
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
-        earlier = admit()  # another run may have been at work meanwhile
+        earlier, group = admit(lambda: existing_group(target))  # another run may have been at work meanwhile
         check_reach(store)
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record)
         new = earlier is None
-        jobs = _open_jobs(plan, target, spec, store, run_name, new=new)
+        jobs = _open_jobs(plan, target, open_group(target, group, spec), spec, store, run_name, new=new)
         if together := plan.shared_channels > 3:
             run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars, check, new=new)
         for name, job in jobs.items():
@@ -248,7 +262,7 @@ def _check_places(target: Target, scratch: FileScratch) -> None:
 
 
 def _open_jobs(
-    plan: RunPlan, target: Target, spec: OutputSpec, store: FileScratch, run_name: str, *, new: bool
+    plan: RunPlan, target: Target, group: Any, spec: OutputSpec, store: FileScratch, run_name: str, *, new: bool
 ) -> dict[str, Job]:
     # The job of each class, its output open; of a run that goes on, without what has been lost since.
     jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
@@ -257,7 +271,7 @@ def _open_jobs(
         for number in () if new else missing_levels(target, name, spec):
             compartment.discard(stages[number].name)  # those labels are gone
         go_on = not new and name in compartment.keys(CLEARED)
-        arrays = open_output(target, name, spec, run_name, store.url, resume=go_on)
+        arrays = open_output(target, group, name, spec, run_name, store.url, resume=go_on)
         compartment.put(CLEARED, name)
         check_sight("output", arrays[0])
         jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, contract, drop_decided, number_nodes
-from ..stores.scratch import Arrays, find
+from ..stores.scratch import Arrays, find_filed
 from .job import Job
 
 
@@ -73,7 +73,7 @@ def _bundles_below(job: Job, key: str, level: int) -> list[Arrays]:
         return [{**job.scratch.get("contacts", key), **job.scratch.get("enclose", key)}]
     z, y, x = (2 * i for i in job.grid.named(key).block_id)
     inside = (f"{z + i}.{y + j}.{x + k}" for i, j, k in np.ndindex(2, 2, 2))
-    found = (find(job.scratch, kind_of(level - 1), name) for name in inside)
+    found = (find_filed(job.scratch, kind_of(level - 1), name) for name in inside)
     return [bundle for bundle in found if bundle is not None]
 
 

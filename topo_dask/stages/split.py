@@ -7,7 +7,7 @@ from ..blocks.geometry import Block
 from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
-from ..stores.scratch import Scratch, find
+from ..stores.scratch import Scratch, find_filed
 from .job import Job, View, extent_columns
 from .link import file_luts, gather_rows
 
@@ -43,7 +43,7 @@ def join(job: Job, key: str) -> None:
     pairs = {}
     for axis in range(3):
         neighbour = job.grid.above(block, axis)
-        beyond = None if neighbour is None else find(job.scratch, "fragments.ids", neighbour.key)
+        beyond = None if neighbour is None else find_filed(job.scratch, "fragments.ids", neighbour.key)
         if neighbour is None or beyond is None:
             continue
         plane = job.scratch.get("fragments.faces", neighbour.key)[f"lower{axis}"]

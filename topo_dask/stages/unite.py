@@ -9,7 +9,7 @@ from ..kernels.contact_tables import Table, combine_contacts, number_nodes
 from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots
-from ..stores.scratch import find, listed
+from ..stores.scratch import find_filed, listed
 from .gather import kind_of, table_of
 from .job import Job, View
 from .link import file_luts, gather_rows
@@ -42,7 +42,7 @@ def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.
     labels = np.zeros((depth + z, height + y, width + x), np.int32)
     labels[:depth, :height, :width] = view.read(job, block)
     for axis, neighbour in enumerate(above):
-        beyond = None if neighbour is None else find(job.scratch, f"{view.numbers}.faces", neighbour.key)
+        beyond = None if neighbour is None else find_filed(job.scratch, f"{view.numbers}.faces", neighbour.key)
         if neighbour is not None and beyond is not None:
             plane = beyond[f"lower{axis}"]
             lut = np.concatenate(([0], job.scratch.get(view.lut, neighbour.key)["lut"]))

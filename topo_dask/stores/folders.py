@@ -25,8 +25,8 @@ class Folder(Protocol):
     def read(self, name: str, length: int | None = None) -> bytes:
         """The first bytes of a file, or all; FileNotFoundError when there is none."""
 
-    def names(self, name: str = "") -> list[str]:
-        """Names right below a folder, halves of files left out; none when there is no folder."""
+    def names(self, name: str = "", looks: int | None = None) -> list[str]:
+        """Names right below a folder, halves of files left out; none when no look finds any."""
 
     def sees(self, name: str) -> bool:
         """Whether one look finds a file: a store that is not local may deny one that is there."""
@@ -89,8 +89,8 @@ class LocalFolder:
         with open(self._path(name), "rb") as file:
             return file.read() if length is None else file.read(length)
 
-    def names(self, name: str = "") -> list[str]:
-        """Names right below a folder."""
+    def names(self, name: str = "", looks: int | None = None) -> list[str]:
+        """Names right below a folder; one look tells."""
         with suppress(FileNotFoundError, NotADirectoryError):
             return [found for found in os.listdir(self._path(name)) if not is_partial(found)]
         return []
@@ -155,12 +155,10 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        from zarr.storage import FsspecStore
-
-        from .persistent import PersistentStore
+        from .persistent import remote_store
 
         self._url = url
-        self._store = PersistentStore(FsspecStore.from_url(url, storage_options=dict(storage_options or {})))
+        self._store = remote_store(url, storage_options)
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
         """Write a file."""
@@ -179,13 +177,9 @@ class RemoteFolder:
             raise FileNotFoundError(f"{self._url}/{name}")
         return found.to_bytes()
 
-    def names(self, name: str = "") -> list[str]:
+    def names(self, name: str = "", looks: int | None = None) -> list[str]:
         """Names right below a folder."""
-
-        async def listed() -> list[str]:
-            return [found.strip("/") async for found in self._store.list_dir(name)]
-
-        return [found for found in self._do(listed()) if found]
+        return [found.strip("/") for found in self._do(self._store.names(name, looks)) if found.strip("/")]
 
     def sees(self, name: str) -> bool:
         """Whether one look finds a file."""

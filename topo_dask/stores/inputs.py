@@ -7,6 +7,7 @@ from .chunk_form import document_of
 from .first_axis import without_first_axis
 from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 from .persistent import impatient, persistent
+from .retries import at_once
 
 if TYPE_CHECKING:
     import zarr
@@ -70,8 +71,9 @@ def sees(array: Any) -> bool:
 
 def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":
     """Open foreground and flow, see `open_input`; the place in space is that of the first that knows its own."""
-    opened, place = open_input(semantic, "semantic", level)
-    opened_flow, place_of_flow = open_input(flow, "flow", level)
+    (opened, place), (opened_flow, place_of_flow) = at_once(
+        lambda: open_input(semantic, "semantic", level), lambda: open_input(flow, "flow", level)
+    )
     return opened, opened_flow, place or place_of_flow
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..blocks.geometry import Triple
 from .outputs import MARK, METADATA, OutputSpec, Target, existing_group, names_in
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
+from .retries import at_once
 
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
@@ -24,13 +26,17 @@ def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
     return [level for level, (path, _) in enumerate(spec.levels(name)) if group is None or path not in group]
 
 
-def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: str, *, resume: bool) -> list[Any]:
+def open_output(
+    target: Target, group: Any, name: str, spec: OutputSpec, run: str, scratch: str, *, resume: bool
+) -> list[Any]:
     """Create the arrays of one class, or open them to go on; `check_outputs` has been called.
 
     Parameters
     ----------
     target : Target
         Where the labels go.
+    group : zarr.Group, optional
+        Group of all classes, see `open_group`.
     name : str
         Class.
     spec : OutputSpec
@@ -49,21 +55,24 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
         if not resume:
             _clear(target.node, spec)
         return [persistent_array(target.node)]
-    group, place = _open_group(target, spec), spec.place(name)
+    place = spec.place(name)
+    there = place in group
     if resume:
         _sweep(target, place)
-    elif place in group:
+    elif there:
         if spec.pyramid is not None:
             unlist_labels(group[LABELS], spec.pyramid.version, name)
         _remove(group, place)
         _consolidate_again(group)
+        there = False
     mark = {MARK: {"kind": "labels", "class": name, "run": run, "scratch": scratch}}
-    if spec.pyramid is not None and place not in group:
+    if spec.pyramid is not None and not there:
         group.require_group(LABELS).create_group(name, attributes=mark)
-    arrays = [
-        group[path] if path in group else _create(group, path, one.shape, spec.chunks, mark)
-        for path, one in spec.levels(name)
-    ]
+
+    def level(path: str, one: OutputSpec) -> Any:
+        return group[path] if there and path in group else _create(group, path, one.shape, spec.chunks, mark)
+
+    arrays = at_once(*(partial(level, path, one) for path, one in spec.levels(name)))
     if spec.pyramid is not None:
         in_image = "multiscales" in group.attrs.asdict().get("ome", group.attrs)
         group[place].attrs.update(spec.pyramid.attributes(name, in_image=in_image))
@@ -72,7 +81,7 @@ def open_output(target: Target, name: str, spec: OutputSpec, run: str, scratch: 
 
 def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: set[str]) -> dict[str, Any] | None:
     """Labels of each class where all are whole, from a run of one of these digests; else None."""
-    group = None if target.is_array else existing_group(target)
+    group = existing_group(target)
     if group is None:
         return None
     found = {}
@@ -91,7 +100,7 @@ def publish(target: Target, name: str, spec: OutputSpec, facts: Mapping[str, Any
     """
     if target.is_array:
         return
-    group = _open_group(target, spec)
+    group = open_group(target, existing_group(target), spec)
     attributes = group[spec.place(name)].attrs
     kept = {key: value for key, value in attributes[MARK].items() if key != "scratch"}
     attributes[MARK] = {**kept, "complete": True, **facts}
@@ -112,13 +121,24 @@ def _consolidate_again(group: Any) -> None:
         zarr.consolidate_metadata(group.store, path=group.path)
 
 
-def _open_group(target: Target, spec: OutputSpec) -> Any:
+def open_group(target: Target, old: Any, spec: OutputSpec) -> Any:
+    """The group of all classes, open for writing; created where there is none. None for an array.
+
+    Parameters
+    ----------
+    target : Target
+        Where the labels go.
+    old : zarr.Group, optional
+        What is there now, see `existing_group`.
+    spec : OutputSpec
+        Shapes, chunks and levels.
+    """
     import zarr
 
     if target.node is not None:
-        return existing_group(target)
+        return old
     assert target.url is not None
-    if (old := existing_group(target)) is not None:
+    if old is not None:
         how: dict[str, Any] = {"use_consolidated": False, "zarr_format": old.metadata.zarr_format}
         return zarr.open_group(store_at(target.url), mode="r+", **how)
     zarr_format: Any = 3 if spec.pyramid is None else spec.pyramid.zarr_format

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from .locks import claim
+from .retries import at_once
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
@@ -65,8 +66,12 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     ValueError
         When `resume` is set and the run there is another one; the message says what differs.
     """
-    old, void = recorded(scratch), _note(scratch, VOID, VOID)
-    if old is None and void is None and not scratch.holds_only(CLASSES):  # left by tasks that outlived their run
+    old, void, ours = at_once(
+        lambda: recorded(scratch),
+        lambda: _note(scratch, VOID, VOID),
+        lambda: scratch.holds_only(CLASSES),  # left by tasks that outlived their run
+    )
+    if old is None and void is None and not ours:
         raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
     if old is None or void is not None or overwrite:
         return None
@@ -149,8 +154,8 @@ def clear(scratch: FileScratch) -> None:
     if scratch.is_empty():
         return
     scratch.put(VOID, VOID)
-    for kind in (CLASSES, RUN, VOID):
-        scratch.discard(kind)
+    at_once(lambda: scratch.discard(CLASSES), lambda: scratch.discard(RUN))
+    scratch.discard(VOID)
 
 
 def clear_void(scratch: FileScratch) -> None:

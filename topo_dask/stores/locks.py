@@ -64,7 +64,8 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     _HELD.add(token)
     try:
         for _ in range(_CLAIMS):
-            if (other := _other_run(scratch, token, insist)) is not None:
+            # One look: what a store denies now is found beside the lock that is filed next.
+            if (other := _other_run(scratch, token, insist, looks=1)) is not None:
                 break
             _file_lock(scratch, token)
             if (other := _other_run(scratch, token, insist)) is None:
@@ -99,9 +100,9 @@ def _file_lock(scratch: FileScratch, token: str) -> None:
             return
 
 
-def _other_run(scratch: FileScratch, token: str, insist: bool) -> dict[str, Any] | None:
+def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None = None) -> dict[str, Any] | None:
     # Another process that may be at work here, or None.
-    for key in sorted(scratch.keys(LOCK) - {token}):
+    for key in sorted(scratch.keys(LOCK, looks) - {token}):
         bundle = find(scratch, LOCK, key)
         if bundle is not None and "holder" in bundle:
             holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))

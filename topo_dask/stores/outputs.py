@@ -16,7 +16,7 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .inputs import absolute_node
-from .multiscales import VERSIONS, Multiscale, read_multiscales
+from .multiscales import VERSIONS
 from .persistent import persistent, store_at
 from .pyramids import LABELS, Pyramid
 
@@ -120,7 +120,14 @@ def absolute(url: str) -> str:
 
 
 def check_outputs(
-    target: Target, names: Collection[str], spec: OutputSpec, run: str | None, *, resume: bool, overwrite: bool
+    target: Target,
+    group: Any,
+    names: Collection[str],
+    spec: OutputSpec,
+    run: str | None,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
     """Refuse an output that can not take the labels; nothing is written.
 
@@ -128,6 +135,8 @@ def check_outputs(
     ----------
     target : Target
         Where the labels go.
+    group : zarr.Group, optional
+        What is there now, see `existing_group`.
     names : collection of str
         Classes.
     spec : OutputSpec
@@ -156,7 +165,6 @@ def check_outputs(
         if not (resume or overwrite) and target.node.nchunks_initialized:
             raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
         return
-    group = existing_group(target)
     if group is None:
         return
     where = target.url or group.store
@@ -257,19 +265,15 @@ def _strange(node: Any) -> list[str]:
     return sync(first()) if node.store.supports_listing else []
 
 
-def image_of(target: Target) -> Multiscale | None:
-    """The multiscale image that the labels are written into, if the output is one."""
-    group = None if target.is_array else existing_group(target)
-    return None if group is None else read_multiscales(group)
-
-
 def existing_group(target: Target) -> Any:
-    """The group that is there, open for reading unless it was given, or None where there is nothing.
+    """The group that is there, open for reading unless it was given; None where there is nothing, and for an array.
 
     Consolidated metadata are passed by: they tell of what was there when somebody consolidated them.
     """
     import zarr
 
+    if target.is_array:
+        return None
     if target.node is not None:
         mode: Any = "r" if target.node.read_only else "r+"
         return zarr.open_group(persistent(target.node.store), path=target.node.path, mode=mode, use_consolidated=False)

@@ -1,6 +1,6 @@
 """Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,13 +76,17 @@ class PersistentStore(WrapperStore[Store]):
         """Whether no look finds an object with a prefix."""
         return await Store.is_empty(self, prefix)
 
-    async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]]) -> list[str]:
+    async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]], looks: int | None = None) -> list[str]:
         async def look() -> list[str] | None:
             self._forget()
             return [name async for name in names()] or None
 
         with self._named(prefix):
-            return await persist(look) or []
+            return await persist(look, looks) or []
+
+    async def names(self, prefix: str, looks: int | None = None) -> list[str]:
+        """Names right below a prefix, from the first of so many looks that finds any."""
+        return await self._names(prefix, lambda: self._store.list_dir(prefix), looks)
 
     async def list(self) -> AsyncIterator[str]:
         """Keys of all objects."""
@@ -96,7 +100,7 @@ class PersistentStore(WrapperStore[Store]):
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names right below a prefix."""
-        for name in await self._names(prefix, lambda: self._store.list_dir(prefix)):
+        for name in await self.names(prefix):
             yield name
 
     async def remove(self, key: str) -> None:
@@ -145,7 +149,16 @@ def impatient(store: Any) -> Any:
 def store_at(where: str) -> Any:
     """What zarr opens for a path or URL: the path, or a store that is asked again."""
     scheme, found, _ = where.partition("://")
-    return PersistentStore(FsspecStore.from_url(where)) if found and scheme not in ("file", "memory") else where
+    return remote_store(where) if found and scheme not in ("file", "memory") else where
+
+
+def remote_store(url: str, storage_options: Mapping[str, Any] | None = None) -> PersistentStore:
+    """The store at a URL, which is asked again."""
+    options = dict(storage_options or {})
+    if url.startswith(("s3://", "s3a://")):
+        # s3fs asks how long an object is before it reads it whole, to read long ones in several parts at once.
+        options.setdefault("max_concurrency", 1)
+    return PersistentStore(FsspecStore.from_url(url, storage_options=options))
 
 
 def persistent_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":

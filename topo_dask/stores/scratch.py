@@ -200,9 +200,9 @@ class FileScratch:
             raise _damaged(name)
         return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
 
-    def keys(self, kind: str) -> set[str]:
-        """Keys of all bundles of a kind, from one listing."""
-        return {name for name in self._folder.names(kind) if not name.startswith(".")}
+    def keys(self, kind: str, looks: int | None = None) -> set[str]:
+        """Keys of all bundles of a kind, from one listing: the first of so many looks that finds any."""
+        return {name for name in self._folder.names(kind, looks) if not name.startswith(".")}
 
     def sees(self, kind: str, key: str) -> bool:
         """Whether one look finds a bundle; a store that is not local may deny one that is there."""
@@ -265,6 +265,28 @@ def listed(scratch: Scratch, kind: str) -> set[str]:
         if not records or any(len(scratch.get(FILED, name).get(kind, ())) for name in records):
             raise OSError(f"no bundles are found in {scratch.url}/{kind}, and no record that there are none")
     return keys
+
+
+def keys_in(record: Arrays, kind: str) -> set[str]:
+    """Keys of a kind of bundle that the record of a stage names."""
+    return set(bytes(record[kind]).decode().split("\n")) - {""}
+
+
+def find_filed(scratch: Scratch, kind: str, key: str) -> Arrays | None:
+    """A bundle of a kind whose stage is done and on record, or None where that record says that there is none.
+
+    A store that denies all it holds for a while may file all the same what a task makes of it: without a neighbour that
+    is there. OSError where no record tells.
+    """
+    found = find(scratch, kind, key)
+    if found is None and isinstance(scratch, FileScratch):
+        records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
+        record = next((record for record in records if kind in record), None)
+        if record is None:
+            raise OSError(f"no bundle {scratch.url}/{kind}/{key} is found, and no record that there is none")
+        if key in keys_in(record, kind):
+            raise OSError(f"scratch bundle {scratch.url}/{kind}/{key} is lost; run again with resume=True")
+    return found
 
 
 def count_rows(scratch: Scratch, kind: str, column: str) -> int:
