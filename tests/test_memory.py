@@ -22,7 +22,7 @@ from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.unite import unite
-from topo_dask.stores.scratch import FileScratch
+from topo_dask.stores.scratch import FILED, FileScratch
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow
 
 
@@ -132,6 +132,7 @@ def test_a_region_takes_the_stated_bytes_a_contact(tmp_path: Path) -> None:
         halves = [job.grid.block((z, 0, 0)).key for z in range(2)]
         for key in halves:
             gather(job, key, 0, 0.0)
+        job.scratch.put(FILED, "gather.0", **{"gather.0": np.frombuffer("\n".join(halves).encode(), np.uint8)})
         contacts = sum(len(job.scratch.get("gather.0", key)["sums"]) for key in halves)
         region = replace(job, grid=job.grid.gathered(1))
         peak = peak_of(lambda region=region: gather(region, "0.0.0", 1, 0.0))  # type: ignore[misc]

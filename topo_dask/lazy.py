@@ -117,15 +117,23 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
             if not stage.keys(job):
                 take_census(job, stage)
                 continue
-            run(job, (stage,), executor)
+            try:
+                run(job, (stage,), executor)
+            except OSError as error:
+                _check_kept(job, stages, error)
+                raise
             if left := stage.keys(job):  # a worker may have come that was not asked
                 raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
-        if (lost := first_lost(job, stages)) is not None:
-            raise _out_of_reach(job, f"bundle {lost} is lost")
+        _check_kept(job, stages)
     occupied = np.zeros(job.grid.numblocks, np.bool_)
     for block in job.occupied(kind):
         occupied[block.block_id] = True
     return Prepared(job, occupied)
+
+
+def _check_kept(job: Job, stages: Sequence[Stage], cause: Exception | None = None) -> None:
+    if (lost := first_lost(job, stages)) is not None:
+        raise _out_of_reach(job, f"bundle {lost} is lost") from cause
 
 
 def _out_of_reach(job: Job, problem: str) -> OSError:
