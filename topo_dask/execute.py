@@ -133,11 +133,16 @@ def configured_scheduler() -> Any:
 
 
 def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool: Any = None) -> None:
-    """Do the tasks through the scheduler that Dask is configured for, threads by default, and in a pool if given."""
+    """Do the tasks through the scheduler that Dask is configured for, threads by default, and in a pool if given.
+
+    Of tasks that do not depend on each other Dask's local schedulers begin with the one whose name comes last. Names
+    are such that this is the first one: neighbours are done one after the other, and share what they read.
+    """
     from dask.callbacks import Callback
 
     get = configured_scheduler()
     with Callback(posttask=lambda *_: tick()):
         for at in range(0, len(keys), WINDOW):
-            graph = {f"{stage.name}-{key}": (stage.run, job, key) for key in keys[at : at + WINDOW]}
+            some = keys[at : at + WINDOW]
+            graph = {f"{stage.name}-{WINDOW - i:05}": (stage.run, job, key) for i, key in enumerate(some)}
             get(graph, list(graph), **({} if pool is None else {"pool": pool}))

@@ -162,17 +162,17 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         grid=spec.grid,
         config=spec.config,
         foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
-        flow=None if flow is None else _flow_of(flow, channels, spec.config.step_size),
+        flow=None if flow is None else _flow_of(flow, channels, spec),
         labels=None if labels is None else Source(labels, "instances"),
         scratch=spec.scratch.within(f"channel{spec.channel}"),  # whatever the class is called,
     )
 
 
-def _flow_of(flow: Any, channels: slice, step_size: float) -> StoredFlow:
+def _flow_of(flow: Any, channels: slice, spec: _Spec) -> StoredFlow:
     # The memory of lazy arrays is not planned: an eighth of a process's is for what is likely to be asked for again.
     share = resources(None).memory // 16
-    recent = RecentReads(flow, min(RECENT_MEM, share))
-    return StoredFlow(Source(recent, "flow", channels), step_size, Pages(min(PAGES_MEM, share)))
+    recent = RecentReads(flow, spec.grid, min(RECENT_MEM, share))
+    return StoredFlow(Source(recent, "flow", channels), spec.config.step_size, Pages(min(PAGES_MEM, share)))
 
 
 def _channel_of(mask: Any, channel: int) -> Source:

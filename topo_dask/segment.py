@@ -265,7 +265,7 @@ def _open_jobs(
     plan: RunPlan, target: Target, group: Any, spec: OutputSpec, store: FileScratch, run_name: str, *, new: bool
 ) -> dict[str, Job]:
     # The job of each class, its output open; of a run that goes on, without what has been lost since.
-    jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.recent_mem)
+    jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
     for name in plan.classes:
         compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
         for number in () if new else missing_levels(target, name, spec):

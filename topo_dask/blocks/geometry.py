@@ -9,7 +9,7 @@
 A task owns the voxels of `write` and reads those of `read`: `write` grown by the halo, clipped to the volume.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -83,24 +83,6 @@ class Box:
         """The voxels in both boxes."""
         start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
         stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
-
-    def cells(self, edges: Sequence[int]) -> "Box":
-        """The cells of a grid, such as chunks, that the box touches.
-
-        Examples
-        --------
-        >>> Box((0, 3, 4), (9, 4, 5)).cells((4, 4, 4))
-        Box(start=(0, 0, 1), stop=(3, 1, 2))
-        """
-        start = tuple(a // n for a, n in zip(self.start, edges, strict=True))
-        stop = tuple(-(-b // n) for b, n in zip(self.stop, edges, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
-
-    def voxels(self, edges: Sequence[int], shape: Sequence[int]) -> "Box":
-        """The voxels of a box of cells, clipped to a volume."""
-        start = tuple(a * n for a, n in zip(self.start, edges, strict=True))
-        stop = tuple(min(b * n, s) for b, n, s in zip(self.stop, edges, shape, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
     def within(self, outer: "Box") -> tuple[slice, slice, slice]:

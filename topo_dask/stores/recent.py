@@ -1,10 +1,17 @@
-"""Reads of a moment ago: the chunks in a block's margin are read by its neighbours too.
+"""Reads of a moment ago: what the next blocks along y and x will read too is kept for them.
 
-Where chunks are half as long as blocks, each would be fetched and decoded up to eight times, however thin the halo.
+::
+
+    |<--------- this block --------->|
+                            |<------- the next one ------->|
+                            |< kept >|
+
+A block reads a thin part of many chunks, for its halo, and each of these is fetched and decoded as a whole, for up to
+27 blocks. What is shared along z would have to be kept for a whole plane of blocks, and is not.
 """
 
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -12,78 +19,64 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Box
+from ..blocks.geometry import Block, BlockGrid, Box, Triple
 from .sharing import of_this_process
 
+_Y, _X = 1, 2
 
-@dataclass(eq=False)
-class _Part:
-    """Some channels of a box of whole chunks, read by one thread for all who need a chunk of it."""
+_Key = tuple[int, int, int, Triple]  # channels, axis, and the block that it is kept for
 
-    channels: slice
-    cells: Box
+
+@dataclass(frozen=True)
+class _Slab:
     box: Box
-    nbytes: int
-    values: "Future[NDArray[Any]]" = field(default_factory=Future)
+    values: NDArray[Any]
 
 
 class _Kept:
-    """The parts that a process keeps of one array, the latest used last."""
+    """The slabs that a process keeps of one array, the latest one last."""
 
     def __init__(self) -> None:
-        self.parts: list[_Part] = []
+        self.slabs: OrderedDict[_Key, _Slab] = OrderedDict()
         self.lock = Lock()
 
-    def overlapping(self, channels: slice, cells: Box, missing: NDArray[np.bool_]) -> list[_Part]:
-        """Parts that have chunks of the box; `missing` tells which chunks none has."""
-        found = []
-        for part in self.parts[::-1]:
-            common = part.cells.intersect(cells)
-            if part.channels == channels and common.size and missing[common.within(cells)].any():
-                missing[common.within(cells)] = False
-                found.append(part)
-        self.parts = [part for part in self.parts if part not in found] + found[::-1]
-        return found
+    def take(self, key: _Key) -> _Slab | None:
+        with self.lock:
+            return self.slabs.pop(key, None)
 
-    def add(self, part: _Part, allowed_mem: int) -> bool:
-        """Keep a part that is about to be read, in the place of old ones; False where there is no room for it."""
-        being_read = [part, *(one for one in self.parts if not one.values.done())]
-        if sum(one.nbytes for one in being_read) > allowed_mem:
-            return False
-        self.parts.append(part)
-        over = sum(one.nbytes for one in self.parts) - allowed_mem
-        for old in [one for one in self.parts if one.values.done()]:
-            if over > 0:
-                self.parts.remove(old)
-                over -= old.nbytes
-        return True
+    def put(self, key: _Key, slab: _Slab, allowed_mem: int) -> None:
+        with self.lock:
+            self.slabs[key] = slab
+            while sum(one.values.nbytes for one in self.slabs.values()) > allowed_mem:
+                self.slabs.popitem(last=False)
 
 
 class RecentReads:
-    """An array whose latest reads are kept, in whole chunks, for reads that overlap them.
+    """An array that is read block by block, in raster order: what blocks next to each other both read is read once.
 
-    Copies of it in one process, as tasks of a cluster unpickle them, keep the same parts. A process keeps the parts of
-    one array at a time.
+    Reads of other boxes are passed on as they are. Copies of it in one process, as tasks of a cluster unpickle them,
+    keep the same; a process keeps what it has of one array at a time.
 
     Parameters
     ----------
     array : CheckedArray, shape (C, D, H, W)
         The array. What its reads raise is raised here.
+    grid : BlockGrid
+        The blocks.
     allowed_mem : int
-        Bytes that may be kept; a read that takes more is passed on as it is.
+        Bytes that may be kept; 0 keeps nothing.
 
     Examples
     --------
-    >>> import zarr
-    >>> from topo_dask.stores.checked import CheckedArray
-    >>> array = zarr.create_array({}, data=np.ones((3, 4, 4, 9), np.float32), chunks=(3, 4, 4, 3))
-    >>> recent = RecentReads(CheckedArray(array, "flow"), 1 << 20)
-    >>> float(recent[0:3, 0:4, 0:4, 0:4].sum()), float(recent[0:3, 0:4, 0:4, 2:5].sum())
-    (192.0, 144.0)
+    >>> array = np.arange(27.0).reshape(3, 1, 1, 9)
+    >>> recent = RecentReads(array, BlockGrid((1, 1, 9), (1, 1, 3), (1, 1, 1)), 1 << 20)
+    >>> recent[0:1, 0:1, 0:1, 0:4], recent[0:1, 0:1, 0:1, 2:7]
+    (array([[[[0., 1., 2., 3.]]]]), array([[[[2., 3., 4., 5., 6.]]]]))
     """
 
-    def __init__(self, array: Any, allowed_mem: int) -> None:
+    def __init__(self, array: Any, grid: BlockGrid, allowed_mem: int) -> None:
         self._array = array
+        self._grid = grid
         self._allowed_mem = allowed_mem
         self._token = uuid4().hex
         self._kept = _Kept()
@@ -99,52 +92,47 @@ class RecentReads:
         """Values of a box, see `CheckedArray`."""
         channels, (z, y, x) = index[0], index[1:]
         box = Box((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
-        edges = self._array.chunks[1:]
-        cells = box.cells(edges)
-        if cells.voxels(edges, self.shape[1:]) == box:  # nobody else needs these chunks
+        block = self._block_that_reads(box)
+        if block is None or not self._allowed_mem:
             return self._read(channels, box)
-        parts = self._parts(channels, cells)
-        out = np.empty((channels.stop - channels.start, *box.shape), self.dtype)
-        for part in parts:
-            if part.values.exception() is not None:  # it was raised where the part was read
-                parts = []
-                break
-            common = part.box.intersect(box)
-            out[:, *common.within(box)] = part.values.result()[:, *common.within(part.box)]
-        return out if parts else self._read(channels, box)
+        found = {axis: self._kept.take(_key(channels, axis, block)) for axis in (_Y, _X)}
+        values = self._put_together(channels, box, found[_Y], found[_X])
+        for axis in (_Y, _X):
+            above = self._grid.above(block, axis)
+            if above is not None and (shared := box.intersect(above.read)).size:
+                slab = _Slab(shared, values[:, *shared.within(box)].copy())
+                self._kept.put(_key(channels, axis, above), slab, self._allowed_mem)
+        return values
 
-    def _parts(self, channels: slice, cells: Box) -> list[_Part]:
-        # Parts that hold all of these chunks; none where there is no room to keep what has to be read.
-        missing = np.ones(cells.shape, np.bool_)
-        with self._kept.lock:
-            found = self._kept.overlapping(channels, cells, missing)
-            if not missing.any():
-                return found
-            own = self._part(channels, cells, missing)
-            if not self._kept.add(own, self._allowed_mem):
-                return []
-        try:
-            own.values.set_result(self._read(channels, own.box))
-        except BaseException as error:
-            with self._kept.lock:
-                self._kept.parts.remove(own)
-            own.values.set_exception(error)
-            raise
-        return [own, *found]
+    def _block_that_reads(self, box: Box) -> Block | None:
+        grid = self._grid
+        sides = zip(box.start, grid.halo, grid.block_shape, strict=True)
+        z, y, x = ((start + halo) // n if start else 0 for start, halo, n in sides)
+        block = grid.block((z, y, x))
+        return block if block.read == box else None
 
-    def _part(self, channels: slice, cells: Box, missing: NDArray[np.bool_]) -> _Part:
-        # The box of the chunks that are missing.
-        at = np.argwhere(missing) + np.array(cells.start)
-        (z, y, x), (d, h, w) = at.min(axis=0).tolist(), (at.max(axis=0) + 1).tolist()
-        own = Box((z, y, x), (d, h, w))
-        box = own.voxels(self._array.chunks[1:], self.shape[1:])
-        return _Part(channels, own, box, (channels.stop - channels.start) * box.size * self.dtype.itemsize)
+    def _put_together(self, channels: slice, box: Box, lower_y: _Slab | None, lower_x: _Slab | None) -> NDArray[Any]:
+        z, y, x = box.start
+        rest = Box((z, lower_y.box.stop[_Y] if lower_y else y, lower_x.box.stop[_X] if lower_x else x), box.stop)
+        if rest == box:
+            return self._read(channels, box)
+        values = np.empty((channels.stop - channels.start, *box.shape), self.dtype)
+        if rest.size:
+            values[:, *rest.within(box)] = self._read(channels, rest)
+        for slab in (lower_y, lower_x):
+            if slab is not None:
+                values[:, *slab.box.within(box)] = slab.values
+        return values
 
     def _read(self, channels: slice, box: Box) -> NDArray[Any]:
         values: NDArray[Any] = self._array[(channels, *box.slices)]
         return values
 
     def clear(self) -> None:
-        """Let go of what is kept; what is being read is kept when it is there."""
+        """Let go of what is kept."""
         with self._kept.lock:
-            self._kept.parts = [part for part in self._kept.parts if not part.values.done()]
+            self._kept.slabs.clear()
+
+
+def _key(channels: slice, axis: int, block: Block) -> _Key:
+    return channels.start, channels.stop, axis, block.block_id
