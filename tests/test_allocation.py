@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,35 @@ def test_freed_memory_is_kept(told: str | None, kept: bool) -> None:
     run = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
     pages = 5 * (20 << 20) // 4096
     assert (int(run.stdout) < pages // 2) == kept
+
+
+ARENAS = """
+import ctypes, sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from topo_dask.stores.allocation import keep_freed_memory
+keep_freed_memory()
+at_once = Barrier(4)
+def allocate(_):
+    at_once.wait()
+    return [bytearray(1000) for _ in range(100)]
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(allocate, range(4)))
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(open(sys.argv[1]).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(("told", "arenas"), [(None, 1), ("3", 3)])
+def test_threads_share_what_is_kept(told: str | None, arenas: int, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    if told is not None:
+        environment["MALLOC_ARENA_MAX"] = told
+    command = [sys.executable, "-c", ARENAS, str(tmp_path / "arenas.xml")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(run.stdout) == arenas

@@ -16,6 +16,7 @@ from .config import ClassConfig
 from .kernels.pyramid import coarse_shape
 from .plan import Recipe, plan_stages
 from .stages.job import CoarserLevel, Job
+from .stores.allocation import keep_freed_memory
 from .stores.pages import Pages
 from .stores.volumes import Foreground, Output, Source, StoredFlow
 from .surroundings import active_client, ask_workers, shares_memory
@@ -65,6 +66,7 @@ async def _beside_the_loop(*arguments: Any) -> None:
 
 
 def _try_all(kinds: Iterable[tuple[int, Any, bool]], flow_dtype: str, pyramid: tuple[Triple, ...]) -> None:
+    keep_freed_memory()
     for kind in kinds:
         _try_once(kind, flow_dtype, pyramid)
 

@@ -17,6 +17,7 @@ from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger, locks
+from .stores.allocation import keep_freed_memory
 from .stores.checked import OnMissing
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
 from .stores.multiscales import read_multiscales
@@ -154,6 +155,7 @@ def segment_volume(
     >>> np.unique(labels["nuc"][:])
     array([1], dtype=int32)
     """
+    keep_freed_memory()  # threads that have begun before keep what they have
     target = locate_output(output)
     _check_options(resume, overwrite, progress)
     store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
