@@ -15,7 +15,7 @@ import topo_dask
 from topo_dask import plan, segment_volume
 from topo_dask.stages.split import fragments
 from topo_dask.stages.track import track
-from topo_dask.stores.scratch import FileScratch
+from topo_dask.stores.scratch import FILED, FileScratch, find_filed
 
 SHAPE, BLOCK = (8, 24, 24), (8, 12, 12)
 CONFIG: dict[str, Any] = {
@@ -193,3 +193,19 @@ def test_a_damaged_record_of_the_run_is_named_with_what_helps(
             segment(folder, **how)
     shutil.rmtree(folder / "out.scratch")
     np.testing.assert_array_equal(segment(folder, overwrite=True), expected)
+
+
+def test_a_process_looks_once_which_bundles_there_are(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    keys = np.frombuffer(b"0.0.0\n0.0.1", np.uint8)
+    for stage, kind in (("fragments", "fragments.ids"), ("track", "numbers.faces")):
+        scratch.put(FILED, stage, **{kind: keys})
+    scratch.put("numbers.faces", "0.0.0", lower0=np.zeros(1))
+    with patch.object(FileScratch, "get", autospec=True, side_effect=FileScratch.get) as get:
+        assert find_filed(scratch, "numbers.faces", "0.0.0") is not None
+        assert all(find_filed(scratch, "numbers.faces", f"0.1.{x}") is None for x in range(9))
+        with pytest.raises(OSError, match=r"numbers\.faces/0\.0\.1 is lost"):
+            find_filed(scratch, "numbers.faces", "0.0.1")
+    assert sum(call.args[1] == FILED for call in get.call_args_list) == 2
+    with pytest.raises(OSError, match=r"gather\.0 is on record: it can not be told"):
+        find_filed(scratch, "gather.0", "0.0.0")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .folders import Folder, folder_at
+from .sharing import of_this_process
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -279,14 +280,21 @@ def find_filed(scratch: Scratch, kind: str, key: str) -> Arrays | None:
     is there. OSError where no record tells.
     """
     found = find(scratch, kind, key)
-    if found is None and isinstance(scratch, FileScratch):
+    if found is None and isinstance(scratch, FileScratch) and key in _filed_keys(scratch, kind):
+        raise OSError(f"scratch bundle {scratch.url}/{kind}/{key} is lost; run again with resume=True")
+    return found
+
+
+def _filed_keys(scratch: FileScratch, kind: str) -> set[str]:
+    # A process looks once: what the stages of a run file depends on its inputs alone, also where they do it again.
+    known = of_this_process("filed keys", scratch.url, dict[str, set[str]])
+    if kind not in known:
         records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
         record = next((record for record in records if kind in record), None)
         if record is None:
-            raise OSError(f"no bundle {scratch.url}/{kind}/{key} is found, and no record that there is none")
-        if key in keys_in(record, kind):
-            raise OSError(f"scratch bundle {scratch.url}/{kind}/{key} is lost; run again with resume=True")
-    return found
+            raise OSError(f"no bundle {scratch.url}/{kind} is on record: it can not be told which there are")
+        known[kind] = keys_in(record, kind)
+    return known[kind]
 
 
 def count_rows(scratch: Scratch, kind: str, column: str) -> int:
