@@ -21,11 +21,11 @@ PATIENCE = 300.0
 _AHEAD = 128
 """Tasks handed to the scheduler at a time, at least: it keeps a note of every call for as long as it lives."""
 
-_VOXELS = 1 << 23
+_VOXELS = 1 << 25
 """Voxels of the blocks that one of Dask's tasks does at most: what Dask does for a task takes a tenth of the time of a
-small block's kernels."""
+small block's kernels, and neighbours share what they read."""
 
-_SHARES = 4
+_SHARES = 2
 """Dask's tasks that what is left would make for each thread, at least: the last ones are short, so that all end at
 about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
 
