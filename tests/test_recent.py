@@ -44,7 +44,10 @@ def stored(chunks: tuple[int, ...], **options: Any) -> Any:
 
 
 def kept_bytes(recent: RecentReads) -> int:
-    return sum(slab.values.nbytes for slab in recent._kept.slabs.values())
+    with recent._kept.lock:
+        found = sum(slab.values.nbytes for slab in recent._kept.slabs.values())
+        assert recent._kept.nbytes == found
+    return found
 
 
 def reads(grid: BlockGrid, rng: np.random.Generator) -> list[Index]:

@@ -38,17 +38,31 @@ class _Kept:
 
     def __init__(self) -> None:
         self.slabs: OrderedDict[_Key, _Slab] = OrderedDict()
+        self.nbytes = 0
         self.lock = Lock()
 
     def take(self, key: _Key) -> _Slab | None:
         with self.lock:
-            return self.slabs.pop(key, None)
+            return self._remove(key) if key in self.slabs else None
 
     def put(self, key: _Key, slab: _Slab, allowed_mem: int) -> None:
         with self.lock:
+            if key in self.slabs:
+                self._remove(key)
             self.slabs[key] = slab
-            while sum(one.values.nbytes for one in self.slabs.values()) > allowed_mem:
-                self.slabs.popitem(last=False)
+            self.nbytes += slab.values.nbytes
+            while self.nbytes > allowed_mem:
+                self._remove(next(iter(self.slabs)))
+
+    def clear(self) -> None:
+        with self.lock:
+            self.slabs.clear()
+            self.nbytes = 0
+
+    def _remove(self, key: _Key) -> _Slab:
+        slab = self.slabs.pop(key)
+        self.nbytes -= slab.values.nbytes
+        return slab
 
 
 class RecentReads:
@@ -130,8 +144,7 @@ class RecentReads:
 
     def clear(self) -> None:
         """Let go of what is kept."""
-        with self._kept.lock:
-            self._kept.slabs.clear()
+        self._kept.clear()
 
 
 def _key(channels: slice, axis: int, block: Block) -> _Key:
