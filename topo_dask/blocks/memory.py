@@ -25,7 +25,7 @@ downsample take least: labels of a block, and at a time as many of the level bef
 PAGE_MARGIN = 16
 """Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""
 
-PAGES_MEM, RECENT_MEM = 256 << 20, 256 << 20
+PAGES_MEM, RECENT_MEM = 512 << 20, 256 << 20
 """Bytes of pages, and of the latest reads of the flow, that a process keeps at most, where its tasks leave that much of
 what it may take."""
 
