@@ -22,14 +22,29 @@ def made(calls: list[str], name: str) -> Any:
     return lambda: calls.append(name) or PAGE
 
 
-def test_the_latest_pages_are_kept_within_the_bytes_allowed() -> None:
-    pages, calls = Pages(2 * PAGE[0].nbytes), list[str]()
-    for name in "abacab":
+def kept(pages: Pages) -> str:
+    return "".join(name for name in "abcdef" if pages.find(name) is not None)
+
+
+def test_the_latest_pages_are_kept_within_half_of_the_bytes_allowed() -> None:
+    pages, calls = Pages(4 * PAGE[0].nbytes), list[str]()
+    for name in "abacd":
         pages.get(name, made(calls, name))
-    assert calls == ["a", "b", "c", "b"]
-    assert pages.find("c") is None
+    assert calls == ["a", "b", "c", "d"]
+    assert kept(pages) == "cd"
     pages.clear()
-    assert pages.find("a") is None
+    assert kept(pages) == ""
+
+
+def test_more_pages_are_kept_where_they_are_asked_for_again_up_to_what_is_allowed() -> None:
+    pages, calls = Pages(4 * PAGE[0].nbytes), list[str]()
+    for name in "abca":
+        pages.get(name, made(calls, name))
+    assert calls == ["a", "b", "c", "a"]
+    assert kept(pages) == "abc"  # a had been let go for c
+    for name in "abcdef" * 3:
+        pages.get(name, made(calls, name))
+    assert len(kept(pages)) == 4
 
 
 def test_no_page_is_kept_where_nothing_is_allowed() -> None:

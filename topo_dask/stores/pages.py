@@ -14,12 +14,16 @@ from .sharing import of_this_process
 
 _STRIPES = 16
 
+_REMEMBERED = 32
+"""Pages of which it is remembered that they were let go."""
+
 
 class Pages:
     """Regions of flow fields, the latest used ones, within a number of bytes.
 
     Copies of it in one process, as tasks of a cluster unpickle them, are the same object. A process keeps the pages
-    of one run at a time.
+    of one run at a time. Half of what is allowed is used, and more as soon as pages are asked for again that were let
+    go a moment ago: small objects ask for few pages again.
 
     Parameters
     ----------
@@ -38,7 +42,9 @@ class Pages:
     def __init__(self, allowed_mem: int, token: str | None = None) -> None:
         self._allowed_mem = allowed_mem
         self._token = token or uuid4().hex
+        self._room = allowed_mem // 2
         self._kept: OrderedDict[Hashable, Region] = OrderedDict()
+        self._let_go: OrderedDict[Hashable, None] = OrderedDict()
         self._lock = Lock()
         self._making = [Lock() for _ in range(_STRIPES)]
 
@@ -64,8 +70,13 @@ class Pages:
     def _keep(self, key: Hashable, page: Region) -> None:
         with self._lock:
             self._kept[key] = page
-            while self._kept and sum(kept[0].nbytes for kept in self._kept.values()) > self._allowed_mem:
-                self._kept.popitem(last=False)
+            if key in self._let_go:
+                del self._let_go[key]
+                self._room = min(self._allowed_mem, self._room + page[0].nbytes)
+            while self._kept and sum(kept[0].nbytes for kept in self._kept.values()) > self._room:
+                self._let_go[self._kept.popitem(last=False)[0]] = None
+            while len(self._let_go) > _REMEMBERED:
+                self._let_go.popitem(last=False)
 
     def clear(self) -> None:
         """Let go of all pages."""
