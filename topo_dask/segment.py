@@ -143,6 +143,10 @@ def segment_volume(
     Consolidated metadata of the output's group, if it has any, are written anew when labels come or go; those of groups
     above it are not.
 
+    Where the C library is glibc, it is told to keep up to 256 MiB of freed memory and to have one arena for all
+    threads, in this process and in workers, unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
+    ``MALLOC_MMAP_THRESHOLD_`` or, for the arena, ``MALLOC_ARENA_MAX``.
+
     Examples
     --------
     >>> import numpy as np, tempfile, zarr
