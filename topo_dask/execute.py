@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Protocol
+from uuid import uuid4
 
 from .census import check_filed, take_census
 from .plan import Stage
@@ -136,7 +137,8 @@ def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool
     """Do the tasks through the scheduler that Dask is configured for, threads by default, and in a pool if given.
 
     Of tasks that do not depend on each other Dask's local schedulers begin with the one whose name comes last. Names
-    are such that this is the first one: neighbours are done one after the other, and share what they read.
+    are such that this is the first one: neighbours are done one after the other, and share what they read. No name is
+    used twice: a scheduler that still knows it would take its task for done.
     """
     from dask.callbacks import Callback
 
@@ -144,5 +146,6 @@ def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool
     with Callback(posttask=lambda *_: tick()):
         for at in range(0, len(keys), WINDOW):
             some = keys[at : at + WINDOW]
-            graph = {f"{stage.name}-{WINDOW - i:05}": (stage.run, job, key) for i, key in enumerate(some)}
+            group = f"{stage.name}-{uuid4().hex}"
+            graph = {f"{group}-{WINDOW - i:05}": (stage.run, job, key) for i, key in enumerate(some)}
             get(graph, list(graph), **({} if pool is None else {"pool": pool}))
