@@ -1,13 +1,16 @@
 """Executors: neighbours are done one after the other, so that they share what they read, and each task once."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 
+from topo_dask import cluster
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
-from topo_dask.execute import Executor, dask_scheduler, serial, threads
+from topo_dask.execute import Executor, Tick, dask_scheduler, serial, threads
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
 from topo_dask.stores.scratch import FileScratch, MemoryScratch
@@ -45,3 +48,29 @@ def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch:
     ):
         dask_scheduler(stage, job, keys, lambda: None)
     assert job.scratch.keys("note") == set(keys)
+
+
+def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, ticks = list[str](), list[None]()
+
+    def note(job: Job, key: str) -> None:
+        done.append(key)
+        job.scratch.put("note", key)
+
+    def until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[str]], tick: Tick) -> Sequence[str]:
+        for keys in waiting:
+            for key in keys if len(keys) == 1 else keys[: len(keys) // 2]:
+                stage.run(job, key)
+            if len(keys) > 1:
+                return keys  # the worker died halfway
+            tick()
+        return []
+
+    monkeypatch.setattr(cluster, "_until_lost", until_lost)
+    monkeypatch.setattr(cluster, "_threads_within_patience", lambda *_: 1)
+    grid = BlockGrid((2, 2, 12), (1, 1, 1))
+    job = Job("object", grid, ClassConfig(), scratch=MemoryScratch())
+    keys = [block.key for block in grid]
+    cluster.on_cluster(None)(Stage("note", note, EVERY), job, keys, lambda: ticks.append(None))
+    assert done == keys
+    assert len(ticks) == len(keys)

@@ -45,8 +45,11 @@ def on_cluster(client: Any) -> Executor:
         threads = _threads_within_patience(client, stage, job)
         waiting, killers = _runs_of(keys, stage, job, threads), list[str]()
         while lost := _until_lost(client, stage, job, waiting, tick):
+            left = set(stage.keys(job))  # those that the dead had done are on record
             for key in lost:
-                if _until_lost(client, stage, job, iter([[key]]), tick):
+                if key not in left:
+                    tick()
+                elif _until_lost(client, stage, job, iter([[key]]), tick):
                     killers.append(key)
                 if len(killers) == MAX_KILLERS:
                     raise _killed(stage, job, killers, "given up")
