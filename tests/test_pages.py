@@ -9,10 +9,11 @@ import pytest
 import zarr
 
 import topo_dask
+from topo_dask.blocks.geometry import Box
 from topo_dask.blocks.memory import PAGES_MEM
 from topo_dask.kernels.halves import widen
 from topo_dask.kernels.tracking import displacements
-from topo_dask.stores import checked
+from topo_dask.stores import checked, volumes
 from topo_dask.stores.pages import Pages
 
 PAGE = (np.zeros((2, 2, 2, 3), np.float32), (0, 0, 0), 0.0)
@@ -98,6 +99,35 @@ def test_large_objects_read_each_page_once_and_give_the_same_bits(
     np.testing.assert_array_equal(found[1], expected)
     assert counts[0] <= 2 * 64  # the region of each of 64 blocks, and each page once
     assert counts[1] > 2 * counts[0]
+
+
+@pytest.mark.parametrize(("end", "pages"), [(71, 0), (255, 3)])
+def test_few_particles_that_go_a_little_too_far_read_what_is_around_them(
+    end: int, pages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (64, 64, 256)
+    vectors, semantic = np.zeros((3, *shape), np.float32), np.zeros((1, *shape), "u1")
+    vectors[2, 30:33, 40, :end], semantic[0, 30:33, 40, :64] = 1, 1
+    config = {"one": {"group": 1, "n_steps": 300, "min_size": 2}}
+    mask, flow = zarr.create_array({}, data=semantic), zarr.create_array({}, data=vectors, chunks=(3, 16, 16, 16))
+    reads: list[tuple[int, ...]] = []
+    region = volumes.StoredFlow.region
+
+    def noting(self: Any, box: Box) -> Any:
+        reads.extend([box.shape] if box.shape[2] > 6 else [])  # those are of the volume that is compiled with
+        return region(self, box)
+
+    monkeypatch.setattr(volumes.StoredFlow, "region", noting)
+    labels = topo_dask.segment_volume(
+        mask, flow, zarr.create_group({}), class_names=["one"], class_config=config, block_shape=64, halo=2,
+        on_missing="background", progress=False, scratch=tmp_path / "scratch",
+    )["one"]  # fmt: skip
+    np.testing.assert_array_equal(labels[:], topo_dask.postprocess_single(semantic[0], vectors, 300, min_size=2))
+    assert labels[:].max() == 1
+    assert reads[0] == (64, 64, 66)
+    assert np.prod(reads[1]) * 8 <= 64 * 64 * 96
+    assert len(reads[2:]) == pages
+    assert all(shape[0] == shape[1] == 64 for shape in reads[2:])
 
 
 def test_every_half_is_widened_exactly() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid
+from ..blocks.geometry import Block, BlockGrid, Box
 from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
 from ..kernels.labels import scatter
@@ -14,6 +14,9 @@ from ..kernels.sinks import CellGrid, add_ends, cells_of, number_values, sum_end
 from ..kernels.tracking import advance, start_positions
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
+
+_SMALL = 8
+"""Of particles that lie close together what is around them is read, where their page is so many times as large."""
 
 
 def lay_out(job: Job, key: str) -> None:
@@ -56,10 +59,12 @@ def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], 
     """Track, in place, the particles that have left the region that was read for them.
 
     They are sorted by page, a block-shaped box with a margin; the fullest page is read, its particles go on, and so
-    forth until all have arrived.
+    forth until all have arrived. Of particles that have left a moment ago most are about to arrive: where these are few
+    and close together, the flow around them is enough at first.
     """
     margin = tuple(max(PAGE_MARGIN, h) for h in grid.halo)
     away = np.flatnonzero(steps_left)
+    fresh = np.ones(len(positions), np.bool_)
     while len(away):
         pages, numbers = number_values(pages_of(positions, away, grid.block_shape, grid.numblocks))
         fullest = int(np.argmax(np.bincount(numbers)))
@@ -67,9 +72,18 @@ def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], 
         z, y, x = (int(i) for i in np.unravel_index(pages[fullest - 1], grid.numblocks))
         page = grid.block((z, y, x)).write.grow(margin, margin, grid.shape)  # type: ignore[arg-type]
         moved, left = positions[chosen], steps_left[chosen]
-        advance(flow.page(page), grid.shape, moved, left)
+        around = _around(moved, grid) if fresh[chosen].all() else page
+        region = flow.page(page) if _SMALL * around.size > page.size else flow.part(page, around)
+        advance(region, grid.shape, moved, left)
+        fresh[chosen] = False
         positions[chosen], steps_left[chosen] = moved, left
         away = away[steps_left[away] > 0]
+
+
+def _around(positions: NDArray[np.float64], grid: BlockGrid) -> Box:
+    first, last = (tuple(int(i) for i in edge) for edge in (positions.min(axis=0), positions.max(axis=0)))
+    inner = Box(first, tuple(i + 1 for i in last))  # type: ignore[arg-type]
+    return inner.grow((PAGE_MARGIN,) * 3, (PAGE_MARGIN,) * 3, grid.shape)
 
 
 class SinkTable:

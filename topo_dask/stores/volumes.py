@@ -219,6 +219,9 @@ class Flow(Protocol):
     def page(self, box: Box) -> Region:
         """The same, of a box that is likely to be asked for again."""
 
+    def part(self, page: Box, box: Box) -> Region:
+        """The same, of a small box within a page, or of that page if it costs no more."""
+
     def release(self) -> None:
         """Free what is kept for tracking."""
 
@@ -247,6 +250,11 @@ class StoredFlow:
     def page(self, box: Box) -> Region:
         """Displacements of the box, kept at hand."""
         return self.pages.get(self._key(box), lambda: self.region(box))
+
+    def part(self, page: Box, box: Box) -> Region:
+        """Displacements of the page if it is at hand, else of the box within it."""
+        at_hand = self.pages.find(self._key(page))
+        return self.region(box) if at_hand is None else at_hand
 
     def _key(self, box: Box) -> tuple[int | None, Box]:
         return self.source.channels.start if self.source.channels else None, box
@@ -281,6 +289,10 @@ class HeldFlow:
         self._longest.append(displacements(self._flow, self._step_size, self._disp, planes)[1])
 
     def page(self, box: Box) -> Region:
+        """Displacements of the whole volume."""
+        return self.region(box)
+
+    def part(self, page: Box, box: Box) -> Region:
         """Displacements of the whole volume."""
         return self.region(box)
 
