@@ -265,6 +265,32 @@ def test_functions_refuse_what_is_no_number(kind: As, dtype: Any) -> None:
             compute(call())
 
 
+def masked(array: np.ndarray) -> Any:
+    return np.ma.masked_array(array, True)
+
+
+def masked_lazily(array: np.ndarray) -> Any:
+    return da.from_array(array, chunks=3).map_blocks(masked, dtype=array.dtype)
+
+
+@pytest.mark.parametrize("kind", [masked, masked_lazily])
+def test_masks_are_not_lost(kind: As) -> None:
+    rows, ends = np.zeros((2, 3), np.int64), np.zeros((2, 3))
+    for call, name in (
+        (lambda: topo_dask.track_flows(kind(MASK), FLOW, 2), "sem_mask"),
+        (lambda: topo_dask.postprocess_single(MASK, kind(FLOW)), "flow"),
+        (lambda: classes(as_numpy, kind(PROB)), "semantic_pred"),
+        (lambda: topo_dask.run_instance_segmentation(PROB, kind(FLOW), ["nuc"], CONFIG), "flow_pred"),
+        (lambda: topo_dask.compact_relabel(kind(LABELS)), "instances"),
+        (lambda: topo_dask.instance_table(LABELS, kind(FLOW)), "flow"),
+        (lambda: topo_dask.cluster_convergence(kind(rows), ends, SHAPE, 2.0), "fg_coords"),
+        (lambda: topo_dask.cluster_convergence(rows, kind(ends), SHAPE, 2.0), "final_positions"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}.* has masked values, which would count"):
+            compute(call())
+    np.testing.assert_array_equal(single(np.ma.masked_array, min_size=1), single(as_numpy, min_size=1))
+
+
 LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
     ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),

@@ -276,7 +276,7 @@ def flip(chunk: Path) -> None:
 
 
 @pytest.mark.parametrize(("harm", "named"), [(Path.unlink, "missing"), (flip, "damaged")])
-@pytest.mark.parametrize("lost", ["mask", "flow"])
+@pytest.mark.parametrize("lost", ["sem_mask", "flow"])
 def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
     lost: str, harm: Callable[[Path], None], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

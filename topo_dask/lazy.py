@@ -36,6 +36,8 @@ from .surroundings import ambient, check_reach, check_sight, resources
 
 Array = Any
 
+_ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}
+
 LEAST_BLOCK = 64**3
 """Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many."""
 
@@ -237,7 +239,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     volume = arrays.get("mask", arrays.get("labels"))
     assert volume is not None
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
-    stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
+    stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.levels)
     labels = _deferred_labels(_Spec(grid, scratch, config, "labels"), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
@@ -249,7 +251,7 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
 
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
-    stored = {name: _stored(array, scratch, name) for name, array in arrays.items()}
+    stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
     spec = _Spec(grid, scratch, ClassConfig(), "table")
     return dask.delayed(_tabulated, pure=True)(
         spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"

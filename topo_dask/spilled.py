@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .stores.checked import CheckedArray
 from .stores.outputs import absolute
 from .stores.scratch import Arrays, FileScratch, find
+from .stores.volumes import check_unmasked
 from .surroundings import ambient, check_reach
 
 SPILL_CHUNK = 64
@@ -99,13 +100,16 @@ def _write(array: Any, scratch: FileScratch, name: str) -> Arrays:
         compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
         config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
     )
-    dask.compute(array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_)))
+    dask.compute(
+        array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
+    )
     record = {"path": np.frombuffer(path.encode(), np.uint8)}
     scratch.put("spilled", name, **record)
     return record
 
 
-def _write_chunk(chunk: NDArray[Any], target: Any, block_info: Any = None) -> NDArray[np.bool_]:
+def _write_chunk(chunk: NDArray[Any], target: Any, name: str, block_info: Any = None) -> NDArray[np.bool_]:
+    check_unmasked(chunk, name)
     where = tuple(slice(a, b) for a, b in block_info[0]["array-location"])
     target[where] = chunk
     return np.ones((1,) * chunk.ndim, np.bool_)

@@ -7,15 +7,23 @@ import numpy as np
 from .. import held, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
-from ..stores.volumes import COMPONENTS, check_array
+from ..stores.volumes import COMPONENTS, check_array, check_unmasked
 
 Array = Any
 """numpy.ndarray, dask.array.Array or zarr.Array."""
 
 
+def as_array(array: Array, name: str) -> Array:
+    """An argument as it is where it is lazy, else as NumPy; TypeError naming it where a mask would be lost."""
+    if lazy.is_lazy(array):
+        return array
+    check_unmasked(array, name)
+    return np.asarray(array)
+
+
 def as_volume(array: Array, name: str) -> Array:
     """An array of three axes, NumPy unless it is lazy; ValueError or TypeError naming it otherwise."""
-    array = array if lazy.is_lazy(array) else np.asarray(array)
+    array = as_array(array, name)
     check_array(array, name, 3)
     return array
 
@@ -30,7 +38,7 @@ def as_labels(array: Array) -> Array:
 
 def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> Array:
     """A flow that covers a volume."""
-    array = array if lazy.is_lazy(array) else np.asarray(array)
+    array = as_array(array, name)
     check_array(array, name, 4, COMPONENTS)
     expected = (3, *volume.shape)
     if tuple(array.shape) != tuple(expected):

@@ -9,7 +9,7 @@ from ..blocks.geometry import triple
 from ..config import ClassConfig
 from ..stages.settle import as_rows
 from ..stores.volumes import check_array
-from .arguments import Array, as_flow, as_volume
+from .arguments import Array, as_array, as_flow, as_volume
 
 
 def track_flows(
@@ -122,9 +122,8 @@ def cluster_convergence(
     """
     config = ClassConfig(convergence_radius=convergence_radius, min_size=min_size)
     shape = triple(volume_shape, "volume_shape", at_least=0)
+    fg_coords, final_positions = as_array(fg_coords, "fg_coords"), as_array(final_positions, "final_positions")
     deferred = lazy.is_lazy(fg_coords) or lazy.is_lazy(final_positions)
-    if not deferred:
-        fg_coords, final_positions = np.asarray(fg_coords), np.asarray(final_positions)
     for name, array in (("fg_coords", fg_coords), ("final_positions", final_positions)):
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"{name} must have shape (N, 3), got {array.shape}")

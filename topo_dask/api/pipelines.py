@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import held, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..plan import Recipe
 from ..stores.volumes import check_prediction
-from .arguments import Array, as_flow, as_volume, segment
+from .arguments import Array, as_array, as_flow, as_volume, segment
 
 
 def postprocess_single(
@@ -147,8 +145,7 @@ def run_instance_segmentation(
     >>> topo_dask.run_instance_segmentation(prob, flow, ["nuc"], config)
     {'nuc': array([[[1, 1, 1]]], dtype=int32)}
     """
-    semantic = semantic_pred if lazy.is_lazy(semantic_pred) else np.asarray(semantic_pred)
-    flow = flow_pred if lazy.is_lazy(flow_pred) else np.asarray(flow_pred)
+    semantic, flow = as_array(semantic_pred, "semantic_pred"), as_array(flow_pred, "flow_pred")
     check_prediction(semantic, flow)
     threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import BlockGrid, Triple
 from ..kernels.sinks import CellGrid
 from ..stores.scratch import Scratch
+from ..stores.volumes import check_unmasked
 from .job import Job
 from .track import SinkTable, file_sinks
 
@@ -23,9 +24,13 @@ def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where:
 
     Raises
     ------
+    TypeError
+        When an array has masked values.
     ValueError
         When the two arrays differ in length, or a voxel lies outside the volume.
     """
+    check_unmasked(coords, f"fg_coords{where}")
+    check_unmasked(positions, f"final_positions{where}")
     if len(coords) != len(positions):
         raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)}{where}")
     # As Python's integers: uint64 reaches further than int64.

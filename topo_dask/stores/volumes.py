@@ -24,6 +24,12 @@ COMPONENTS = "its first axis must be the channels: dz, dy, dx"
 """What a flow lacks that has an axis too few."""
 
 
+def check_unmasked(array: Any, name: str) -> None:
+    """Raise TypeError where an array of NumPy masks some of its values: they would count like the rest."""
+    if np.ma.is_masked(array):
+        raise TypeError(f"{name} has masked values, which would count: say what they are, as with .filled(0)")
+
+
 def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     """Refuse what can not be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
 
