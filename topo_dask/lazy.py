@@ -308,6 +308,8 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
 
 def _layer(prepared: Prepared, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     job = prepared.job
+    if job.flow is not None:
+        job.flow.release()
     rows = np.argwhere(prepared.occupied[layer]).tolist()
     try:
         return rows_of(job, [job.grid.block((layer, y, x)) for y, x in rows])
