@@ -432,6 +432,17 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: unsafe(p, "x" * 300), ValueError, "1 to 100 letters"),
     (lambda p: unsafe(p, "nuc\n"), ValueError, "can not name an output array"),
     (lambda p: unsafe(p, "zarr.json"), ValueError, "class name 'zarr.json' can not name an output array"),
+    (
+        lambda p: topo_dask.segment_volume(
+            as_zarr(np.concatenate([PROB] * 2)),
+            as_zarr(np.concatenate([FLOW] * 2)),
+            p / "out",
+            class_names=["nuc", "NUC"],
+            class_config=dict.fromkeys(("nuc", "NUC"), CONFIG["nuc"]),
+        ),
+        ValueError,
+        r"class names must differ in more than capitals.* got \['nuc', 'NUC'\]",
+    ),
     (lambda p: segment(p, block_shape=0), ValueError, "block_shape must be at least 1"),
     (lambda p: segment(p, block_shape=(4, -4, 4)), ValueError, "block_shape must be at least 1"),
     (lambda p: segment(p, block_shape=(4, 4, 4, 4)), TypeError, "block_shape must be three integers"),

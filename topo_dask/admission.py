@@ -178,6 +178,10 @@ def plan_volume(
                 f"class name {name!r} can not name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
                 "blanks, the first a letter or digit"
             )
+    if len({name.casefold() for name in classes}) < len(classes):
+        raise ValueError(
+            f"class names must differ in more than capitals, which not every file system tells apart, got {[*classes]}"
+        )
     if not classes:
         raise ValueError(nothing_to_segment(class_names, class_config))
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
