@@ -786,6 +786,35 @@ def test_scratch_and_output_do_not_lie_in_one_another(tmp_path: Path, two: Any, 
     assert list(work.iterdir()) == [work / "link"]
 
 
+@pytest.mark.parametrize("name", ["semantic", "flow"])
+@pytest.mark.parametrize("ome_zarr", [None, "0.5"])
+def test_inputs_lie_in_no_labels_and_no_scratch(tmp_path: Path, two: Any, name: str, ome_zarr: Any) -> None:
+    paths, arguments = two
+    arguments |= {"ome_zarr": ome_zarr}
+    mine = Path(paths[name == "flow"])
+    before = sorted(mine.rglob("*"))
+    (tmp_path / "link").symlink_to(mine)
+    for output in (mine, tmp_path / "link"):
+        with pytest.raises(ValueError, match="can not be opened as a zarr group: An array already exists"):
+            segment_volume(*paths, output, **arguments, overwrite=True)
+    for output in (mine / "inner", tmp_path / "link" / "inner"):
+        with pytest.raises(ValueError, match=f"{name} .* and labels in .* must not lie in one another"):
+            segment_volume(*paths, output, **arguments)
+    for scratch in (mine, mine / "inner"):
+        with pytest.raises(ValueError, match=f"{name} .* and scratch .* must not lie in one another"):
+            segment_volume(*paths, tmp_path / "out", **arguments, scratch=scratch)
+    assert sorted(mine.rglob("*")) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_on_an_object_store_lie_in_no_labels(tmp_path: Path, two: Any) -> None:
+    paths, arguments = two
+    store = zarr.storage.FsspecStore.from_url("memory:///inputs/semantic")
+    semantic = zarr.create_array(store, data=SEMANTIC[:2])
+    with pytest.raises(ValueError, match=r"semantic memory:///inputs/semantic/? and labels in .* must not lie in one"):
+        segment_volume(semantic, paths[1], "memory:///inputs/semantic/inner", **arguments, scratch=tmp_path / "scratch")
+
+
 def test_places_may_be_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any) -> None:
     paths, arguments = two
     (tmp_path / "work").mkdir()

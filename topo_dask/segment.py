@@ -30,6 +30,8 @@ from .stores.outputs import (
     check_owned,
     existing_group,
     locate_output,
+    nested,
+    place_of,
 )
 from .stores.pages import Pages
 from .stores.pyramids import Version
@@ -182,8 +184,8 @@ def segment_volume(
         image=None if there is None else read_multiscales(there),
         recorded=ledger.recorded(store) if resume else None,
     )
-    _check_places(target, store)
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
+    _check_places(plan, target, spec, store)
     record = _describe(plan, target)
 
     same = ledger.digests(record)
@@ -256,15 +258,23 @@ def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Cal
         yield check
 
 
-def _check_places(target: Target, scratch: FileScratch) -> None:
-    # Scratch is removed in the end, and tasks of other processes do not see the memory of this one.
+def _check_places(plan: RunPlan, target: Target, spec: OutputSpec, scratch: FileScratch) -> None:
+    # Scratch is removed in the end, labels that are there are replaced, and tasks of other processes do not see the
+    # memory of this one.
     if target.is_in_memory and not shares_memory():
         raise ValueError("output is in the memory of this process but tasks run in others: give a path or URL")
     if target.url is None:
         return
-    paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (target.url, scratch.url)]
-    if paths[0].startswith(paths[1]) or paths[1].startswith(paths[0]):
+    if nested(target.url, scratch.url):
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
+    places = [target.url] if target.is_array else [f"{target.url}/{spec.place(name)}" for name in plan.classes]
+    for name, source in (("semantic", plan.semantic), ("flow", plan.flow)):
+        if (url := place_of(source.array)) is None:
+            continue
+        if inside := next((place for place in places if nested(url, place)), None):
+            raise ValueError(f"{name} {url} and labels in {inside} must not lie in one another: choose another output")
+        if nested(url, scratch.url):
+            raise ValueError(f"{name} {url} and scratch {scratch.url} must not lie in one another")
 
 
 def _open_jobs(

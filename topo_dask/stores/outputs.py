@@ -17,7 +17,7 @@ import numpy as np
 from ..blocks.geometry import Triple
 from .inputs import absolute_node
 from .multiscales import VERSIONS
-from .persistent import persistent, store_at
+from .persistent import impatient, persistent, store_at
 from .pyramids import LABELS, Pyramid
 
 MARK = "topo_dask"
@@ -108,9 +108,29 @@ def locate_output(output: Any) -> Target:
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
     output = absolute_node(output)
-    root = getattr(output.store, "root", None)
-    path = output.path
-    return Target(None if root is None else absolute(os.path.join(str(root), path)), output)
+    return Target(url_of(output), output)
+
+
+def url_of(node: Any) -> str | None:
+    """Absolute path or URL of an array or group; None for one that is not on a file system."""
+    root = getattr(node.store, "root", None)
+    return None if root is None else absolute(os.path.join(str(root), node.path))
+
+
+def place_of(node: Any) -> str | None:
+    """Where an array or group is, also on an object store, whose URL leaves out how it is reached; None if unknown."""
+    from zarr.storage import FsspecStore
+
+    store = impatient(node.store)
+    if isinstance(store, FsspecStore):
+        return str(store.fs.unstrip_protocol(f"{store.path}/{node.path}"))
+    return url_of(node)
+
+
+def nested(one: str, other: str) -> bool:
+    """Whether one of two places is the other or lies in it, by whatever links they are named."""
+    paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
+    return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
 
 
 def absolute(url: str) -> str:
