@@ -19,11 +19,13 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 
 
 def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():  # to be ignored, says the specification
+        root = Path.home() / ".cache"
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return Path(root) / "topo_dask" / digest.hexdigest()[:16]
+    return root / "topo_dask" / digest.hexdigest()[:16]
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
