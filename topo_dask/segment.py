@@ -146,8 +146,8 @@ def segment_volume(
     above it are not.
 
     Where the C library is glibc, it is told to keep up to 256 MiB of freed memory and to have one arena for all
-    threads, in this process and in workers, unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
-    ``MALLOC_MMAP_THRESHOLD_`` or, for the arena, ``MALLOC_ARENA_MAX``.
+    threads that begin later, in this process and in workers, unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
+    ``MALLOC_MMAP_THRESHOLD_``, ``glibc.malloc`` in its ``GLIBC_TUNABLES`` or, for the arena, ``MALLOC_ARENA_MAX``.
 
     Examples
     --------

@@ -22,11 +22,11 @@ _DASK_DEFAULT = "65536"
 def keep_freed_memory() -> None:
     """Let this process keep freed memory for its next task, unless the environment says what is to be kept.
 
-    Threads that begin later share one arena, so that what one of them frees is there for all. A C library without
-    ``mallopt`` is left as it is.
+    Threads that begin later share one arena, so that what one of them frees is there for all, unless there are many
+    arenas already. A C library without ``mallopt`` is left as it is.
     """
     told = {os.environ.get(f"MALLOC_{name}_THRESHOLD_") for name in ("TRIM", "MMAP")}
-    if told - {None, _DASK_DEFAULT}:
+    if told - {None, _DASK_DEFAULT} or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     with suppress(OSError, TypeError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
