@@ -280,21 +280,25 @@ def find_filed(scratch: Scratch, kind: str, key: str) -> Arrays | None:
     is there. OSError where no record tells.
     """
     found = find(scratch, kind, key)
-    if found is None and isinstance(scratch, FileScratch) and key in _filed_keys(scratch, kind):
+    if found is None and isinstance(scratch, FileScratch) and _is_filed(scratch, kind, key):
         raise OSError(f"scratch bundle {scratch.url}/{kind}/{key} is lost; run again with resume=True")
     return found
 
 
-def _filed_keys(scratch: FileScratch, kind: str) -> set[str]:
+def _is_filed(scratch: FileScratch, kind: str, key: str) -> bool:
     # A process looks once: what the stages of a run file depends on its inputs alone, also where they do it again.
-    known = of_this_process("filed keys", scratch.url, dict[str, set[str]])
+    known = of_this_process("filed keys", scratch.url, dict[str, NDArray[np.bytes_]])
     if kind not in known:
         records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
         record = next((record for record in records if kind in record), None)
         if record is None:
-            raise OSError(f"no bundle {scratch.url}/{kind} is on record: it can not be told which there are")
-        known[kind] = keys_in(record, kind)
-    return known[kind]
+            raise OSError(
+                f"no bundle {scratch.url}/{kind} is on record, and it can not be told which there are; run again with "
+                "resume=True"
+            )
+        known[kind] = np.array(sorted(keys_in(record, kind)), "S")  # a tenth of what a set takes
+    at = np.searchsorted(known[kind], key.encode())
+    return bool(at < len(known[kind]) and known[kind][at] == key.encode())
 
 
 def count_rows(scratch: Scratch, kind: str, column: str) -> int:
