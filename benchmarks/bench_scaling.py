@@ -5,8 +5,10 @@ written once and hard-linked wherever it recurs, so that volumes of any size are
 disk. Reads of the inputs come from the page cache: what is measured is decoding, the stages, scratch and the labels.
 
 Each size runs in a process of its own; its peak is that of the one process that holds client, scheduler and threads.
+Machines drift by more than the sizes differ: several rounds go through all sizes in turn, and what is compared is each
+size's median.
 
-    python benchmarks/bench_scaling.py --folder /tmp/scaling --sizes 256 512 1024 2048 --figure docs/scaling.png
+    python benchmarks/bench_scaling.py --folder /tmp/s --sizes 256 512 1024 2048 --rounds 3 --figure docs/scaling.png
 """
 
 import argparse
@@ -104,25 +106,32 @@ def run_size(args: argparse.Namespace, size: int) -> dict[str, Any]:
     return found
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: float(np.median([run[key] for run in runs])) for key in runs[0]}
+
+
+def draw(runs: dict[int, list[dict[str, Any]]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    voxels = [row["size"] ** 3 for row in rows]
+    rows = [median(some) for some in runs.values()]
+    voxels = [size**3 for size in runs]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     panels = (("ns_per_voxel", "wall time, ns per voxel"), ("peak_mib", "peak memory of the process, MiB"))
     for axis, (key, label) in zip(axes, panels, strict=True):
-        axis.plot(voxels, [row[key] for row in rows], "o-", color="#0072b2")
+        axis.plot(voxels, [row[key] for row in rows], "-", color="#0072b2")
+        for x, some in zip(voxels, runs.values(), strict=True):
+            axis.plot([x] * len(some), [run[key] for run in some], "o", color="#0072b2", alpha=0.6)
         axis.set(xscale="log", xlabel="voxels", ylabel=label)
-        axis.set_ylim(0, 1.3 * max(row[key] for row in rows))
+        axis.set_ylim(0, 1.3 * max(run[key] for some in runs.values() for run in some))
         axis.grid(alpha=0.3)
         for row, x in zip(rows, voxels, strict=True):
             axis.annotate(
-                f"{row[key]:.0f}", (x, row[key]), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9
+                f"{row[key]:.0f}", (x, row[key]), textcoords="offset points", xytext=(9, 7), ha="center", fontsize=9
             )
-        axis.set_xticks(voxels, [f"{row['size']}³" for row in rows])
+        axis.set_xticks(voxels, [f"{size}³" for size in runs])
         axis.minorticks_off()
     figure.savefig(path, dpi=130)
 
@@ -131,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="must not exist; removed in the end")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024], help="multiples of 128")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--block", type=int, default=128)
     parser.add_argument("--halo", type=int, default=16)
     parser.add_argument("--figure", type=Path)
@@ -144,15 +154,20 @@ def main() -> None:
         make_tile(args.folder)
         print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
         print("  size     s   CPU s  ns/voxel  peak MiB  instances", flush=True)
-        rows = []
-        for size in args.sizes:
-            rows.append(run_size(args, size))
-            line = "{size:6d} {seconds:5.0f} {cpu_seconds:7.0f} {ns_per_voxel:9.1f} {peak_mib:9.0f} {instances:10d}"
-            print(line.format(**rows[-1]), flush=True)
+        line = "{size:6.0f} {seconds:5.0f} {cpu_seconds:7.0f} {ns_per_voxel:9.1f} {peak_mib:9.0f} {instances:10.0f}"
+        runs: dict[int, list[dict[str, Any]]] = {size: [] for size in args.sizes}
+        for _ in range(args.rounds):
+            for size, some in runs.items():
+                some.append(run_size(args, size))
+                print(line.format(**some[-1]), flush=True)
     finally:
         shutil.rmtree(args.folder)
+    if args.rounds > 1:
+        print(f"median of {args.rounds} rounds")
+        for some in runs.values():
+            print(line.format(**median(some)))
     if args.figure:
-        draw(rows, args.figure)
+        draw(runs, args.figure)
 
 
 if __name__ == "__main__":
