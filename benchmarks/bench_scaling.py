@@ -122,15 +122,16 @@ def draw(runs: dict[int, list[dict[str, Any]]], path: Path) -> None:
     panels = (("ns_per_voxel", "wall time, ns per voxel"), ("peak_mib", "peak memory of the process, MiB"))
     for axis, (key, label) in zip(axes, panels, strict=True):
         axis.plot(voxels, [row[key] for row in rows], "-", color="#0072b2")
-        for x, some in zip(voxels, runs.values(), strict=True):
-            axis.plot([x] * len(some), [run[key] for run in some], "o", color="#0072b2", alpha=0.6)
+        for x, row, some in zip(voxels, rows, runs.values(), strict=True):
+            found = [run[key] for run in some]
+            axis.plot([x] * len(some), found, "o", color="#0072b2", alpha=0.6)
+            axis.annotate(
+                f"{row[key]:.0f}", (x, max(found)), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9
+            )
         axis.set(xscale="log", xlabel="voxels", ylabel=label)
         axis.set_ylim(0, 1.3 * max(run[key] for some in runs.values() for run in some))
         axis.grid(alpha=0.3)
-        for row, x in zip(rows, voxels, strict=True):
-            axis.annotate(
-                f"{row[key]:.0f}", (x, row[key]), textcoords="offset points", xytext=(9, 7), ha="center", fontsize=9
-            )
+        axis.margins(x=0.12)
         axis.set_xticks(voxels, [f"{size}³" for size in runs])
         axis.minorticks_off()
     figure.savefig(path, dpi=130)
