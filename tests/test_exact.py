@@ -15,6 +15,7 @@ import topo_dask
 from topo_dask import held
 from topo_dask.config import ClassConfig
 from topo_dask.plan import Recipe
+from topo_dask.stages import track
 
 contract = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -30,6 +31,15 @@ def slabs_of(data: st.DataObject) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held, "SLAB_VOXELS", data.draw(st.sampled_from([1 << 20, 1, 60, 200]), label="voxels of a slab"))
         patch.setattr(held, "SLAB_PLANES", data.draw(st.integers(1, 3), label="planes of a slab"))
+        yield
+
+
+@contextmanager
+def pages_of(data: st.DataObject) -> Iterator[None]:
+    """With its usual margin a page is the whole of such volumes; let particles turn pages, and read parts of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(track, "PAGE_MARGIN", data.draw(st.sampled_from([16, 0, 1, 2, 4]), label="margin of a page"))
+        patch.setattr(track, "_SMALL", data.draw(st.sampled_from([8, 1, 0]), label="page over part"))
         yield
 
 
@@ -86,7 +96,8 @@ def test_postprocessing_equals_naive(data: st.DataObject) -> None:
         same(topo_dask.postprocess_single(mask, flow, **parameters), expected)
     config = ClassConfig(**parameters)
     block_shape, halo = data.draw(some.block_shapes(mask.shape)), data.draw(some.halos(mask.shape))
-    same(run_blocks(Recipe.of(config), block_shape, halo, config=config, mask=mask, flow=flow), expected)
+    with pages_of(data):
+        same(run_blocks(Recipe.of(config), block_shape, halo, config=config, mask=mask, flow=flow), expected)
 
 
 @contract
