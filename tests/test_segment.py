@@ -812,7 +812,9 @@ def test_inputs_on_an_object_store_lie_in_no_labels(tmp_path: Path, two: Any) ->
     store = zarr.storage.FsspecStore.from_url("memory:///inputs/semantic")
     semantic = zarr.create_array(store, data=SEMANTIC[:2])
     with pytest.raises(ValueError, match=r"semantic memory:///inputs/semantic/? and labels in .* must not lie in one"):
-        segment_volume(semantic, paths[1], "memory:///inputs/semantic/inner", **arguments, scratch=tmp_path / "scratch")
+        segment_volume(
+            semantic, paths[1], "memory:///inputs/semantic/inner/", **arguments, scratch=tmp_path / "scratch"
+        )
 
 
 def test_places_may_be_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any) -> None:

@@ -267,7 +267,7 @@ def _check_places(plan: RunPlan, target: Target, spec: OutputSpec, scratch: File
         return
     if nested(target.url, scratch.url):
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
-    places = [target.url] if target.is_array else [f"{target.url}/{spec.place(name)}" for name in plan.classes]
+    places = [target.url] if target.is_array else [target.beside(f"/{spec.place(name)}") for name in plan.classes]
     for name, source in (("semantic", plan.semantic), ("flow", plan.flow)):
         if (url := place_of(source.array)) is None:
             continue
