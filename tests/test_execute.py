@@ -10,14 +10,14 @@ import pytest
 from topo_dask import cluster
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
-from topo_dask.execute import Executor, Tick, dask_scheduler, serial, threads
+from topo_dask.execute import Executor, Tick, dask_scheduler, run, serial, threads
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
 from topo_dask.stores.scratch import FileScratch, MemoryScratch
 
 
 @pytest.mark.parametrize("execute", [serial, threads, dask_scheduler])
-def test_blocks_are_done_in_raster_order(execute: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_are_done_in_the_order_in_which_they_come(execute: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.execute.WINDOW", 20)
     monkeypatch.setattr("topo_dask.execute.usable_cores", lambda: 1)
     done: list[str] = []
@@ -31,6 +31,20 @@ def test_blocks_are_done_in_raster_order(execute: Executor, monkeypatch: pytest.
     with dask.config.set(scheduler="threads", num_workers=1):
         execute(Stage("note", note, EVERY), job, keys, lambda: None)
     assert done == keys
+
+
+def test_a_run_goes_from_each_block_to_one_nearby(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.execute.usable_cores", lambda: 1)
+    done: list[str] = []
+
+    def note(job: Job, key: str) -> None:
+        done.append(key)
+        job.scratch.put("note", key)
+
+    job = Job("object", BlockGrid((3, 4, 1), (1, 1, 1)), ClassConfig(), scratch=MemoryScratch())
+    run(job, [Stage("note", note, EVERY), Stage("finish", lambda job: None)], threads)
+    cubes = "0.0.0 0.1.0 1.0.0 1.1.0", "0.2.0 0.3.0 1.2.0 1.3.0", "2.0.0 2.1.0", "2.2.0 2.3.0"
+    assert done == " ".join(cubes).split()
 
 
 def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ LAYERS = {
     "blocks": {"blocks"},
     "stores": {"stores", "blocks", "kernels"},
     "stages": {"stages", "stores", "blocks", "kernels", "config"},
-    "plan": {"stages", "stores", "config"},
+    "plan": {"stages", "stores", "blocks", "config"},
     "census": {"plan", "stages", "stores"},
     "execute": {"census", "plan", "stages", "stores"},
 }

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.blocks.geometry import Block, BlockGrid, z_order
 from topo_dask.stores.checked import CheckedArray, MissingChunkError
 from topo_dask.stores.recent import RecentReads
 
@@ -50,10 +50,14 @@ def kept_bytes(recent: RecentReads) -> int:
     return found
 
 
+def in_z_order(grid: BlockGrid) -> list[Block]:
+    return sorted(grid, key=lambda block: z_order(block.block_id))
+
+
 def reads(grid: BlockGrid, rng: np.random.Generator) -> list[Index]:
-    """Those of blocks, in an order that is nearly that of the raster, some never, some twice; others between them."""
+    """Those of blocks, in an order that is nearly Z-order, some never, some twice; others between them."""
     indices: list[Index] = []
-    for block in grid:
+    for block in in_z_order(grid):
         channels = (CHANNELS, CHANNELS, CHANNELS, slice(3, 6), slice(0, 6))[rng.integers(5)]
         at = max(0, len(indices) - rng.choice([0, 0, 0, 1, 3]))
         indices[at:at] = [(channels, *block.read.slices)] * rng.choice([1, 1, 1, 0, 2])
@@ -94,15 +98,33 @@ def test_values_are_those_of_the_array_and_memory_is_within_bounds(
 @pytest.mark.parametrize("options", [{}, {"shards": (3, 6, 6, 6)}])
 def test_what_two_blocks_share_is_decoded_once(options: dict[str, Any]) -> None:
     reading = Reading(stored((3, 3, 3, 3), **options))
-    grid = BlockGrid(SHAPE[1:], (9, 3, 3), (0, 1, 1))
+    grid = BlockGrid(SHAPE[1:], (3, 3, 3), (1, 1, 1))
     recent = RecentReads(reading, grid, 1 << 20)
-    for block in grid:
+    for block in in_z_order(grid):
         index = (CHANNELS, *block.read.slices)
         np.testing.assert_array_equal(recent[index], VALUES[index])
     # Each but the first is read for the halo of the block before, too.
-    along_y, along_x = (1, 2, 2, 2), (1, 2, 2, 2, 1)  # the last one along x is within the halo of the block before
-    assert reading.decoded == {(0, z, y, x): along_y[y] * along_x[x] for z, y, x in np.ndindex(3, 4, 5)}
+    along = (1, 2, 2), (1, 2, 2, 2), (1, 2, 2, 2, 1)  # the last one along x is within the halo of the block before
+    assert reading.decoded == {(0, z, y, x): along[0][z] * along[1][y] * along[2][x] for z, y, x in np.ndindex(3, 4, 5)}
     assert kept_bytes(recent) == 0
+
+
+def test_what_is_needed_last_is_let_go_first() -> None:
+    grid = BlockGrid(SHAPE[1:], (3, 3, 3), (1, 1, 1))
+    recent = RecentReads(CheckedArray(stored((3, 3, 3, 3)), "flow"), grid, 2 * (3 * 2 * 4 * 5 * 4))  # two slabs
+
+    def kept_after(*block_id: int) -> set[tuple[int, ...]]:
+        z, y, x = block_id
+        recent[(CHANNELS, *grid.block((z, y, x)).read.slices)]
+        return {key[-1] for key in recent._kept.slabs}
+
+    assert kept_after(0, 0, 0) == {(0, 0, 1), (0, 1, 0)}
+    # Blocks before the one that is read were done elsewhere, and what they would need goes before all else.
+    slab = recent._kept.slabs[CHANNELS.start, CHANNELS.stop, 1, (0, 1, 0)]
+    recent.clear()
+    for early in ((0, 0, 1), (0, 1, 0)):
+        recent._kept.put((0, 3, 1, early), slab, 1 << 20, grid.block((0, 0, 0)))
+    assert kept_after(0, 2, 2) == {(0, 2, 3), (0, 3, 2)}
 
 
 def test_reads_of_other_boxes_are_passed_on_and_keep_nothing() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from .blocks.geometry import block_id_of, z_order
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb, orphans, survey
 from .stages.downsample import downsample
@@ -36,10 +37,15 @@ FRAGMENTED = ("fragments.extents", "fragments.faces", "fragments.ids")
 
 
 def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
-    # Keys of the blocks that are made of as many of these along each axis, in raster order.
-    indices = (map(int, key.split(".")) for key in keys)
-    found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in indices}
-    return [".".join(map(str, index)) for index in sorted(found)]
+    # Keys of the blocks that are made of as many of these along each axis.
+    ids = (block_id_of(key) for key in keys)
+    found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in ids}
+    return _in_z_order(".".join(map(str, index)) for index in found)
+
+
+def _in_z_order(keys: Iterable[str]) -> list[str]:
+    # Tasks in a row, as a worker of a cluster does them, share what they read the more the nearer their blocks are.
+    return sorted(keys, key=lambda key: z_order(block_id_of(key)))
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,15 @@ class Stage:
         return job
 
     def tasks(self, job: Job) -> list[str]:
-        """Keys of all its tasks, done or not, in raster order."""
+        """Keys of all its tasks, done or not, in Z-order."""
         if self.over is None:
             return [self.name]
         if self.over == EVERY:
-            return [block.key for block in job.candidates()]
+            return _in_z_order(block.key for block in job.candidates())
         return self.tasks_over(listed(job.scratch, self.over))
 
     def keys(self, job: Job) -> list[str]:
-        """Keys of the tasks to do, in raster order; those that are on record are left out."""
+        """Keys of the tasks to do, in Z-order; those that are on record are left out."""
         tasks = self.tasks(job)
         done = job.scratch.keys(DONE if self.over is None else self.name) if tasks else set()
         return [key for key in tasks if key not in done]
@@ -97,7 +103,7 @@ class Stage:
         return (job,)
 
     def tasks_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in raster order."""
+        """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in Z-order."""
         return _merged(keys, (1, 1, 1))
 
     def run(self, job: Job, key: str) -> None:
@@ -134,19 +140,16 @@ class TrackTogether(Stage):
     jobs: tuple[Job, ...] = ()
 
     def tasks(self, job: Job) -> list[str]:
-        """Keys of the blocks of all classes, in raster order."""
-        return self._merge(job, map(super().tasks, self.jobs))
+        """Keys of the blocks of all classes, in Z-order."""
+        return _in_z_order(set().union(*map(super().tasks, self.jobs)))
 
     def keys(self, job: Job) -> list[str]:
-        """Keys of the blocks that any class has to do, in raster order."""
-        return self._merge(job, map(super().keys, self.jobs))
+        """Keys of the blocks that any class has to do, in Z-order."""
+        return _in_z_order(set().union(*map(super().keys, self.jobs)))
 
     def jobs_of(self, job: Job) -> tuple[Job, ...]:
         """The jobs of all classes."""
         return self.jobs
-
-    def _merge(self, job: Job, keys: Iterable[Iterable[str]]) -> list[str]:
-        return sorted(set().union(*keys), key=lambda key: job.grid.named(key).block_id)
 
     def run(self, job: Job, key: str) -> None:
         """Track a block for every class that has not done it."""

@@ -1,4 +1,4 @@
-"""Reads of a moment ago: what the next blocks along y and x will read too is kept for them.
+"""Reads of a moment ago: what the next blocks along z, y and x will read too is kept for them.
 
 ::
 
@@ -7,10 +7,11 @@
                             |< kept >|
 
 A block reads a thin part of many chunks, for its halo, and each of these is fetched and decoded as a whole, for up to
-27 blocks. What is shared along z would have to be kept for a whole plane of blocks, and is not.
+27 blocks. In Z-order the next blocks come soon, as long as they are in the same cube of a few blocks; what is needed
+last is let go first.
 """
 
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -19,10 +20,10 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box, Triple
+from ..blocks.geometry import Block, BlockGrid, Box, Triple, z_order
 from .sharing import of_this_process
 
-_Y, _X = 1, 2
+_AXES = 0, 1, 2
 
 _Key = tuple[int, int, int, Triple]  # channels, axis, and the block that it is kept for
 
@@ -34,10 +35,10 @@ class _Slab:
 
 
 class _Kept:
-    """The slabs that a process keeps of one array, the latest one last."""
+    """The slabs that a process keeps of one array."""
 
     def __init__(self) -> None:
-        self.slabs: OrderedDict[_Key, _Slab] = OrderedDict()
+        self.slabs: dict[_Key, _Slab] = {}
         self.nbytes = 0
         self.lock = Lock()
 
@@ -45,14 +46,21 @@ class _Kept:
         with self.lock:
             return self._remove(key) if key in self.slabs else None
 
-    def put(self, key: _Key, slab: _Slab, allowed_mem: int) -> None:
+    def put(self, key: _Key, slab: _Slab, allowed_mem: int, block: Block) -> None:
+        now = z_order(block.block_id)
+
+        def wait(key: _Key) -> tuple[bool, int]:
+            # Blocks before this one were done without, elsewhere: what is kept for them is not needed at all.
+            at = z_order(key[-1])
+            return at < now, at
+
         with self.lock:
             if key in self.slabs:
                 self._remove(key)
             self.slabs[key] = slab
             self.nbytes += slab.values.nbytes
             while self.nbytes > allowed_mem:
-                self._remove(next(iter(self.slabs)))
+                self._remove(max(self.slabs, key=wait))
 
     def clear(self) -> None:
         with self.lock:
@@ -66,7 +74,7 @@ class _Kept:
 
 
 class RecentReads:
-    """An array that is read block by block, in raster order: what blocks next to each other both read is read once.
+    """An array that is read block by block, in Z-order: what blocks next to each other both read is read once.
 
     Reads of other boxes are passed on as they are. Copies of it in one process, as tasks of a cluster unpickle them,
     keep the same; a process keeps what it has of one array at a time.
@@ -109,13 +117,13 @@ class RecentReads:
         block = self._block_that_reads(box)
         if block is None or not self._allowed_mem:
             return self._read(channels, box)
-        found = {axis: self._kept.take(_key(channels, axis, block)) for axis in (_Y, _X)}
-        values = self._put_together(channels, box, found[_Y], found[_X])
-        for axis in (_Y, _X):
+        lower = [self._kept.take(_key(channels, axis, block)) for axis in _AXES]
+        values = self._put_together(channels, box, lower)
+        for axis in _AXES:
             above = self._grid.above(block, axis)
             if above is not None and (shared := box.intersect(above.read)).size:
                 slab = _Slab(shared, values[:, *shared.within(box)].copy())
-                self._kept.put(_key(channels, axis, above), slab, self._allowed_mem)
+                self._kept.put(_key(channels, axis, above), slab, self._allowed_mem, block)
         return values
 
     def _block_that_reads(self, box: Box) -> Block | None:
@@ -125,15 +133,15 @@ class RecentReads:
         block = grid.block((z, y, x))
         return block if block.read == box else None
 
-    def _put_together(self, channels: slice, box: Box, lower_y: _Slab | None, lower_x: _Slab | None) -> NDArray[Any]:
-        z, y, x = box.start
-        rest = Box((z, lower_y.box.stop[_Y] if lower_y else y, lower_x.box.stop[_X] if lower_x else x), box.stop)
+    def _put_together(self, channels: slice, box: Box, lower: Sequence[_Slab | None]) -> NDArray[Any]:
+        z, y, x = (slab.box.stop[axis] if slab else box.start[axis] for axis, slab in zip(_AXES, lower, strict=True))
+        rest = Box((z, y, x), box.stop)
         if rest == box:
             return self._read(channels, box)
         values = np.empty((channels.stop - channels.start, *box.shape), self.dtype)
         if rest.size:
             values[:, *rest.within(box)] = self._read(channels, rest)
-        for slab in (lower_y, lower_x):
+        for slab in lower:
             if slab is not None:
                 values[:, *slab.box.within(box)] = slab.values
         return values

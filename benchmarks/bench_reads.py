@@ -1,0 +1,81 @@
+"""How many chunks of the flow are read and decoded for a block, over the volume and the number of workers.
+
+Counted, not timed: blocks and chunks of 128^3, halo 16, float16, 256 MiB of latest reads in each process, all of it
+scaled down by 16 along each axis, without the voxels. All blocks take the same time, and a worker that has done its run
+of blocks takes the next one. Of one process with several threads the row of one worker holds. Each chunk once would be
+1, and what is read where nothing is shared up to 27.
+
+    python benchmarks/bench_reads.py
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from topo_dask.blocks.geometry import BlockGrid, block_id_of, z_order
+from topo_dask.blocks.memory import RECENT_MEM
+from topo_dask.cluster import _runs_of
+from topo_dask.config import ClassConfig
+from topo_dask.plan import EVERY, Stage
+from topo_dask.stages.job import Job
+from topo_dask.stores.recent import RecentReads
+
+BLOCK, HALO, SCALE = 128, 16, 16
+
+
+class Counting:
+    """Array of chunks as large as a block that counts how many of them its reads meet."""
+
+    def __init__(self, size: int) -> None:
+        self.dtype, self.shape, self.ndim = np.dtype(np.float16), (3, size, size, size), 4
+        self.decoded = 0
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Any:
+        edge = BLOCK // SCALE
+        self.decoded += np.prod([-(-side.stop // edge) - side.start // edge for side in index[1:]])
+        return np.empty([side.stop - side.start for side in index], self.dtype)
+
+
+def runs(grid: BlockGrid, order: str, workers: int) -> Iterator[list[str]]:
+    keys = [block.key for block in grid]
+    if order == "z":
+        keys.sort(key=lambda key: z_order(block_id_of(key)))
+    if workers == 1:
+        yield keys
+    else:
+        stage, job = Stage("track", lambda job, key: None, EVERY), Job("object", grid, ClassConfig())
+        yield from map(list, _runs_of(keys, stage, job, workers))
+
+
+def decoded(size: int, workers: int, order: str) -> float:
+    """Chunks decoded for a block, on average."""
+    waiting = runs(BlockGrid((size,) * 3, (BLOCK,) * 3), order, workers)
+    grid = BlockGrid((size // SCALE,) * 3, (BLOCK // SCALE,) * 3, (HALO // SCALE,) * 3)
+    arrays = [Counting(size // SCALE) for _ in range(workers)]
+    recent = [RecentReads(array, grid, RECENT_MEM // SCALE**3) for array in arrays]
+    left: list[list[str]] = [[] for _ in range(workers)]
+    while True:
+        left = [mine or next(waiting, []) for mine in left]
+        if not any(left):
+            return sum(array.decoded for array in arrays) / len(grid)
+        for worker, mine in enumerate(left):
+            if mine:
+                recent[worker][(slice(0, 3), *grid.named(mine.pop(0)).read.slices)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--order", choices=["z", "raster"], default="z")
+    args = parser.parse_args()
+    print("chunks decoded for a block, by number of workers")
+    print("  size " + "".join(f"{n:6}" for n in args.workers))
+    for size in args.sizes:
+        print(f"{size:6} " + "".join(f"{decoded(size, n, args.order):6.1f}" for n in args.workers), flush=True)
+
+
+if __name__ == "__main__":
+    main()
