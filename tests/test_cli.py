@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -23,9 +24,9 @@ import topo_dask
 from topo_dask import scores
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
-from topo_dask.cli import main
+from topo_dask.cli import main, schedulers
 from topo_dask.cli.parameters import PER_CLASS, read_parameters
-from topo_dask.cli.schedulers import size_cluster
+from topo_dask.cli.schedulers import Scheduling, size_cluster
 from topo_dask.config import get_postprocess_config
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
@@ -282,6 +283,19 @@ def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
     done = invoke(*words, "--scheduler", "cluster", "--workers", 1, "--threads-per-worker", 2, "--min-size", 1)
     assert done.exit_code == 0, done.stderr
     assert zarr.open("out/labels/nuc/0")[:].max() == 2
+
+
+def test_a_cluster_looks_at_itself_less_often_unless_the_user_has_said_how_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = "distributed.worker.profile.interval", "distributed.admin.tick.interval"
+    before = [dask.config.get(name) for name in names]
+    with Scheduling("cluster", 1, 1, "1GiB").start():
+        found = Client.current().run(lambda: [dask.config.get(name) for name in names])
+    assert list(found.values()) == [["100ms", "500ms"]]
+    assert [dask.config.get(name) for name in names] == before
+    monkeypatch.setenv("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "30ms")
+    assert list(schedulers._calm()) == [names[0]]
 
 
 def interrupt(words: list[str], when: Callable[[], bool], number: int) -> tuple[int, list[str]]:
