@@ -135,6 +135,24 @@ def test_every_half_is_widened_exactly() -> None:
     np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("odd", [(), (np.nan,), (np.inf,), (-np.inf, np.nan), (-0.0, 5e-8), ("largest",)])
+def test_displacements_are_those_of_numpy(dtype: str, odd: tuple[Any, ...]) -> None:
+    rng = np.random.default_rng(0)
+    flow = rng.normal(size=(3, 4, 5, 37)).astype(dtype)
+    used = np.float32 if dtype == "f2" else flow.dtype
+    for i, value in enumerate(odd):
+        flow[i, 2, 3 + i, rng.integers(37)] = -np.finfo(dtype).max if value == "largest" else value
+    for planes in ((0, 4), (2, 3), (0, 2)):
+        some = flow[:, slice(*planes)].astype(used)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = np.where(np.isfinite(some), 1.5 * some, np.nan)
+        out, longest = displacements(flow, 1.5, np.zeros((4, 5, 37, 3), used), planes)
+        np.testing.assert_array_equal(out[slice(*planes)], np.moveaxis(moved, 0, -1))
+        assert np.count_nonzero(out) == np.count_nonzero(moved)
+        assert longest == (np.abs(moved).max() if np.isfinite(moved).all() else np.inf)
+
+
 def test_halves_are_laid_out_like_singles() -> None:
     flow = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float16)
     flow[1, 2, 3, 4] = np.inf

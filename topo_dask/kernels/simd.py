@@ -55,3 +55,18 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, array.dtype), codegen
+
+
+@intrinsic
+def size_bits(typingctx: Any, value: Any) -> Any:
+    """Bits of a float without its sign: integers in the order of the sizes, infinity and NaN above all (IEEE 754).
+
+    The largest integer of many is found by SIMD; for floats LLVM keeps to the order, as a NaN among them would matter.
+    """
+    unsigned: Any = {types.float32: types.uint32, types.float64: types.uint64}[value]
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(unsigned.bitwidth)
+        return builder.and_(builder.bitcast(args[0], integer), ir.Constant(integer, (1 << (unsigned.bitwidth - 1)) - 1))
+
+    return unsigned(value), codegen

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel, part
 from .halves import widen
-from .simd import gather, load, store
+from .simd import gather, load, size_bits, store
 
 BATCH = 128
 """Particles advanced together; 64 to 256 are equally fast."""
@@ -31,23 +31,32 @@ Region = tuple[NDArray[np.floating], tuple[int, int, int], float]
 """Displacements [d, h, w, 3], the region's first voxel, and the longest displacement along an axis."""
 
 
+@part
+def _larger(a, b):  # type: ignore[no-untyped-def]
+    return a if a > b else b
+
+
+@part
+def _moved(value, step):  # type: ignore[no-untyped-def]
+    return step * value if np.abs(value) < np.inf else value - value  # NaN of the flow's type: np.nan has another
+
+
 @kernel
-def _interleave(flow, step, begin, end, out):  # type: ignore[no-untyped-def]
-    longest = step * 0.0
-    bad = 0
-    _, _, height, width = flow.shape
-    for z in range(begin, end):
-        for y in range(height):
-            for k in range(3):
-                for x in range(width):
-                    value = flow[k, z, y, x]
-                    moved = step * value
-                    finite = np.abs(value) < np.inf
-                    bad |= 0 if finite else 1
-                    out[z, y, x, k] = moved if finite else np.nan
-                    size = np.abs(moved)
-                    longest = size if size > longest else longest
-    return np.inf if bad else float(longest)
+def _interleave(dz, dy, dx, step, out):  # type: ignore[no-untyped-def]
+    # One loop over all three, so that the stores become whole vectors.
+    longest = size_bits(step - step)
+    for i in range(len(dz)):
+        z, y, x = _moved(dz[i], step), _moved(dy[i], step), _moved(dx[i], step)
+        out[3 * i], out[3 * i + 1], out[3 * i + 2] = z, y, x
+        longest = _larger(longest, _larger(size_bits(z), _larger(size_bits(y), size_bits(x))))
+    return longest
+
+
+def _lay_out(flow: NDArray[np.floating], step: np.floating, out: NDArray[np.floating]) -> float:
+    # Vectors [3, N] to N displacements in a row. Returns the longest, infinite if one is not finite.
+    bits = _interleave(flow[0], flow[1], flow[2], step, out.reshape(-1))
+    longest = float(np.array(bits, f"u{flow.itemsize}").view(flow.dtype))
+    return longest if np.isfinite(longest) else np.inf
 
 
 def displacements(
@@ -86,14 +95,15 @@ def displacements(
     if out is None:
         out = np.empty((*flow.shape[1:], 3), used)
     begin, end = planes or (0, flow.shape[1])
-    step = used.type(step_size)
+    step, plane = used.type(step_size), flow.shape[2] * flow.shape[3]
     if flow.dtype != np.float16:
-        return out, float(_interleave(np.ascontiguousarray(flow), step, begin, end, out))
+        vectors = np.ascontiguousarray(flow).reshape(3, -1)
+        return out, _lay_out(vectors[:, begin * plane : end * plane], step, out[begin:end])
     longest = 0.0
-    wide = np.empty((3, 1, *flow.shape[2:]), np.float32)
+    wide = np.empty((3, *flow.shape[2:]), np.float32)
     for z in range(begin, end):  # plane by plane, which stays in the cache
-        longest = max(longest, _interleave(widen(flow[:, z : z + 1], wide), step, 0, 1, out[z : z + 1]))
-    return out, float(longest)
+        longest = max(longest, _lay_out(widen(flow[:, z], wide).reshape(3, -1), step, out[z]))
+    return out, longest
 
 
 @kernel
