@@ -543,7 +543,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run {INPUTS} out {CLASS} --scheduler elsewhere", 2, "--scheduler must be .* got 'elsewhere'"),
     (f"run {INPUTS} out {CLASS} --resume --overwrite", 2, "exclude one another"),
     (f"run {INPUTS} out {CLASS} --scratch out", 2, "must not lie in one another"),
-    (f"run {INPUTS} flow {CLASS}", 2, "can not be opened as a zarr group"),
+    (f"run {INPUTS} flow {CLASS}", 2, "flow is a zarr array: choose another path"),
     (f"run {INPUTS} empty.toml {CLASS}", 2, "exists and is no zarr group"),
     (f"run {INPUTS} out --class ../up --resolution-nm 8 --steps 3", 2, "can not name an output array"),
     (f"run {INPUTS} out --config none.toml", 2, "'none.toml' does not exist"),

@@ -291,6 +291,7 @@ def existing_group(target: Target) -> Any:
     Consolidated metadata are passed by: they tell of what was there when somebody consolidated them.
     """
     import zarr
+    from zarr.errors import ContainsArrayError
 
     if target.is_array:
         return None
@@ -312,6 +313,10 @@ def existing_group(target: Target) -> Any:
         if local and os.listdir(target.url):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
         return None
+    except ContainsArrayError as error:
+        raise FileExistsError(
+            f"output {target.url} is a zarr array: choose another path; to have it filled, pass the open array"
+        ) from error
     except (OSError, ValueError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"output {target.url} can not be opened as a zarr group: {error}") from error
