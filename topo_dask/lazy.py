@@ -37,6 +37,7 @@ from .surroundings import ambient, check_reach, check_sight, resources
 Array = Any
 
 _ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}
+"""What callers know a stored array by, for messages."""
 
 LEAST_BLOCK = 64**3
 """Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many."""
