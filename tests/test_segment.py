@@ -297,6 +297,7 @@ def test_runs_of_tasks_are_all_tasks_in_order_and_end_in_short_ones(n: int, edge
     assert [key for run in runs for key in run] == keys
     assert all(len(run) * edge**3 <= cluster_module._VOXELS or len(run) == 1 for run in runs)
     assert all(len(run) == 1 for run in runs[-threads:])
+    assert all(len(run).bit_count() == 1 for run in runs)
 
 
 def test_lazy_arrays_are_refused_scratch_that_workers_do_not_share(cluster: LocalCluster, inputs: Any) -> None:

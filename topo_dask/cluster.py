@@ -64,6 +64,7 @@ def _runs_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Itera
     most, at = _VOXELS // prod(stage.seen(job).grid.block_shape), 0
     while at < len(keys):
         n = max(1, min(most, (len(keys) - at) // (_SHARES * threads)))
+        n = 1 << (n.bit_length() - 1)  # in Z-order powers of two are cubes, or halves and quarters of them
         yield keys[at : at + n]
         at += n
 
