@@ -1,9 +1,9 @@
 """How many chunks of the flow are read and decoded for a block, over the volume and the number of workers.
 
 Counted, not timed: blocks and chunks of 128^3, halo 16, float16, 256 MiB of latest reads in each process, all of it
-scaled down by 16 along each axis, without the voxels. All blocks take the same time, and a worker that has done its run
-of blocks takes the next one. Of one process with several threads the row of one worker holds. Each chunk once would be
-1, and what is read where nothing is shared up to 27.
+scaled down by 16 along each axis. All blocks take the same time, and a worker that has done its run of blocks takes the
+next one. Workers are processes; the threads of one, each with a run of its own, share the latest reads, and read one
+after the other. Each chunk once would be 1, and what is read where nothing is shared is up to 27.
 
     python benchmarks/bench_reads.py
 """
@@ -49,32 +49,33 @@ def runs(grid: BlockGrid, order: str, workers: int) -> Iterator[list[str]]:
         yield from map(list, _runs_of(keys, stage, job, workers))
 
 
-def decoded(size: int, workers: int, order: str) -> float:
+def decoded(size: int, workers: int, threads: int, order: str) -> float:
     """Chunks decoded for a block, on average."""
-    waiting = runs(BlockGrid((size,) * 3, (BLOCK,) * 3), order, workers)
+    waiting = runs(BlockGrid((size,) * 3, (BLOCK,) * 3), order, workers * threads)
     grid = BlockGrid((size // SCALE,) * 3, (BLOCK // SCALE,) * 3, (HALO // SCALE,) * 3)
     arrays = [Counting(size // SCALE) for _ in range(workers)]
     recent = [RecentReads(array, grid, RECENT_MEM // SCALE**3) for array in arrays]
-    left: list[list[str]] = [[] for _ in range(workers)]
+    left: list[list[str]] = [[] for _ in range(workers * threads)]
     while True:
         left = [mine or next(waiting, []) for mine in left]
         if not any(left):
             return sum(array.decoded for array in arrays) / len(grid)
-        for worker, mine in enumerate(left):
+        for thread, mine in enumerate(left):
             if mine:
-                recent[worker][(slice(0, 3), *grid.named(mine.pop(0)).read.slices)]
+                recent[thread % workers][(slice(0, 3), *grid.named(mine.pop(0)).read.slices)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--order", choices=["z", "raster"], default="z")
     args = parser.parse_args()
-    print("chunks decoded for a block, by number of workers")
-    print("  size " + "".join(f"{n:6}" for n in args.workers))
+    clusters = (1, 1), (2, 1), (8, 1), (2, 4), (8, 4)
+    print("chunks decoded for a block, by workers x threads")
+    print("  size " + "".join(f"{f'{workers} x {threads}':>8}" for workers, threads in clusters))
     for size in args.sizes:
-        print(f"{size:6} " + "".join(f"{decoded(size, n, args.order):6.1f}" for n in args.workers), flush=True)
+        found = [decoded(size, *cluster, args.order) for cluster in clusters]
+        print(f"{size:6} " + "".join(f"{one:8.1f}" for one in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.blocks.geometry import Block, BlockGrid, z_order
+from topo_dask.blocks.geometry import Block, BlockGrid, Triple, z_order
 from topo_dask.stores.checked import CheckedArray, MissingChunkError
 from topo_dask.stores.recent import RecentReads
 
@@ -109,22 +109,20 @@ def test_what_two_blocks_share_is_decoded_once(options: dict[str, Any]) -> None:
     assert kept_bytes(recent) == 0
 
 
-def test_what_is_needed_last_is_let_go_first() -> None:
+def test_what_has_waited_longest_is_let_go_first() -> None:
     grid = BlockGrid(SHAPE[1:], (3, 3, 3), (1, 1, 1))
-    recent = RecentReads(CheckedArray(stored((3, 3, 3, 3)), "flow"), grid, 2 * (3 * 2 * 4 * 5 * 4))  # two slabs
+    array = CheckedArray(stored((3, 3, 3, 3)), "flow")
 
-    def kept_after(*block_id: int) -> set[tuple[int, ...]]:
-        z, y, x = block_id
-        recent[(CHANNELS, *grid.block((z, y, x)).read.slices)]
-        return {key[-1] for key in recent._kept.slabs}
+    def kept_after(allowed_mem: int, *block_ids: Triple) -> list[Triple]:
+        recent = RecentReads(array, grid, allowed_mem)
+        for block_id in block_ids:
+            recent[(CHANNELS, *grid.block(block_id).read.slices)]
+        return [key[-1] for key in recent._kept.slabs]
 
-    assert kept_after(0, 0, 0) == {(0, 0, 1), (0, 1, 0)}
-    # Blocks before the one that is read were done elsewhere, and what they would need goes before all else.
-    slab = recent._kept.slabs[CHANNELS.start, CHANNELS.stop, 1, (0, 1, 0)]
-    recent.clear()
-    for early in ((0, 0, 1), (0, 1, 0)):
-        recent._kept.put((0, 3, 1, early), slab, 1 << 20, grid.block((0, 0, 0)))
-    assert kept_after(0, 2, 2) == {(0, 2, 3), (0, 3, 2)}
+    corner, inner = 3 * 4 * 4 * 2 * 4, 3 * 4 * 5 * 2 * 4  # bytes of a slab of the first block, and of one further in
+    assert kept_after(2 * inner, (0, 0, 0), (0, 0, 1)) == [(0, 1, 1), (0, 0, 2)]
+    # What is too large to be kept drives nothing out.
+    assert kept_after(corner, (0, 0, 0)) == kept_after(corner, (0, 0, 0), (2, 2, 2)) == [(0, 0, 1)]
 
 
 def test_reads_of_other_boxes_are_passed_on_and_keep_nothing() -> None:

@@ -1,7 +1,7 @@
 """Run the stages of a job: in a loop, on threads, through any Dask scheduler, or on a cluster.
 
-Every executor does the same: for each stage, all its tasks, in any order; then the next. They come in Z-order. The
-serial executor is the debugger.
+Every executor does the same: for each stage, all its tasks; then the next. The order of the tasks is for speed alone.
+The serial executor is the debugger.
 """
 
 import os

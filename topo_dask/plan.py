@@ -44,7 +44,7 @@ def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
 
 
 def _in_z_order(keys: Iterable[str]) -> list[str]:
-    # Tasks in a row, as a worker of a cluster does them, share what they read the more the nearer their blocks are.
+    # Consecutive tasks, as a worker of a cluster does them, share what they read: the more, the nearer their blocks.
     return sorted(keys, key=lambda key: z_order(block_id_of(key)))
 
 

@@ -197,9 +197,10 @@ def block_id_of(key: str) -> Triple:
 
 
 def z_order(block_id: Triple) -> int:
-    """Place of a block in Z-order: the bits of its indices in turn, so that blocks in a row are near each other.
+    """Place of a block in Z-order (Morton 1966): the bits of its indices in turn, so that consecutive blocks are near.
 
-    A block comes after those below it along every axis. Any run of blocks in this order is a few cubes (Morton 1966).
+    A block comes after every one none of whose indices is larger; each cube of ``2**n`` blocks, at a multiple of its
+    edge, is consecutive.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Loads and stores that tell LLVM that a flow field and the scratch arrays of a batch are different memory.
+"""What LLVM has to be told before it makes a loop SIMD.
 
 Numba passes arrays as bare pointers, so LLVM must assume that a store to one may change another, and it can not
 check that at run time for a gather, whose addresses are data. It then leaves the loop scalar. Scoped alias metadata

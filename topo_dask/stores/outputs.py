@@ -315,7 +315,7 @@ def existing_group(target: Target) -> Any:
         return None
     except ContainsArrayError as error:
         raise FileExistsError(
-            f"output {target.url} is a zarr array: choose another path; to have it filled, pass the open array"
+            f"output {target.url} is a zarr array: choose another path, or from Python pass the open array"
         ) from error
     except (OSError, ValueError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError

@@ -7,10 +7,11 @@
                             |< kept >|
 
 A block reads a thin part of many chunks, for its halo, and each of these is fetched and decoded as a whole, for up to
-27 blocks. In Z-order the next blocks come soon, as long as they are in the same cube of a few blocks; what is needed
-last is let go first.
+27 blocks. In Z-order the next blocks come soon as long as they are in the same cube of a few blocks; what was kept
+first, and has waited longest, is let go first.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -20,7 +21,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box, Triple, z_order
+from ..blocks.geometry import Block, BlockGrid, Box, Triple
 from .sharing import of_this_process
 
 _AXES = 0, 1, 2
@@ -35,10 +36,10 @@ class _Slab:
 
 
 class _Kept:
-    """The slabs that a process keeps of one array."""
+    """The slabs that a process keeps of one array, the latest one last."""
 
     def __init__(self) -> None:
-        self.slabs: dict[_Key, _Slab] = {}
+        self.slabs: OrderedDict[_Key, _Slab] = OrderedDict()
         self.nbytes = 0
         self.lock = Lock()
 
@@ -46,21 +47,14 @@ class _Kept:
         with self.lock:
             return self._remove(key) if key in self.slabs else None
 
-    def put(self, key: _Key, slab: _Slab, allowed_mem: int, block: Block) -> None:
-        now = z_order(block.block_id)
-
-        def wait(key: _Key) -> tuple[bool, int]:
-            # Blocks before this one were done without, elsewhere: what is kept for them is not needed at all.
-            at = z_order(key[-1])
-            return at < now, at
-
+    def put(self, key: _Key, slab: _Slab, allowed_mem: int) -> None:
         with self.lock:
             if key in self.slabs:
                 self._remove(key)
             self.slabs[key] = slab
             self.nbytes += slab.values.nbytes
             while self.nbytes > allowed_mem:
-                self._remove(max(self.slabs, key=wait))
+                self._remove(next(iter(self.slabs)))
 
     def clear(self) -> None:
         with self.lock:
@@ -117,13 +111,14 @@ class RecentReads:
         block = self._block_that_reads(box)
         if block is None or not self._allowed_mem:
             return self._read(channels, box)
-        lower = [self._kept.take(_key(channels, axis, block)) for axis in _AXES]
-        values = self._put_together(channels, box, lower)
+        values = self._put_together(channels, box, [self._kept.take(_key(channels, axis, block)) for axis in _AXES])
         for axis in _AXES:
-            above = self._grid.above(block, axis)
-            if above is not None and (shared := box.intersect(above.read)).size:
+            if (above := self._grid.above(block, axis)) is None:
+                continue
+            shared = box.intersect(above.read)
+            if 0 < len(values) * shared.size * values.itemsize <= self._allowed_mem:
                 slab = _Slab(shared, values[:, *shared.within(box)].copy())
-                self._kept.put(_key(channels, axis, above), slab, self._allowed_mem, block)
+                self._kept.put(_key(channels, axis, above), slab, self._allowed_mem)
         return values
 
     def _block_that_reads(self, box: Box) -> Block | None:
