@@ -796,7 +796,7 @@ def test_inputs_lie_in_no_labels_and_no_scratch(tmp_path: Path, two: Any, name: 
     before = sorted(mine.rglob("*"))
     (tmp_path / "link").symlink_to(mine)
     for output in (mine, tmp_path / "link"):
-        with pytest.raises(FileExistsError, match=r"is a zarr array: choose another path; .* pass the open array"):
+        with pytest.raises(FileExistsError, match=r"is a zarr array: choose another path, .* pass the open array"):
             segment_volume(*paths, output, **arguments, overwrite=True)
     for output in (mine / "inner", tmp_path / "link" / "inner"):
         with pytest.raises(ValueError, match=f"{name} .* and labels in .* must not lie in one another"):
