@@ -107,10 +107,17 @@ def _calm() -> dict[str, str]:
     return {key: value for key, value in _CALM.items() if dask.config.get(key, None, config=own) is None}
 
 
+def _takes_all_cores(machine: Resources) -> bool:
+    # Two clusters that take some of the cores would be bound to the same ones.
+    return machine.workers * machine.threads == usable_cores()
+
+
 @contextmanager
 def _local_cluster(machine: Resources) -> Iterator[None]:
     import dask
     from distributed import Client, LocalCluster
+
+    from ..binding import Binding
 
     with ExitStack() as stack:
         # What becomes of a worker is told by the run, in its own words.
@@ -130,7 +137,9 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
                 dashboard_address="127.0.0.1:0",
             )
             stack.enter_context(cluster)
-            stack.enter_context(Client(cluster))
+            client = stack.enter_context(Client(cluster))
+            if _takes_all_cores(machine):
+                client.register_plugin(Binding())
         yield
 
 
