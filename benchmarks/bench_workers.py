@@ -1,9 +1,11 @@
 """Two workers of a local cluster, of one thread each, against one: zarr to zarr.
 
-The inputs are those of ``bench_blockwise.py``. Each cluster first segments a volume of 256^3, so that compilation,
-imports and the start of the workers are left out of both; the labels must be the same bits. The time of the stages
-shows what does not scale. One worker is measured twice: where it has a core, with the client and the scheduler, as two
-workers have two; and where it has two, and client, scheduler and the threads in which zarr decodes are on the other.
+The cluster is the one that ``topo-dask run --scheduler cluster`` starts, or with ``--plain`` a LocalCluster as Dask
+makes it. The inputs are those of ``bench_blockwise.py``. Each cluster first segments a volume of 256^3, so that
+compilation, imports and the start of the workers are left out of both; the labels must be the same bits. The time of
+the stages shows what does not scale. One worker is measured twice: where it has a core, with the client and the
+scheduler, as two workers have two; and where it has two, and client, scheduler and the threads in which zarr decodes
+are on the other.
 
     python benchmarks/bench_workers.py --size 512 --folder /tmp/workers
 """
@@ -11,14 +13,18 @@ workers have two; and where it has two, and client, scheduler and the threads in
 import argparse
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_blockwise import make_inputs
 from bench_large_objects import StageTimes
+from distributed import Client, LocalCluster
 
 import topo_dask
+from topo_dask.cli.schedulers import Scheduling
 
 CONFIG = {"group": 1, "n_steps": 100, "convergence_radius": 4.0, "min_size": 50}
 
@@ -44,13 +50,22 @@ def segment(folder: Path, size: int, name: str) -> tuple[float, dict[str, float]
     return seconds, times.seconds, labels
 
 
-def main() -> None:
-    from distributed import Client, LocalCluster
+@contextmanager
+def cluster(workers: int, plain: bool) -> Iterator[None]:
+    if plain:
+        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local, Client(local):
+            yield
+    else:
+        with Scheduling("cluster", workers, 1, None).start():
+            yield
 
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--plain", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
@@ -58,10 +73,7 @@ def main() -> None:
     found = []
     for n, used in ((1, 1), (1, 2), (2, 2)):
         os.sched_setaffinity(0, cores[:used])  # the workers inherit it
-        with (
-            LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster,
-            Client(cluster),
-        ):
+        with cluster(n, args.plain):
             segment(args.folder, 256, "warm")
             runs = [segment(args.folder, args.size, f"{n}-{used}") for _ in range(args.repeats)]
         found.append(min(runs, key=lambda run: run[0]))
