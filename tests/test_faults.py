@@ -513,6 +513,30 @@ def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(120)
+def test_all_workers_killed_at_once(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_faults
+
+    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.SlowFlow)
+    killed: set[int] = set()
+
+    def kill() -> None:
+        for share in (0.1, 0.2):
+            wait_for(lambda share=share: len(records(folder)) > share * 420 and len(client.nthreads()) == 2)
+            pids = client.run(os.getpid).values()
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            killed.update(pids)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = segment(folder)
+    killer.join()
+    assert len(killed) == 4
+    np.testing.assert_array_equal(found, expected())
+
+
+@pytest.mark.faults
 def test_workers_that_a_local_cluster_gives_up_are_asked_back(
     folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
