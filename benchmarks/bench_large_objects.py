@@ -8,6 +8,8 @@ the same parameters, in as many steps as particles of the large object need to a
 the time of the processor says more than that of the clock. ``--compare`` also segments both in memory, checks that the
 labels are the same bits, and counts the steps that one particle in a thousand takes until it stands still: particles
 that do are finished, so most of the small objects' take a few, and the time per step taken says what the blocks cost.
+With ``--restless`` the voxels in the middle, whose vectors would be 0, point somewhere too, as a network's do: no
+particle stands still, and those of both take all steps.
 
     python benchmarks/bench_large_objects.py --folder /tmp/large
 """
@@ -60,7 +62,7 @@ def noise_tile() -> np.ndarray:
     return (NOISE * smooth / smooth.std()).astype(np.float32)
 
 
-def write_ellipsoid(folder: Path, axes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def write_ellipsoid(folder: Path, axes: tuple[int, ...], shape: tuple[int, ...], restless: bool) -> None:
     """Mask and flow of an ellipsoid with these axes, written chunk by chunk."""
     options: dict[str, Any] = {"chunks": (1, CHUNK, CHUNK, CHUNK), "compressors": zarr.codecs.BloscCodec(cname="lz4")}
     mask = zarr.create_array(folder / "semantic.zarr", shape=(1, *shape), dtype="u1", **options)
@@ -77,7 +79,7 @@ def write_ellipsoid(folder: Path, axes: tuple[int, ...], shape: tuple[int, ...])
         length = np.maximum(np.sqrt(sum(a * a for a in away)), 1.0)
         vectors = np.stack([np.broadcast_to(a / length, box.shape) for a in away]).astype(np.float32) + noise
         vectors /= np.sqrt((vectors**2).sum(axis=0))
-        vectors[:, ~inside | (length <= 1.0)] = 0
+        vectors[:, ~inside if restless else ~inside | (length <= 1.0)] = 0
         mask[(0, *box.slices)] = inside
         flow[(slice(None), *box.slices)] = vectors.astype(np.float16)
 
@@ -86,9 +88,9 @@ def write_ellipsoid(folder: Path, axes: tuple[int, ...], shape: tuple[int, ...])
             pass
 
 
-def write_blobs(folder: Path, shape: tuple[int, ...]) -> None:
+def write_blobs(folder: Path, shape: tuple[int, ...], restless: bool) -> None:
     labels = blobs((TILE,) * 3, 75, seed=0)
-    vectors = noisy(direct_flow(labels), NOISE, seed=0).astype(np.float16)
+    vectors = noisy(direct_flow(labels), NOISE, seed=0, labels=labels if restless else None).astype(np.float16)
     tiling = Tiling(labels, vectors, shape)  # type: ignore[arg-type]
     tiling.write_zarr(folder / "semantic.zarr", folder / "flow.zarr", chunks=(CHUNK,) * 3)
 
@@ -159,14 +161,15 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=128)
     parser.add_argument("--halo", type=int, default=16)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--restless", action="store_true", help="no vector of an object is 0")
     args = parser.parse_args()
     shape = tuple(-(-n // args.block) * args.block for n in args.axes)
     topo_dask.postprocess_single(np.ones((8, 8, 8), bool), np.zeros((3, 8, 8, 8), np.float32))  # compile
     try:
         for name in ("small", "large"):
             (args.folder / name).mkdir(parents=True)
-        write_blobs(args.folder / "small", shape)
-        write_ellipsoid(args.folder / "large", tuple(args.axes), shape)
+        write_blobs(args.folder / "small", shape, args.restless)
+        write_ellipsoid(args.folder / "large", tuple(args.axes), shape, args.restless)
         print(f"volume {shape}, blocks of {args.block}^3, halo {args.halo}, {args.steps} steps, {usable_cores()} cores")
         print("         particles instances       s   track   CPU s  ns/part.   ns CPU")
         small, large = (measure(args.folder / name, args) for name in ("small", "large"))
