@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client, LocalCluster
@@ -48,6 +49,18 @@ def test_workers_of_this_process_are_left_alone() -> None:
     before = cores_of_threads()
     with bound(processes=False):
         assert cores_of_threads() == before
+
+
+def test_a_system_that_forbids_it_is_no_reason_not_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def forbid(thread: int, cores: set[int]) -> None:
+        asked.append(thread)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbid)
+    Binding().setup(SimpleNamespace(nanny="tcp://127.0.0.1:1", name=0, state=SimpleNamespace(nthreads=1)))
+    assert os.getpid() in asked
 
 
 def test_only_a_cluster_that_takes_all_cores_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:

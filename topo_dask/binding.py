@@ -46,5 +46,5 @@ class Binding(WorkerPlugin):  # type: ignore[misc]
             return
         cores = cores_of(worker.name, worker.state.nthreads, sorted(os.sched_getaffinity(0)))
         for thread in Path("/proc/self/task").iterdir():
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(OSError):  # it has ended, or the system forbids it: the worker works all the same
                 os.sched_setaffinity(int(thread.name), cores)
