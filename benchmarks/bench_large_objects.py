@@ -8,8 +8,8 @@ the same parameters, in as many steps as particles of the large object need to a
 the time of the processor says more than that of the clock. ``--compare`` also segments both in memory, checks that the
 labels are the same bits, and counts the steps that one particle in a thousand takes until it stands still: particles
 that do are finished, so most of the small objects' take a few, and the time per step taken says what the blocks cost.
-With ``--restless`` the voxels in the middle, whose vectors would be 0, point somewhere too, as a network's do: no
-particle stands still, and those of both take all steps.
+With ``--restless`` the voxels in the middle, whose vectors would be 0, point somewhere too: particles do not come to
+rest, and those of both take nearly all steps.
 
     python benchmarks/bench_large_objects.py --folder /tmp/large
 """
