@@ -29,7 +29,7 @@ import topo_dask
 from topo_dask.blocks.geometry import BlockGrid, Box
 from topo_dask.execute import usable_cores
 from topo_dask.kernels.labels import voxels_of
-from topo_dask.kernels.tracking import advance, displacements
+from topo_dask.kernels.tracking import advance, region_of
 from topo_dask.synthetic import Tiling, blobs, noisy
 from topo_dask.targets import direct_flow
 
@@ -135,11 +135,11 @@ def compare(folder: Path, labels: zarr.Array, particles: int, args: argparse.Nam
 
 def steps_taken(mask: np.ndarray, flow: np.ndarray, n_steps: int) -> float:
     """Mean number of steps of a sample of the particles until they stand still, at most `n_steps`."""
-    displacement, longest = displacements(flow, CLASS["step_size"])
+    region = region_of(flow, (0, 0, 0), CLASS["step_size"])
     positions, taken = voxels_of(mask)[::SAMPLE].astype(np.float64), 0
     for _ in range(n_steps):
         before = positions.copy()
-        advance((displacement, (0, 0, 0), longest), mask.shape, positions, np.ones(len(positions), np.int64))
+        advance(region, mask.shape, positions, np.ones(len(positions), np.int64))
         taken += np.count_nonzero((positions != before).any(axis=1))
     return taken / len(positions)
 

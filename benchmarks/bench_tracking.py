@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from topo_dask.kernels.tracking import advance, displacements, start_positions
+from topo_dask.kernels.tracking import advance, region_of, start_positions
 from topo_dask.synthetic import blobs, noisy
 from topo_dask.targets import direct_flow
 
@@ -44,17 +44,17 @@ def main() -> None:
     vectors[:, resting] = directions / np.linalg.norm(directions, axis=0)
     starts = start_positions(labels > 0, (0, 0, 0))
     moves = len(starts) * args.steps
-    for dtype in ("float32", "float64"):
+    for dtype in ("float16", "float32", "float64"):
         flow = vectors.astype(dtype)
-        disp, longest = displacements(flow, 1.0)
+        region = region_of(flow, (0, 0, 0), 1.0)
         seconds = []
         for _ in range(args.repeats + 1):  # the first compiles
             positions, left = starts.copy(), np.full(len(starts), args.steps, np.int64)
             start = time.process_time()
-            advance((disp, (0, 0, 0), longest), shape, positions, left)
+            advance(region, shape, positions, left)
             seconds.append(time.process_time() - start)
         start = time.process_time()
-        expected = euler(flow, starts, args.steps)
+        expected = euler(flow.astype(np.promote_types(dtype, np.float32)), starts, args.steps)
         slow = time.process_time() - start
         median = statistics.median(seconds[1:])
         print(

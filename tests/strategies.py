@@ -16,8 +16,8 @@ Shape = tuple[int, ...]
 
 seeds = st.integers(0, 2**32 - 1)
 
-FLOW_DTYPES = ("float32", "float64")
-RARE_FLOW_DTYPES = ("float16", "int8", ">f4")
+FLOW_DTYPES = ("float32", "float64", "float16")  # each is tracked by a kernel of its own
+RARE_FLOW_DTYPES = ("int8", ">f4")
 LABEL_DTYPES = ("int32", "int64", "uint16", "uint32", "uint64")
 MASK_KINDS = ("single", "full", "random", "blobs", "full", "random", "blobs", "blobs", "blobs", "empty")
 FLOW_KINDS = (

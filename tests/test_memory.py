@@ -59,7 +59,7 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
         output=levels[0],
         levels=tuple(CoarserLevel(*pair) for pair in zip(cells, levels[1:], strict=True)),
     )
-    projected = Footprint(shape, halo, 1, 2, 4).task_mem(block)
+    projected = Footprint(shape, halo, 1, 2, 4, halves=True).task_mem(block)
     plan = plan_stages(Recipe.of(config), pyramid=cells)
     for stage in (*plan.stages, *plan.writers):
         for key in stage.keys(job):

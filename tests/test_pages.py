@@ -11,12 +11,11 @@ import zarr
 import topo_dask
 from topo_dask.blocks.geometry import Box
 from topo_dask.blocks.memory import PAGES_MEM
-from topo_dask.kernels.halves import widen
-from topo_dask.kernels.tracking import displacements
+from topo_dask.kernels.tracking import region_of
 from topo_dask.stores import checked, volumes
 from topo_dask.stores.pages import Pages
 
-PAGE = (np.zeros((2, 2, 2, 3), np.float32), (0, 0, 0), 0.0)
+PAGE = region_of(np.zeros((3, 2, 2, 2), np.float32), (0, 0, 0), 1.0)
 
 
 def made(calls: list[str], name: str) -> Any:
@@ -28,7 +27,7 @@ def kept(pages: Pages) -> str:
 
 
 def test_the_latest_pages_are_kept_within_half_of_the_bytes_allowed() -> None:
-    pages, calls = Pages(4 * PAGE[0].nbytes), list[str]()
+    pages, calls = Pages(4 * PAGE.vectors.nbytes), list[str]()
     for name in "abacd":
         pages.get(name, made(calls, name))
     assert calls == ["a", "b", "c", "d"]
@@ -38,7 +37,7 @@ def test_the_latest_pages_are_kept_within_half_of_the_bytes_allowed() -> None:
 
 
 def test_more_pages_are_kept_where_they_are_asked_for_again_up_to_what_is_allowed() -> None:
-    pages, calls = Pages(4 * PAGE[0].nbytes), list[str]()
+    pages, calls = Pages(4 * PAGE.vectors.nbytes), list[str]()
     for name in "abca":
         pages.get(name, made(calls, name))
     assert calls == ["a", "b", "c", "a"]
@@ -128,36 +127,3 @@ def test_few_particles_that_go_a_little_too_far_read_what_is_around_them(
     assert np.prod(reads[1]) * 8 <= 64 * 64 * 96
     assert len(reads[2:]) == pages
     assert all(shape[0] == shape[1] == 64 for shape in reads[2:])
-
-
-def test_every_half_is_widened_exactly() -> None:
-    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
-
-
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-@pytest.mark.parametrize("odd", [(), (np.nan,), (np.inf,), (-np.inf, np.nan), (-0.0, 5e-8), ("largest",)])
-def test_displacements_are_those_of_numpy(dtype: str, odd: tuple[Any, ...]) -> None:
-    rng = np.random.default_rng(0)
-    flow = rng.normal(size=(3, 4, 5, 37)).astype(dtype)
-    used = np.float32 if dtype == "f2" else flow.dtype
-    for i, value in enumerate(odd):
-        flow[i, 2, 3 + i, rng.integers(37)] = -np.finfo(dtype).max if value == "largest" else value
-    for planes in ((0, 4), (2, 3), (0, 2)):
-        some = flow[:, slice(*planes)].astype(used)
-        with np.errstate(over="ignore", invalid="ignore"):
-            moved = np.where(np.isfinite(some), 1.5 * some, np.nan)
-        out, longest = displacements(flow, 1.5, np.zeros((4, 5, 37, 3), used), planes)
-        np.testing.assert_array_equal(out[slice(*planes)], np.moveaxis(moved, 0, -1))
-        assert np.count_nonzero(out) == np.count_nonzero(moved)
-        assert longest == (np.abs(moved).max() if np.isfinite(moved).all() else np.inf)
-
-
-def test_halves_are_laid_out_like_singles() -> None:
-    flow = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float16)
-    flow[1, 2, 3, 4] = np.inf
-    for planes in (None, (1, 2)):
-        out = [np.zeros((3, 4, 5, 3), np.float32) for _ in range(2)]
-        longest = [displacements(f, 0.7, o, planes)[1] for f, o in zip((flow, flow.astype("f4")), out, strict=True)]
-        np.testing.assert_array_equal(*out)
-        assert longest[0] == longest[1]

@@ -192,7 +192,7 @@ def plan_volume(
     items = (semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize)
     # Classes in the same stored chunks share the read of the flow.
     shared = flow.shape[0] if len(classes) > 1 and (flow.shards or flow.chunks)[0] > 3 else 3
-    footprint = Footprint(shape, margin, *items, shared)
+    footprint = Footprint(shape, margin, *items, shared, halves=flow.dtype.name == "float16")
     if block_shape is None and recorded is not None:
         block, chunks = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
     elif block_shape is None:

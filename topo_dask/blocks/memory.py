@@ -18,6 +18,9 @@ PARTICLES = 1 << 20
 PARTICLE_BYTES = 160
 """Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
 
+HALVES_BYTES = 8
+"""Bytes of a vector of float16 that is laid out for tracking."""
+
 VOXEL_BYTES = 64
 """Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels. Those that
 downsample take least: labels of a block, and at a time as many of the level before it."""
@@ -58,6 +61,8 @@ class Footprint:
         Bytes of a number of the flow as it is used: 4 or 8.
     channels : int
         Channels of the flow that a task reads at once: three, or those of all classes that share the read.
+    halves : bool
+        Whether the flow is float16, which is laid out for tracking without being converted.
     """
 
     shape: Triple
@@ -66,17 +71,18 @@ class Footprint:
     flow_item: int
     work_item: int
     channels: int = 3
+    halves: bool = False
 
     def task_mem(self, block_shape: Triple) -> int:
         """Projected bytes of the largest task on a block."""
         block = prod(min(b, s) for b, s in zip(block_shape, self.shape, strict=True))
         margin = [max(PAGE_MARGIN, h) for h in self.halo]
         page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
-        # The flow as it is read, as it is used, and laid out.
-        flow = page * (READ_FACTOR * self.flow_item * self.channels + 2 * 3 * self.work_item)
+        read, used = page * READ_FACTOR * self.flow_item * self.channels, page * 3 * self.work_item
+        laid_out = page * HALVES_BYTES if self.halves else 2 * used  # as it is used, too
         mask = block * (READ_FACTOR * self.mask_item + 1)
         particles = min(block, PARTICLES) * PARTICLE_BYTES + 24 * block
-        return int(max(flow + particles, flow / 2 + VOXEL_BYTES * block) + mask)
+        return int(max(read + laid_out + particles, read / 2 + used + VOXEL_BYTES * block) + mask)
 
 
 LARGEST, USUAL = 256, 128

@@ -6,9 +6,13 @@ settles the question: what `gather` reads is never written by `store`. That hold
 read while particles move. Index checks are the caller's: none of these wraps or checks bounds.
 """
 
+import platform
+from contextlib import suppress
 from typing import Any
 
+import numba
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -55,6 +59,41 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, array.dtype), codegen
+
+
+def _converts_halves() -> bool:
+    # A compiler that is told of another processor than this one, or of none that can, would call a function that numba
+    # does not have, and crash.
+    if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None:
+        return False
+    with suppress(RuntimeError):  # unknown processor
+        return platform.machine() in ("aarch64", "arm64") or bool(get_host_cpu_features().get("f16c"))
+    return False
+
+
+def _extend(builder: ir.IRBuilder, half: Any) -> Any:
+    # The exponent of a half counts from 2**-15, that of a single from 2**-127: moved into place the bits mean 2**-112
+    # of the number, for subnormals too, and the product is exact.
+    integer, single = ir.IntType(32), ir.FloatType()
+    bits = builder.zext(half, integer)
+    size = builder.shl(builder.and_(bits, integer(0x7FFF)), integer(13))
+    scaled = builder.bitcast(builder.fmul(builder.bitcast(size, single), single(2.0**112)), integer)
+    special = builder.icmp_unsigned(">=", size, integer(0x7C00 << 13))  # infinity, NaN
+    number = builder.select(special, builder.or_(size, integer(0x7F800000)), scaled)
+    return builder.bitcast(builder.or_(number, builder.shl(builder.and_(bits, integer(0x8000)), integer(16))), single)
+
+
+@intrinsic
+def half_to_single(typingctx: Any, bits: Any) -> Any:
+    """The number whose half-precision bits are the lowest 16 of an unsigned integer, exactly."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        half = context.cast(builder, args[0], signature.args[0], types.uint16)
+        if not _converts_halves():
+            return _extend(builder, half)
+        return builder.fpext(builder.bitcast(half, ir.HalfType()), ir.FloatType())
+
+    return types.float32(bits), codegen
 
 
 @intrinsic

@@ -8,14 +8,13 @@ stand still (their next position equals their position) will do so for ever and 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
-from .halves import widen
-from .simd import gather, load, size_bits, store
+from .simd import gather, half_to_single, load, size_bits, store
 
 BATCH = 128
 """Particles advanced together; 64 to 256 are equally fast."""
@@ -27,8 +26,27 @@ SHORT_STRIDE = 4
 """The same where somebody is near a face of the region."""
 
 Shape = Sequence[int]
-Region = tuple[NDArray[np.floating], tuple[int, int, int], float]
-"""Displacements [d, h, w, 3], the region's first voxel, and the longest displacement along an axis."""
+
+
+class Region(NamedTuple):
+    """A box of the flow, laid out for tracking.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32 or float64, shape (d, h, w, 3), or of uint64, shape (d, h, w)
+        See `lay_out`.
+    longest : float
+        Longest displacement along an axis; infinite when a component is not finite.
+    origin : tuple of 3 int
+        The box's first voxel in the volume.
+    step : float32
+        Length of a step, for vectors of float16; the others are displacements.
+    """
+
+    vectors: NDArray[np.floating] | NDArray[np.uint64]
+    longest: float
+    origin: tuple[int, int, int]
+    step: np.float32
 
 
 @part
@@ -52,20 +70,35 @@ def _interleave(dz, dy, dx, step, out):  # type: ignore[no-untyped-def]
     return longest
 
 
-def _lay_out(flow: NDArray[np.floating], step: np.floating, out: NDArray[np.floating]) -> float:
-    # Vectors [3, N] to N displacements in a row. Returns the longest, infinite if one is not finite.
-    bits = _interleave(flow[0], flow[1], flow[2], step, out.reshape(-1))
-    longest = float(np.array(bits, f"u{flow.itemsize}").view(flow.dtype))
-    return longest if np.isfinite(longest) else np.inf
+_SIZE = np.uint16(0x7FFF)  # bits of a half without its sign
 
 
-def displacements(
-    flow: NDArray[np.floating],
-    step_size: float,
-    out: NDArray[np.floating] | None = None,
-    planes: tuple[int, int] | None = None,
-) -> tuple[NDArray[np.floating], float]:
-    """Displacement of one step at every voxel, the three components side by side.
+@part
+def _finite_half(bits):  # type: ignore[no-untyped-def]
+    return bits if bits & _SIZE < np.uint16(0x7C00) else np.uint16(0x7E00)
+
+
+@kernel
+def _pack(dz, dy, dx, out):  # type: ignore[no-untyped-def]
+    longest = np.uint16(0)
+    for i in range(len(dz)):
+        z, y, x = _finite_half(dz[i]), _finite_half(dy[i]), _finite_half(dx[i])
+        out[i] = np.uint64(z) | np.uint64(y) << np.uint64(16) | np.uint64(x) << np.uint64(32)
+        longest = _larger(longest, _larger(z & _SIZE, _larger(y & _SIZE, x & _SIZE)))
+    return longest
+
+
+def empty_layout(flow: NDArray[np.floating]) -> NDArray[Any]:
+    """Room for all of a flow, for `lay_out` to fill."""
+    if flow.dtype == np.float16:
+        return np.empty(flow.shape[1:], np.uint64)
+    return np.empty((*flow.shape[1:], 3), flow.dtype)
+
+
+def lay_out(
+    flow: NDArray[np.floating], step_size: float, out: NDArray[Any] | None = None, planes: tuple[int, int] | None = None
+) -> tuple[NDArray[Any], float]:
+    """Lay out a flow for tracking: the three components of a vector side by side.
 
     Parameters
     ----------
@@ -73,37 +106,43 @@ def displacements(
         Vectors (dz, dy, dx) in voxels; float16 is used as float32.
     step_size : float
         Length of a step; the product is rounded in the type in which the flow is used.
-    out : ndarray, shape (D, H, W, 3), optional
-        Array to fill.
+    out : ndarray, optional
+        Array to fill, see `empty_layout`.
     planes : tuple of 2 int, optional
         Fill only the planes z in this range, so that threads can share the work.
 
     Returns
     -------
-    out : ndarray of float32 or float64, shape (D, H, W, 3)
-        A vector that is not finite becomes NaN.
+    out : ndarray of float32 or float64, shape (D, H, W, 3), or of uint64, shape (D, H, W)
+        Displacements of one step; where the flow is float16 its own bits, those of dz lowest, as they take less room
+        and one look. A component that is not finite becomes NaN.
     longest : float
         Longest displacement along an axis; infinite when a component is not finite.
 
     Examples
     --------
-    >>> displacements(np.full((3, 1, 1, 2), 0.5, np.float32), 2.0)
+    >>> lay_out(np.full((3, 1, 1, 2), 0.5, np.float32), 2.0)
     (array([[[[1., 1., 1.],
              [1., 1., 1.]]]], dtype=float32), 1.0)
     """
-    used = np.dtype(np.float32) if flow.dtype == np.float16 else flow.dtype
-    if out is None:
-        out = np.empty((*flow.shape[1:], 3), used)
     begin, end = planes or (0, flow.shape[1])
-    step, plane = used.type(step_size), flow.shape[2] * flow.shape[3]
-    if flow.dtype != np.float16:
-        vectors = np.ascontiguousarray(flow).reshape(3, -1)
-        return out, _lay_out(vectors[:, begin * plane : end * plane], step, out[begin:end])
-    longest = 0.0
-    wide = np.empty((3, *flow.shape[2:]), np.float32)
-    for z in range(begin, end):  # plane by plane, which stays in the cache
-        longest = max(longest, _lay_out(widen(flow[:, z], wide).reshape(3, -1), step, out[z]))
-    return out, longest
+    plane = flow.shape[2] * flow.shape[3]
+    out = empty_layout(flow) if out is None else out
+    vectors = np.ascontiguousarray(flow).reshape(3, -1)[:, begin * plane : end * plane]
+    flat = out[begin:end].reshape(-1)
+    if flow.dtype == np.float16:
+        size = np.array(_pack(*vectors.view(np.uint16), flat), np.uint16).view(np.float16)
+        with np.errstate(over="ignore"):
+            longest = float(np.float32(step_size) * np.float32(size))
+    else:
+        bits = _interleave(*vectors, flow.dtype.type(step_size), flat)
+        longest = float(np.array(bits, f"u{flow.itemsize}").view(flow.dtype))
+    return out, longest if np.isfinite(longest) else np.inf
+
+
+def region_of(flow: NDArray[np.floating], origin: tuple[int, int, int], step_size: float) -> Region:
+    """The flow of a box, shape (3, d, h, w), laid out; see `lay_out` and `Region`."""
+    return Region(*lay_out(flow, step_size), origin, np.float32(step_size))
 
 
 @kernel
@@ -142,24 +181,35 @@ def start_positions(mask: NDArray[np.bool_], origin: Shape) -> NDArray[np.float6
 
 
 @part
-def _move(flat, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
+def _displacement(vectors, words, at, i, axis, step):  # type: ignore[no-untyped-def]
+    # Which of both it is is known when it is compiled.
+    if words is None:
+        return gather(vectors, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(axis))
+    return step * half_to_single(load(words, i) >> np.uint64(16 * axis))
+
+
+@part
+def _move(vectors, words, step, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
     # One loop for the voxel under every particle, then one an axis: the form that becomes SIMD gathers.
     stride_z, stride_y, base = strides
     last_z, last_y, last_x = last
     for i in range(count):
         row = np.trunc(load(z, i)) * stride_z + np.trunc(load(y, i)) * stride_y
         store(at, i, np.int64(row + (np.trunc(load(x, i)) - base)))
+    if words is not None:
+        for i in range(count):
+            store(words, i, gather(vectors, load(at, i)))
     # The clamps are written so that NaN passes through them.
     for i in range(count):
-        v = load(z, i) + gather(flat, np.uint64(load(at, i)) * np.uint64(3))
+        v = load(z, i) + _displacement(vectors, words, at, i, 0, step)
         v = 0.0 if v < 0.0 else v
         store(z, i, last_z if v > last_z else v)
     for i in range(count):
-        v = load(y, i) + gather(flat, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(1))
+        v = load(y, i) + _displacement(vectors, words, at, i, 1, step)
         v = 0.0 if v < 0.0 else v
         store(y, i, last_y if v > last_y else v)
     for i in range(count):
-        v = load(x, i) + gather(flat, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(2))
+        v = load(x, i) + _displacement(vectors, words, at, i, 2, step)
         v = 0.0 if v < 0.0 else v
         store(x, i, last_x if v > last_x else v)
 
@@ -234,7 +284,8 @@ def _fewest(left, count, most):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _advance(flat, last, strides, region, core, rim, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
+def _advance(vectors, words, step, last, strides, bounds, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
+    region, core, rim = bounds
     z, y, x, old_z, old_y, old_x, at, who, left, gone = batch
     start = 0
     while start < len(positions):
@@ -261,9 +312,9 @@ def _advance(flat, last, strides, region, core, rim, free, batch, positions, ste
                 continue
             stride = _fewest(left, count, stride)
             for _ in range(stride - 1):
-                _move(flat, at, z, y, x, count, strides, last)
+                _move(vectors, words, step, at, z, y, x, count, strides, last)
             _copy(z, y, x, old_z, old_y, old_x, count)
-            _move(flat, at, z, y, x, count, strides, last)
+            _move(vectors, words, step, at, z, y, x, count, strides, last)
             if not free:
                 bad = _first_nan(z, y, x, count)
                 if bad >= 0:
@@ -291,9 +342,8 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
 
     Parameters
     ----------
-    region : tuple
-        ``(displacements, first voxel, longest)``: see `displacements`; the first voxel is the region's place in the
-        volume.
+    region : Region
+        Flow of a box of the volume, see `region_of`.
     volume_shape : sequence of 3 int
         Shape of the whole volume, to whose box positions are clipped.
     positions : ndarray of float64, shape (N, 3)
@@ -309,28 +359,30 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
     Examples
     --------
     >>> flow = np.zeros((3, 1, 1, 9), np.float32); flow[2] = 0.75
-    >>> disp, longest = displacements(flow[..., 2:6], 1.0)
+    >>> region = region_of(flow[..., 2:6], (0, 0, 2), 1.0)
     >>> positions, left = np.array([[0.0, 0.0, 2.0]]), np.array([20])
-    >>> advance((disp, (0, 0, 2), longest), (1, 1, 9), positions, left)
+    >>> advance(region, (1, 1, 9), positions, left)
     >>> positions, left
     (array([[0. , 0. , 6.5]]), array([14]))
     """
-    disp, origin, longest = region
+    vectors, longest, origin, step = region
+    shape = vectors.shape[:3]
     lower = [int(v) for v in origin]
-    upper = [a + n for a, n in zip(lower, disp.shape[:3], strict=True)]
-    plane, row = float(disp.shape[1] * disp.shape[2]), float(disp.shape[2])
+    upper = [a + n for a, n in zip(lower, shape, strict=True)]
+    plane, row = float(shape[1] * shape[2]), float(shape[2])
+    margins = 0.0, STRIDE * longest + 1.0, SHORT_STRIDE * longest + 1.0
     bad = _advance(
-        disp.reshape(-1),
+        vectors.reshape(-1),
+        np.empty(BATCH, np.uint64) if vectors.dtype == np.uint64 else None,
+        step,
         tuple(n - 1.0 for n in volume_shape),
         (plane, row, lower[0] * plane + lower[1] * row + lower[2]),
-        _bounds(lower, upper, volume_shape, 0.0),
-        _bounds(lower, upper, volume_shape, STRIDE * longest + 1.0),
-        _bounds(lower, upper, volume_shape, SHORT_STRIDE * longest + 1.0),
+        tuple(_bounds(lower, upper, volume_shape, margin) for margin in margins),
         bool(np.isfinite(longest)),
         _empty_batch(),
         positions,
         steps_left,
     )
     if bad >= 0:
-        voxel = tuple(a + int(v) for a, v in zip(lower, np.unravel_index(bad, disp.shape[:3]), strict=True))
+        voxel = tuple(a + int(v) for a, v in zip(lower, np.unravel_index(bad, shape), strict=True))
         raise ValueError(f"flow is not finite at voxel {voxel} (z, y, x), where a particle reads it")

@@ -33,8 +33,9 @@ class Pages:
     Examples
     --------
     >>> import numpy as np
+    >>> from topo_dask.kernels.tracking import region_of
     >>> pages = Pages(1 << 20)
-    >>> made = lambda: (np.zeros((1, 1, 1, 3)), (0, 0, 0), 0.0)
+    >>> made = lambda: region_of(np.zeros((3, 1, 1, 1)), (0, 0, 0), 1.0)
     >>> pages.get("box", made) is pages.get("box", made)
     True
     """
@@ -72,8 +73,8 @@ class Pages:
             self._kept[key] = page
             if key in self._let_go:
                 del self._let_go[key]
-                self._room = min(self._allowed_mem, self._room + page[0].nbytes)
-            while self._kept and sum(kept[0].nbytes for kept in self._kept.values()) > self._room:
+                self._room = min(self._allowed_mem, self._room + page.vectors.nbytes)
+            while self._kept and sum(kept.vectors.nbytes for kept in self._kept.values()) > self._room:
                 self._let_go[self._kept.popitem(last=False)[0]] = None
             while len(self._let_go) > _REMEMBERED:
                 self._let_go.popitem(last=False)

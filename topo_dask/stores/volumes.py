@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.halves import widen
-from ..kernels.tracking import Region, displacements
+from ..kernels.tracking import Region, empty_layout, lay_out, region_of
 from .checked import CheckedArray
 from .limits import check_metadata
 from .listing import stored_chunks
@@ -209,6 +209,12 @@ class Foreground:
         return mask
 
 
+def _as_tracked(flow: NDArray[Any]) -> NDArray[np.floating]:
+    # float16 is laid out without a copy in the type in which it is used.
+    dtype = flow.dtype.newbyteorder("=")
+    return flow.astype(dtype if dtype == np.float16 else flow_dtype(dtype), copy=False)
+
+
 def _as_used(flow: NDArray[Any]) -> NDArray[np.floating]:
     return widen(flow) if flow.dtype == np.float16 else flow.astype(flow_dtype(flow.dtype), copy=False)
 
@@ -220,7 +226,7 @@ class Flow(Protocol):
         """Vectors of a box, shape (3, d, h, w)."""
 
     def region(self, box: Box) -> Region:
-        """Displacements of a region that contains the box, ready for tracking."""
+        """A region that contains the box, laid out for tracking."""
 
     def page(self, box: Box) -> Region:
         """The same, of a box that is likely to be asked for again."""
@@ -245,20 +251,17 @@ class StoredFlow:
         return _as_used(self.source.read(box))
 
     def region(self, box: Box) -> Region:
-        """Displacements of the box, from the page at hand if there is one."""
+        """The box laid out for tracking; the page at hand if there is one."""
         if (page := self.pages.find(self._key(box))) is not None:
             return page
-        stored = self.source.read(box)
-        halves = stored.dtype == np.float16  # widened while they are laid out, without a copy of the whole
-        disp, longest = displacements(stored if halves else _as_used(stored), self.step_size)
-        return disp, box.start, longest
+        return region_of(_as_tracked(self.source.read(box)), box.start, self.step_size)
 
     def page(self, box: Box) -> Region:
-        """Displacements of the box, kept at hand."""
+        """The box laid out for tracking, kept at hand."""
         return self.pages.get(self._key(box), lambda: self.region(box))
 
     def part(self, page: Box, box: Box) -> Region:
-        """Displacements of the page if it is at hand, else of the box within it."""
+        """The page laid out for tracking if it is at hand, else the box within it."""
         at_hand = self.pages.find(self._key(page))
         return self.region(box) if at_hand is None else at_hand
 
@@ -283,37 +286,36 @@ class HeldFlow:
     """
 
     def __init__(self, flow: NDArray[Any], step_size: float) -> None:
-        native = flow.astype(flow_dtype(flow.dtype), copy=False)
-        self._flow: NDArray[np.floating] = np.ascontiguousarray(native)
+        self._flow: NDArray[np.floating] = np.ascontiguousarray(_as_tracked(flow))
         self._step_size = step_size
-        self._disp: NDArray[np.floating] | None = np.empty((*native.shape[1:], 3), native.dtype)
+        self._vectors: NDArray[Any] | None = empty_layout(self._flow)
         self._longest: list[float] = [0.0]
 
     def lay_out(self, box: Box) -> None:
         """Lay out the planes z of a box."""
         planes = (box.start[0], box.stop[0])
-        self._longest.append(displacements(self._flow, self._step_size, self._disp, planes)[1])
+        self._longest.append(lay_out(self._flow, self._step_size, self._vectors, planes)[1])
 
     def page(self, box: Box) -> Region:
-        """Displacements of the whole volume."""
+        """The whole volume, laid out for tracking."""
         return self.region(box)
 
     def part(self, page: Box, box: Box) -> Region:
-        """Displacements of the whole volume."""
+        """The whole volume, laid out for tracking."""
         return self.region(box)
 
     def release(self) -> None:
         """Free the layout; `region` can not be called any more."""
-        self._disp = None
+        self._vectors = None
 
     def read(self, box: Box) -> NDArray[np.floating]:
-        """Vectors of a box, shape (3, d, h, w); a view."""
-        return self._flow[(slice(None), *box.slices)]
+        """Vectors of a box, shape (3, d, h, w), float32 or float64; a view where it can be one."""
+        return _as_used(self._flow[(slice(None), *box.slices)])
 
     def region(self, box: Box) -> Region:
-        """Displacements of the whole volume, whatever the box."""
-        assert self._disp is not None
-        return self._disp, (0, 0, 0), max(self._longest)
+        """The whole volume, laid out for tracking, whatever the box."""
+        assert self._vectors is not None
+        return Region(self._vectors, max(self._longest), (0, 0, 0), np.float32(self._step_size))
 
 
 @dataclass(frozen=True)
