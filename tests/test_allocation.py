@@ -37,6 +37,31 @@ def test_freed_memory_is_kept(told: dict[str, str], kept: bool) -> None:
     assert (int(run.stdout) < pages // 2) == kept
 
 
+LARGE = """
+from pathlib import Path
+from topo_dask.stores.allocation import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+for allowed_mem in (None, 1 << 30, 4 << 30):
+    keep_freed_memory(allowed_mem)
+    before = resident()
+    piece = bytearray(400 << 20)
+    piece[::4096] = b"x" * (len(piece) // 4096)
+    del piece
+    print(resident() - before)
+    give_back_freed_memory()
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_quarter_of_what_tasks_may_take_is_kept_until_the_end() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = subprocess.run([sys.executable, "-c", LARGE], env=environment, capture_output=True, text=True, check=True)
+    kept = [int(line) > 200 for line in run.stdout.split()]
+    assert kept == [False, False, False, False, True, False]
+
+
 ARENAS = """
 import ctypes, sys
 from concurrent.futures import ThreadPoolExecutor

@@ -109,7 +109,7 @@ class Stage:
     def run(self, job: Job, key: str) -> None:
         """Do one task, and say in its errors which one it was."""
         if isinstance(job.scratch, FileScratch):
-            keep_freed_memory()
+            keep_freed_memory(job.allowed_mem)
         if job.flow is not None and not self.moves:
             job.flow.release()
         try:

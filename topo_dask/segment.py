@@ -17,7 +17,7 @@ from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.table import check_table, instance_columns, write_table
 from .stores import ledger, locks
-from .stores.allocation import keep_freed_memory
+from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
 from .stores.multiscales import read_multiscales
@@ -145,8 +145,9 @@ def segment_volume(
     Consolidated metadata of the output's group, if it has any, are written anew when labels come or go; those of groups
     above it are not.
 
-    Where the C library is glibc, it is told to keep up to 256 MiB of freed memory and to have one arena for all
-    threads that begin later, in this process and in workers, unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
+    Where the C library is glibc, it is told to keep up to 256 MiB of freed memory, and until the run is over up to a
+    quarter of what tasks may take or 1 GiB, and to have one arena for all threads that begin later, in this process and
+    in workers (these keep that much), unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
     ``MALLOC_MMAP_THRESHOLD_``, ``glibc.malloc`` in its ``GLIBC_TUNABLES`` or, for the arena, ``MALLOC_ARENA_MAX``.
 
     Examples
@@ -206,6 +207,7 @@ def segment_volume(
     if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
     with (
+        _freed_memory_given_back(),
         _claimed(target, store, insist) as check,
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
@@ -242,6 +244,15 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):
         raise TypeError(f"progress must be True, False or a Progress, got {progress!r}")
+
+
+@contextmanager
+def _freed_memory_given_back() -> Iterator[None]:
+    # What was kept for the next task is the caller's when there is none.
+    try:
+        yield
+    finally:
+        give_back_freed_memory()
 
 
 @contextmanager

@@ -11,26 +11,40 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 
-KEPT, LARGE = 256 << 20, 128 << 20
-"""Bytes of freed memory that are kept at most, and of a piece that is given back at once."""
+KEPT, MOST_KEPT = 256 << 20, 1 << 30
+"""Bytes of freed memory that are kept at most: a quarter of what tasks may take, between these bounds. Tasks on blocks
+of 256 voxels free some 450 MiB in each thread."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, see malloc.h
 _DASK_DEFAULT = "65536"
 
 
 @lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
+def keep_freed_memory(allowed_mem: int | None = None) -> None:
     """Let this process keep freed memory for its next task, unless the environment says what is to be kept.
 
     Threads that begin later share one arena, so that what one of them frees is there for all, unless there are many
     arenas already. A C library without ``mallopt`` is left as it is.
+
+    Parameters
+    ----------
+    allowed_mem : int, optional
+        Bytes that the tasks of this process may take; None where nobody said.
     """
     told = {os.environ.get(f"MALLOC_{name}_THRESHOLD_") for name in ("TRIM", "MMAP")}
     if told - {None, _DASK_DEFAULT} or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
+    kept = KEPT if allowed_mem is None else min(max(KEPT, allowed_mem // 4), MOST_KEPT)
     with suppress(OSError, TypeError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, LARGE)
-        mallopt(_TRIM_THRESHOLD, KEPT)
+        mallopt(_MMAP_THRESHOLD, kept // 2)  # a piece as large as that is given back at once
+        mallopt(_TRIM_THRESHOLD, kept)
         if "MALLOC_ARENA_MAX" not in os.environ:
             mallopt(_ARENA_MAX, 1)
+
+
+def give_back_freed_memory() -> None:
+    """Give freed memory back to the system, and keep no more than `KEPT` bytes from now on."""
+    keep_freed_memory()
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
