@@ -145,7 +145,8 @@ SCHEDULER = (
     click.option(
         "--workers",
         type=click.IntRange(1),
-        help="Processes of 'cluster' or 'processes'.  [default: as many as keep all cores busy]",
+        help="Processes of 'cluster' or 'processes'. Where those of a 'cluster' take all cores, each is bound to "
+        "its own.  [default: as many as keep all cores busy]",
     ),
     click.option(
         "--threads-per-worker",
