@@ -23,7 +23,7 @@ from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FILED, FileScratch
-from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow
+from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, flow_dtype, track_bytes
 
 
 def peak_of(work: Callable[[], None]) -> int:
@@ -59,7 +59,7 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
         output=levels[0],
         levels=tuple(CoarserLevel(*pair) for pair in zip(cells, levels[1:], strict=True)),
     )
-    projected = Footprint(shape, halo, 1, 2, 4, halves=True).task_mem(block)
+    projected = Footprint(shape, halo, 1, 2, 4, track_bytes(vectors.dtype)).task_mem(block)
     plan = plan_stages(Recipe.of(config), pyramid=cells)
     for stage in (*plan.stages, *plan.writers):
         for key in stage.keys(job):
@@ -67,6 +67,28 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
             if stage.over is not None:
                 assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
         take_census(job, stage)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "i2", "f4", "f8"])
+def test_particles_that_leave_take_no_more_than_projected(dtype: str, tmp_path: Path) -> None:
+    # Pages much larger than a block, so that they are what is weighed.
+    shape, block, halo = (208, 80, 80), (16, 16, 16), (32, 32, 32)
+    vectors = np.zeros((3, *shape), dtype)
+    vectors[0] = 1
+    flow = zarr.create_array(tmp_path / "flow.zarr", data=vectors, chunks=(3, 16, 80, 80))
+    job = Job(
+        name="leaving",
+        grid=BlockGrid(shape, block, halo),
+        config=ClassConfig(n_steps=100),
+        foreground=Foreground(Source(np.ones(shape, np.bool_), "semantic")),
+        flow=StoredFlow(Source(flow, "flow", slice(0, 3))),
+    )
+    item, work_item = vectors.dtype.itemsize, flow_dtype(vectors.dtype).itemsize
+    projected = Footprint(shape, halo, 1, item, work_item, track_bytes(vectors.dtype)).task_mem(block)
+    stage = plan_stages(Recipe.of(job.config)).stages[0]
+    stage.run(job, "3.2.2")  # compiles
+    measured = peak_of(lambda: stage.run(job, "4.2.2"))
+    assert measured <= projected
 
 
 def _extents(n: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -141,14 +163,14 @@ def test_a_region_takes_the_stated_bytes_a_contact(tmp_path: Path) -> None:
 
 
 def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:
-    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4)
+    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
     projected = footprint.task_mem((256, 256, 256))
     with pytest.raises(MemoryError, match=rf"{projected / 2**20:.1f} MiB.*100.0 MiB.*smaller block"):
         check_memory(footprint, (256, 256, 256), 100 << 20, "choose a smaller block")
 
 
 def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
-    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4)
+    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
     for limit in ("512MiB", "1GiB", "4GiB", "64GiB"):
         size = int(limit[:-3]) << (30 if limit.endswith("GiB") else 20)
         allowed = allowed_per_task(size, 2)
@@ -171,7 +193,7 @@ def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
     ],
 )
 def test_chosen_blocks_keep_all_workers_busy(shape: Triple, tasks: int, block: Triple) -> None:
-    assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4), (64, 64, 64), 16 << 30, tasks) == block
+    assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4, 16), (64, 64, 64), 16 << 30, tasks) == block
 
 
 def test_the_client_holds_one_block_at_a_time() -> None:

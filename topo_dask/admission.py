@@ -17,7 +17,7 @@ from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
-from .stores.volumes import Foreground, Source, check_prediction, flow_dtype
+from .stores.volumes import Foreground, Source, check_prediction, flow_dtype, track_bytes
 from .surroundings import Resources, resources
 
 DEFAULT_HALO = 16
@@ -189,10 +189,10 @@ def plan_volume(
     margin = triple(default if halo is None else halo, "halo", at_least=0)
     workers, threads, memory = machine or resources(memory_limit)
     allowed = allowed_per_task(memory, threads)
-    items = (semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize)
+    items = semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
     # Classes in the same stored chunks share the read of the flow.
     shared = flow.shape[0] if len(classes) > 1 and (flow.shards or flow.chunks)[0] > 3 else 3
-    footprint = Footprint(shape, margin, *items, shared, halves=flow.dtype.name == "float16")
+    footprint = Footprint(shape, margin, *items, shared)
     if block_shape is None and recorded is not None:
         block, chunks = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
     elif block_shape is None:

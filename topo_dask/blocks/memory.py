@@ -18,9 +18,6 @@ PARTICLES = 1 << 20
 PARTICLE_BYTES = 160
 """Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
 
-HALVES_BYTES = 8
-"""Bytes of a vector of float16 that is laid out for tracking."""
-
 VOXEL_BYTES = 64
 """Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels. Those that
 downsample take least: labels of a block, and at a time as many of the level before it."""
@@ -59,10 +56,10 @@ class Footprint:
         Bytes of a stored number of the foreground and of the flow.
     work_item : int
         Bytes of a number of the flow as it is used: 4 or 8.
+    track_item : int
+        Bytes of a vector for tracking, beside what is read: converted, and laid out for the block and for a page.
     channels : int
         Channels of the flow that a task reads at once: three, or those of all classes that share the read.
-    halves : bool
-        Whether the flow is float16, which is laid out for tracking without being converted.
     """
 
     shape: Triple
@@ -70,8 +67,8 @@ class Footprint:
     mask_item: int
     flow_item: int
     work_item: int
+    track_item: int
     channels: int = 3
-    halves: bool = False
 
     def task_mem(self, block_shape: Triple) -> int:
         """Projected bytes of the largest task on a block."""
@@ -79,10 +76,9 @@ class Footprint:
         margin = [max(PAGE_MARGIN, h) for h in self.halo]
         page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
         read, used = page * READ_FACTOR * self.flow_item * self.channels, page * 3 * self.work_item
-        laid_out = page * HALVES_BYTES if self.halves else 2 * used  # as it is used, too
         mask = block * (READ_FACTOR * self.mask_item + 1)
         particles = min(block, PARTICLES) * PARTICLE_BYTES + 24 * block
-        return int(max(read + laid_out + particles, read / 2 + used + VOXEL_BYTES * block) + mask)
+        return int(max(read + page * self.track_item + particles, read / 2 + used + VOXEL_BYTES * block) + mask)
 
 
 LARGEST, USUAL = 256, 128
@@ -101,7 +97,7 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
 
     Examples
     --------
-    >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4)
+    >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4, 24)
     >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30)
     (192, 192, 192)
     >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30, tasks=64)

@@ -25,6 +25,9 @@ STRIDE = 16
 SHORT_STRIDE = 4
 """The same where somebody is near a face of the region."""
 
+HALVES_BYTES = 8
+"""Bytes of a vector of float16 that is laid out."""
+
 Shape = Sequence[int]
 
 

@@ -75,6 +75,7 @@ def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], 
         around = _around(moved, grid) if fresh[chosen].all() else page
         region = flow.page(page) if _SMALL * around.size > page.size else flow.part(page, around)
         advance(region, grid.shape, moved, left)
+        del region  # before another one is read
         fresh[chosen] = False
         positions[chosen], steps_left[chosen] = moved, left
         away = away[steps_left[away] > 0]

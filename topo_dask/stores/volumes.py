@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.halves import widen
-from ..kernels.tracking import Region, empty_layout, lay_out, region_of
+from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, region_of
 from .checked import CheckedArray
 from .limits import check_metadata
 from .listing import stored_chunks
@@ -83,6 +83,18 @@ def flow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Type in which a flow is used: its own for float32 and float64, else float32."""
     native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
     return native if native in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f4")
+
+
+def track_bytes(dtype: np.dtype[Any]) -> int:
+    """Bytes of a vector that a task which tracks holds beside what it reads.
+
+    They are laid out for the block and for a page that particles have gone to, and converted where the type is neither
+    that in which the flow is used nor float16.
+    """
+    if dtype.name == "float16":
+        return 2 * HALVES_BYTES
+    used = flow_dtype(dtype)
+    return 3 * used.itemsize * (2 if dtype.newbyteorder("=") == used else 3)
 
 
 @dataclass(frozen=True)
