@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import topo_dask
 from topo_dask import admission, segment_volume
 from topo_dask import cluster as cluster_module
 from topo_dask import plan as plan_module
+from topo_dask import segment as segment_module
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
@@ -193,6 +195,21 @@ def test_default_blocks_and_memory_limit(tmp_path: Path, inputs: Any) -> None:
     for i, more in enumerate(({}, {"memory_limit": "600MiB"}, {"memory_limit": np.int64(600 << 20)})):
         found = segment_volume(*inputs, tmp_path / f"out{i}", **settings(block_shape=None, **more))
         same(found, in_memory(SEMANTIC, FLOW))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_freed_memory_is_kept_by_what_tasks_may_take_and_given_back(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(plan_module, "keep_freed_memory", told.append)
+    monkeypatch.setattr(segment_module, "give_back_freed_memory", lambda: told.append("back"))
+    inputs = store(tmp_path, SEMANTIC, np.full_like(FLOW, np.nan) if fails else FLOW)
+    allowed = plan_volume(*inputs, class_names=[*CONFIG], class_config=CONFIG, memory_limit="2GiB").global_mem
+    with pytest.raises(ValueError, match="not finite") if fails else nullcontext():
+        segment_volume(*inputs, tmp_path / "labels.zarr", **settings(memory_limit="2GiB"))
+    assert told[-1] == "back"
+    assert set(told[:-1]) == {allowed}
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ def segment_volume(
     Consolidated metadata of the output's group, if it has any, are written anew when labels come or go; those of groups
     above it are not.
 
-    Where the C library is glibc, it is told to keep up to 256 MiB of freed memory, and until the run is over up to a
-    quarter of what tasks may take or 1 GiB, and to have one arena for all threads that begin later, in this process and
-    in workers (these keep that much), unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
+    Where the C library is glibc, it is told to keep 256 MiB of freed memory, and until the run is over a quarter of
+    what tasks may take if that is more, up to 1 GiB; and to have one arena for all threads that begin later; in this
+    process and in workers (these keep that much), unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
     ``MALLOC_MMAP_THRESHOLD_``, ``glibc.malloc`` in its ``GLIBC_TUNABLES`` or, for the arena, ``MALLOC_ARENA_MAX``.
 
     Examples

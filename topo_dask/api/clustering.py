@@ -25,15 +25,15 @@ def track_flows(
     """Follow every foreground voxel along the flow (Euler integration).
 
     One step reads the flow at the voxel under the position (no interpolation), adds ``step_size`` times that vector,
-    rounded in the flow's own type, to the float64 position, and clips to the volume. The mask chooses which voxels
-    start, not where they may go.
+    rounded in the type in which the flow is used, to the float64 position, and clips to the volume. The mask chooses
+    which voxels start, not where they may go.
 
     Parameters
     ----------
     sem_mask : array of bool, shape (D, H, W)
         Foreground; 0 is background.
-    flow : array of float32 or float64, shape (3, D, H, W)
-        Vectors (dz, dy, dx) in voxels; other types are converted to float32.
+    flow : array of float32, float64 or float16, shape (3, D, H, W)
+        Vectors (dz, dy, dx) in voxels; float16 and other types are used as float32.
     n_steps : int
         Number of steps, 0 or more.
     step_size : float

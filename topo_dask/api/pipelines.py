@@ -31,8 +31,8 @@ def postprocess_single(
     ----------
     sem_mask : array of bool, shape (D, H, W)
         Foreground; 0 is background.
-    flow : array of float32 or float64, shape (3, D, H, W)
-        Vectors (dz, dy, dx), about one voxel long; other types are converted to float32.
+    flow : array of float32, float64 or float16, shape (3, D, H, W)
+        Vectors (dz, dy, dx), about one voxel long; float16 and other types are used as float32.
     n_steps : int
         Euler steps.
     step_size : float

@@ -66,8 +66,10 @@ def _converts_halves() -> bool:
     # does not have, and crash.
     if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None:
         return False
+    if platform.machine() in ("aarch64", "arm64"):
+        return True
     with suppress(RuntimeError):  # unknown processor
-        return platform.machine() in ("aarch64", "arm64") or bool(get_host_cpu_features().get("f16c"))
+        return bool(numba.config.ENABLE_AVX and get_host_cpu_features().get("f16c"))
     return False
 
 

@@ -37,7 +37,7 @@ class Region(NamedTuple):
     Parameters
     ----------
     vectors : ndarray of float32 or float64, shape (d, h, w, 3), or of uint64, shape (d, h, w)
-        See `lay_out`.
+        Displacements of a step, or bits of three float16, dz lowest: see `lay_out`.
     longest : float
         Longest displacement along an axis; infinite when a component is not finite.
     origin : tuple of 3 int

@@ -12,10 +12,12 @@ from contextlib import suppress
 from functools import lru_cache
 
 KEPT, MOST_KEPT = 256 << 20, 1 << 30
-"""Bytes of freed memory that are kept at most: a quarter of what tasks may take, between these bounds. Tasks on blocks
-of 256 voxels free some 450 MiB in each thread."""
+"""Bytes of freed memory that are kept: a quarter of what tasks may take, between these bounds. What lies below
+something that is in use is not counted by the C library. Tasks on blocks of 256 voxels free some 450 MiB in each
+thread."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, see malloc.h
+_LARGEST_BEFORE = 32 << 20
 _DASK_DEFAULT = "65536"
 
 
@@ -31,20 +33,28 @@ def keep_freed_memory(allowed_mem: int | None = None) -> None:
     allowed_mem : int, optional
         Bytes that the tasks of this process may take; None where nobody said.
     """
-    told = {os.environ.get(f"MALLOC_{name}_THRESHOLD_") for name in ("TRIM", "MMAP")}
-    if told - {None, _DASK_DEFAULT} or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+    if _environment_decides():
         return
     kept = KEPT if allowed_mem is None else min(max(KEPT, allowed_mem // 4), MOST_KEPT)
     with suppress(OSError, TypeError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, kept // 2)  # a piece as large as that is given back at once
-        mallopt(_TRIM_THRESHOLD, kept)
+        # A piece as large as that is given back at once. Before glibc 2.35 the library refuses more than 32 MiB; where
+        # it refused that too, it would go on finding out by itself.
+        if mallopt(_MMAP_THRESHOLD, kept // 2) or mallopt(_MMAP_THRESHOLD, _LARGEST_BEFORE):
+            mallopt(_TRIM_THRESHOLD, kept)
         if "MALLOC_ARENA_MAX" not in os.environ:
             mallopt(_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:
-    """Give freed memory back to the system, and keep no more than `KEPT` bytes from now on."""
+    """Give freed memory back to the system and keep `KEPT` bytes from now on, unless the environment says otherwise."""
+    if _environment_decides():
+        return
     keep_freed_memory()
     with suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _environment_decides() -> bool:
+    told = {os.environ.get(f"MALLOC_{name}_THRESHOLD_") for name in ("TRIM", "MMAP")}
+    return bool(told - {None, _DASK_DEFAULT}) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
