@@ -146,7 +146,7 @@ SCHEDULER = (
         "--workers",
         type=click.IntRange(1),
         help="Processes of 'cluster' or 'processes'. Where those of a 'cluster' take all cores, each is bound to "
-        "its own.  [default: as many as keep all cores busy]",
+        "cores of its own.  [default: as many as keep all cores busy]",
     ),
     click.option(
         "--threads-per-worker",

@@ -13,8 +13,7 @@ from functools import lru_cache
 
 KEPT, MOST_KEPT = 256 << 20, 1 << 30
 """Bytes of freed memory that are kept: a quarter of what tasks may take, between these bounds. What lies below
-something that is in use is not counted by the C library. Tasks on blocks of 256 voxels free some 450 MiB in each
-thread."""
+something that is in use is not counted by the C library."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, see malloc.h
 _LARGEST_BEFORE = 32 << 20
