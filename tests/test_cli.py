@@ -31,6 +31,7 @@ from topo_dask.config import get_postprocess_config
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
+from topo_dask.stores.outputs import MARK
 from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
 
@@ -453,6 +454,28 @@ def test_scores_are_those_of_the_functions(segmented: Path) -> None:
     assert [line.split()[:4] for line in lines[3:]] == [
         ["matches", "threshold", t, "tp"] for t in ("0.5", "0.75", "0.9")
     ]
+
+
+@pytest.mark.parametrize("ome_zarr", ["0.5", "none"])
+def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) -> None:
+    options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"
+    assert invoke("run", "one", "one_flow", "only", *options).exit_code == 0
+    place = "only/nuc" if ome_zarr == "none" else "only/labels/nuc"
+    found = [invoke("score", place, place_or_class).stdout for place_or_class in ("only", place)]
+    assert found[0] == found[1] != ""
+    assert invoke("table", "only", "--flow", "one_flow").stdout == invoke("table", place, "--flow", "one_flow").stdout
+
+
+@pytest.mark.parametrize("command", ["score out", "table --flow one_flow"])
+def test_labels_that_are_not_named_or_not_whole_are_refused(segmented: Path, command: str) -> None:
+    result = invoke(*command.split(), "out")
+    assert result.exit_code == 2
+    assert "out has labels of mito, nuc: choose a class" in result.stderr
+    group = zarr.open_group("out/labels/nuc", mode="r+")
+    group.attrs[MARK] = {key: value for key, value in group.attrs[MARK].items() if key != "complete"}
+    result = invoke(*command.split(), "out", "--class", "nuc")
+    assert result.exit_code == 2
+    assert "labels of 'nuc' in out are not whole: the run has not finished them" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from .options import LEVEL
 @click.command()
 @click.argument("truth", metavar="TRUTH")
 @click.argument("labels", metavar="OUTPUT|LABELS")
-@click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: LABELS is an array or image]")
+@click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: the only one]")
 @LEVEL
 @click.option(
     "--threshold",
@@ -33,14 +33,14 @@ def score(
     mean. Voxels that are background in the truth count in the matches only.
 
     \b
-      topo-dask score truth.zarr labels.zarr --class nuc
+      topo-dask score truth.zarr labels.zarr
       topo-dask score one.zarr/labels/nuc other.zarr/labels/nuc --level 1 --json
     """
     from .. import scores
     from ..stores.inputs import open_labels
     from ..stores.outputs import find_labels
 
-    place = labels if name is None else find_labels(labels, name)
+    place = find_labels(labels, name)
     arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))
     table = scores.contingency(*arrays)
     found: dict[str, Any] = {

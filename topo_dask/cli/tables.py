@@ -94,7 +94,7 @@ def _load(place: str, name: str | None, flow: str | None, level: int | None) -> 
     from ..stores.inputs import open_input, open_labels
     from ..stores.outputs import find_labels
 
-    labels = open_labels(place if name is None else find_labels(place, name), "labels", level)
+    labels = open_labels(find_labels(place, name), "labels", level)
     return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
 
 

@@ -352,18 +352,45 @@ def _check_mark(mark: Any, run: str, what: str) -> None:
 
 def read_marks(url: str) -> dict[str, dict[str, Any]]:
     """Mark of the labels of each class in a group, plain or OME-Zarr; empty where there is no group."""
+    group = existing_group(Target(absolute(url)))
+    return {} if group is None else _marks_in(group)
+
+
+def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
     import zarr
 
-    group = existing_group(Target(absolute(url)))
-    inner = None if group is None else group.get(LABELS)
-    groups = [node for node in (group, inner) if isinstance(node, zarr.Group)]
+    groups = [node for node in (group, group.get(LABELS)) if isinstance(node, zarr.Group)]
     marks = {name: node.attrs.get(MARK) for one in groups for name, node in one.members()}
     return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
 
 
-def find_labels(url: str, name: str) -> str:
-    """Path or URL of the labels of a class in an output, OME-Zarr or plain."""
-    group = existing_group(Target(absolute(url)))
+def find_labels(url: str, name: str | None = None) -> str:
+    """Path or URL of the labels of a class in the output of a run, OME-Zarr or plain.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL of the output.
+    name : str, optional
+        Class; the only one by default. Where no run has written, it is `url` itself, an array or an image.
+
+    Raises
+    ------
+    ValueError
+        When none is named and there are several, or when the run has not finished them.
+    """
+    try:
+        group = existing_group(Target(absolute(url)))
+    except FileExistsError:  # an array, or what whoever opens it will refuse
+        group = None
+    marks = {} if group is None or MARK in group.attrs else _marks_in(group)
+    if name is None and not marks:
+        return url
+    if name is None and len(marks) > 1:
+        raise ValueError(f"{url} has labels of {', '.join(sorted(marks))}: choose a class")
+    name = next(iter(marks)) if name is None else name
+    if name in marks and not marks[name].get("complete"):
+        raise ValueError(f"labels of {name!r} in {url} are not whole: the run has not finished them")
     inner = f"{LABELS}/{name}"
     return f"{url.rstrip('/')}/{inner if group is not None and inner in group else name}"
 
