@@ -232,46 +232,18 @@ def test_refuses_unknown_versions_missing_levels_and_missing_groups(tmp_path):
 # ------------------------------------------------------------ levels and inputs
 
 
-def pyramid_of(*sizes):
-    return Multiscale(
-        ("z", "y", "x"),
-        tuple(Level(str(k), (9, 9, 9), s and Placement(s, s, ("nanometer",) * 3)) for k, s in enumerate(sizes)),
-    )
+LEVELS = Multiscale(("z", "y", "x"), tuple(Level(str(k), (9, 9, 9), None) for k in range(3)))
 
 
-ISOTROPIC = pyramid_of((4.0,) * 3, (8.0,) * 3, (16.0,) * 3)
+@pytest.mark.parametrize(("level", "path"), [(None, "0"), (0, "0"), (2, "2")])
+def test_find_level(level, path):
+    assert find_level(LEVELS, level).path == path
 
 
-@pytest.mark.parametrize(
-    ("multiscale", "arguments", "path"),
-    [
-        (ISOTROPIC, {}, "0"),
-        (ISOTROPIC, {"level": 2}, "2"),
-        (ISOTROPIC, {"resolution_nm": 8}, "1"),
-        (ISOTROPIC, {"resolution_nm": 3}, "0"),
-        (ISOTROPIC, {"resolution_nm": 128**0.5}, "1"),  # between two: the finer one
-        (pyramid_of((40.0, 4.0, 4.0), (40.0, 8.0, 8.0)), {"resolution_nm": 8.6}, "0"),  # as large a voxel
-        (pyramid_of(None, (8.0,) * 3), {"resolution_nm": 8}, "1"),
-    ],
-)
-def test_find_level(multiscale, arguments, path):
-    assert find_level(multiscale, **arguments).path == path
-
-
-@pytest.mark.parametrize(
-    ("multiscale", "arguments", "message"),
-    [
-        (ISOTROPIC, {"level": 3}, "below 3"),
-        (ISOTROPIC, {"level": -1}, "at least 0"),
-        (ISOTROPIC, {"level": 0, "resolution_nm": 8}, "not both"),
-        (ISOTROPIC, {"resolution_nm": 64}, r"\[4\.0, 8\.0, 16\.0\]"),
-        (ISOTROPIC, {"resolution_nm": 0}, "above 0"),
-        (pyramid_of(None), {"resolution_nm": 8}, "no level"),
-    ],
-)
-def test_find_level_refuses(multiscale, arguments, message):
+@pytest.mark.parametrize(("level", "message"), [(3, "below 3"), (-1, "at least 0")])
+def test_find_level_refuses(level, message):
     with pytest.raises(ValueError, match=message):
-        find_level(multiscale, **arguments)
+        find_level(LEVELS, level)
 
 
 @pytest.mark.parametrize("paths", [["s0", "s1"], ["scale0/image", "scale1/image"]])
@@ -281,7 +253,6 @@ def test_resolve_input_takes_groups_levels_and_arrays(tmp_path, paths):
     for arguments, shape, size in (
         ((root, "flow"), (8, 8, 8), (8.0, 4.0, 4.0)),
         ((f"{root}/", "flow", 1), (4, 4, 4), (8.0, 8.0, 8.0)),
-        ((root, "flow", None, 8), (4, 4, 4), (8.0, 8.0, 8.0)),
         ((root / paths[1], "flow"), (4, 4, 4), (8.0, 8.0, 8.0)),
     ):
         array, placement = resolve_input(*arguments)

@@ -83,7 +83,6 @@ class RunPlan:
     global_mem: int
     pages_mem: int
     recent_mem: int
-    workers: int
     shared_channels: int
 
     @property
@@ -224,7 +223,6 @@ def plan_volume(
         global_mem=allowed_per_task(memory, 1),
         pages_mem=min(PAGES_MEM, left_over // 2),
         recent_mem=min(RECENT_MEM, left_over // 2),
-        workers=workers,
         shared_channels=shared,
     )
 

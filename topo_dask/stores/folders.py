@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -150,15 +150,13 @@ class RemoteFolder:
     ----------
     url : str
         fsspec URL.
-    storage_options : dict, optional
-        Options of the file system.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str) -> None:
         from .persistent import remote_store
 
         self._url = url
-        self._store = remote_store(url, storage_options)
+        self._store = remote_store(url)
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
         """Write a file."""
@@ -222,6 +220,6 @@ class RemoteFolder:
         return sync(work)
 
 
-def folder_at(url: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
+def folder_at(url: str) -> Folder:
     """The files at a path or URL."""
-    return RemoteFolder(url, storage_options) if "://" in url else LocalFolder(url)
+    return RemoteFolder(url) if "://" in url else LocalFolder(url)

@@ -144,7 +144,7 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
 
 
 def resolve_input(
-    path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None, resolution_nm: float | None = None
+    path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None
 ) -> "tuple[zarr.Array[Any], Placement | None]":
     """Array of an input, and its place in space where that is known.
 
@@ -155,7 +155,7 @@ def resolve_input(
         image, of which one level is taken.
     name : str
         Name of the argument, for messages.
-    level, resolution_nm
+    level : int, optional
         Level of a multiscale image, see `find_level`.
 
     Returns
@@ -177,7 +177,7 @@ def resolve_input(
     where = where if "://" in where else os.path.abspath(where)
     node = open_node(where)
     if hasattr(node, "shape"):
-        if level is not None or resolution_nm is not None:
+        if level is not None:
             raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
         return _placed(node, name)
     multiscale = read_multiscales(node)
@@ -186,7 +186,7 @@ def resolve_input(
         raise ValueError(
             f"{name}: {where} is a group without multiscales; give one of the images or arrays in it: {inside}"
         )
-    found = find_level(multiscale, level, resolution_nm)
+    found = find_level(multiscale, level)
     return as_volume(node[found.path], multiscale.axes, name), found.placement
 
 

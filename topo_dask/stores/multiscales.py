@@ -246,48 +246,21 @@ def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Mu
     return Multiscale(names, tuple(replace(a, shape=b) for a, b in zip(levels, shapes, strict=True)))
 
 
-def find_level(multiscale: Multiscale, level: int | None = None, resolution_nm: float | None = None) -> Level:
-    """A level by its number or by its resolution.
-
-    Parameters
-    ----------
-    multiscale : Multiscale
-    level : int, optional
-        Number of the level, 0 for the finest, which is the default.
-    resolution_nm : float, optional
-        Edge of a cube as large as a voxel of the level that is wanted, in nanometres. The level whose edge has the
-        ratio nearest to 1 is taken, the finer one of two.
-
-    Returns
-    -------
-    level : Level
+def find_level(multiscale: Multiscale, level: int | None = None) -> Level:
+    """A level by its number, 0 for the finest, which is the default.
 
     Raises
     ------
     ValueError
-        When both are given, there is no such level, no voxel size is known, or none is within a factor of 1.5.
+        When there is no such level.
 
     Examples
     --------
     >>> levels = [Level(str(k), (9, 9, 9), Placement.cubes(8 * 2**k)) for k in range(3)]
-    >>> find_level(Multiscale(("z", "y", "x"), tuple(levels)), resolution_nm=15).path
+    >>> find_level(Multiscale(("z", "y", "x"), tuple(levels)), 1).path
     '1'
     """
-    levels = multiscale.levels
-    if resolution_nm is None:
-        number = 0 if level is None else level
-        if not 0 <= number < len(levels):
-            raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
-        return levels[number]
-    if level is not None:
-        raise ValueError(f"give level or resolution_nm, not both; got {level!r} and {resolution_nm!r}")
-    if not 0 < resolution_nm < math.inf:
-        raise ValueError(f"resolution_nm must be above 0 and finite, got {resolution_nm!r}")
-    sizes = {level: level.voxel_size_nm for level in levels}
-    edges = {level: math.prod(size) ** (1 / 3) for level, size in sizes.items() if size is not None}
-    if edges:
-        found = min(edges, key=lambda a: round(abs(math.log(edges[a] / resolution_nm)), 9))
-        if max(edges[found] / resolution_nm, resolution_nm / edges[found]) <= 1.5:
-            return found
-    known = [round(edge, 3) for edge in edges.values()]
-    raise ValueError(f"resolution_nm: no level is within a factor of 1.5 of {resolution_nm!r} nm; levels have {known}")
+    levels, number = multiscale.levels, 0 if level is None else level
+    if not 0 <= number < len(levels):
+        raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
+    return levels[number]

@@ -1,6 +1,6 @@
 """Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -152,12 +152,10 @@ def store_at(where: str) -> Any:
     return remote_store(where) if found and scheme not in ("file", "memory") else where
 
 
-def remote_store(url: str, storage_options: Mapping[str, Any] | None = None) -> PersistentStore:
+def remote_store(url: str) -> PersistentStore:
     """The store at a URL, which is asked again."""
-    options = dict(storage_options or {})
-    if url.startswith(("s3://", "s3a://")):
-        # s3fs asks how long an object is before it reads it whole, to read long ones in several parts at once.
-        options.setdefault("max_concurrency", 1)
+    # s3fs asks how long an object is before it reads it whole, to read long ones in several parts at once.
+    options = {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
     return PersistentStore(FsspecStore.from_url(url, storage_options=options))
 
 

@@ -162,16 +162,13 @@ class FileScratch:
     ----------
     url : str
         Path or fsspec URL.
-    storage_options : dict, optional
-        Options of the file system.
     """
 
     url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def _folder(self) -> Folder:
-        return folder_at(self.url, self.storage_options)
+        return folder_at(self.url)
 
     def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
         """File a bundle, replacing one of the same name."""
@@ -219,7 +216,7 @@ class FileScratch:
 
     def within(self, name: str) -> "FileScratch":
         """A compartment of its own."""
-        return FileScratch(f"{self.url}/{name}", self.storage_options)
+        return FileScratch(f"{self.url}/{name}")
 
     def is_empty(self) -> bool:
         """Whether no file is under the URL, locks and halves of bundles apart."""
