@@ -143,7 +143,11 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
         r"fg_coords must lie in .*\(4, 5, 6\), got \[ 0 -1  0\] in row 1",
     ),
     (lambda a: cluster(a, np.array(VOXEL, np.uint64) - 2**63, np.zeros((1, 3))), ValueError, "fg_coords must lie in"),
-    (lambda a: cluster(a, VOXEL * 2, np.zeros((2, 3))), ValueError, "fg_coords must name each voxel once"),
+    (
+        lambda a: cluster(a, [[0, 0, 1], *VOXEL, [0, 0, 1]], np.zeros((3, 3))),
+        ValueError,
+        r"fg_coords must name each voxel once; \(0, 0, 1\) is there twice",
+    ),
     (lambda a: cluster(a, VOXEL, np.zeros((1, 3), complex)), TypeError, "final_positions must hold .*complex128"),
     (lambda a: cluster(a, VOXEL, [[NAN, 0, 0]]), ValueError, "final_positions.*finite"),
     (lambda a: cluster(a, VOXEL, [[INF, 0, 0]]), ValueError, "final_positions.*finite"),
@@ -475,6 +479,19 @@ def test_runs_are_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("a", KINDS)
+def test_an_error_names_the_class_only_where_there_are_several(a: As) -> None:
+    mask, flow = line(NAN, "float32")
+    both = a(np.stack([mask] * 2).astype(np.float32)), a(np.concatenate([np.zeros_like(flow), flow]))
+    config = dict.fromkeys(("nuc", "ves"), CONFIG["nuc"] | {"n_steps": 40})
+    with pytest.raises(ValueError, match="flow is not finite") as caught:
+        compute(topo_dask.run_instance_segmentation(*both, list(config), config))
+    assert caught.value.__notes__[0].startswith("in class 'ves', stage 'track', block ")
+    with pytest.raises(ValueError, match="flow is not finite") as caught:
+        compute(topo_dask.postprocess_single(a(mask), a(flow), 40))
+    assert caught.value.__notes__[0].startswith("in stage 'track', block ")
 
 
 def test_an_error_on_the_way_names_class_stage_and_block(tmp_path: Path) -> None:

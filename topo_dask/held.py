@@ -1,4 +1,4 @@
-"""Runs in memory: NumPy in, NumPy out, the same stages over slabs of the arrays on all cores."""
+"""Runs in memory: NumPy in, NumPy out, the same stages and kernels over slabs of the arrays on all cores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
 from .execute import run, threads, usable_cores
-from .kernels.labels import number_roots, voxels_of
-from .kernels.linking import link_sinks
-from .kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
+from .kernels.labels import voxels_of
 from .kernels.tracking import advance
 from .plan import Recipe, plan_stages
 from .stages.job import Job
+from .stages.settle import file_rows
 from .stages.table import instance_columns
 from .stores.volumes import Foreground, HeldFlow, Output, Source
 
@@ -46,15 +45,16 @@ def segment_held(
     flow: NDArray[Any] | None = None,
     labels: NDArray[Any] | None = None,
     threshold: float | None = None,
+    name: str = "",
 ) -> NDArray[np.int32]:
-    """Run a recipe on arrays in memory, from a mask and a flow or from labels."""
+    """Run a recipe on arrays in memory, from a mask and a flow or from labels; errors name the class, if it has one."""
     config = config or ClassConfig()
     source = Source(labels, "instances") if mask is None else Source(mask, _mask_name(threshold))
     out = np.zeros(source.shape, np.int32)
     if out.size == 0:
         return out
     job = Job(
-        name="in memory",
+        name=name,
         grid=slabs(source.shape, usable_cores()),
         config=config,
         foreground=None if mask is None else Foreground(source, threshold),
@@ -71,7 +71,7 @@ def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | Non
     """Table of the instances of labels in memory."""
     source = Source(labels, "instances")
     job = Job(
-        name="in memory",
+        name="",
         grid=slabs(source.shape, usable_cores()),
         config=ClassConfig(),
         flow=None if flow is None else HeldFlow(flow, 1.0),
@@ -104,29 +104,13 @@ def track_held(
 
 
 def cluster_held(
-    coords: NDArray[np.int64],
-    positions: NDArray[np.float64],
-    shape: Triple,
-    convergence_radius: float,
-    min_size: int,
+    config: ClassConfig, coords: NDArray[np.int64], positions: NDArray[np.float64], shape: Triple
 ) -> NDArray[np.int32]:
     """Labels of the voxels whose end points are given; ValueError when a voxel occurs twice."""
-    named = np.zeros(shape, np.bool_)
-    named[tuple(coords.T)] = True
-    if np.count_nonzero(named) != len(coords):
-        raise ValueError(
-            f"fg_coords must name each voxel once; {len(coords) - np.count_nonzero(named)} rows repeat one"
-        )
-    grid = CellGrid.for_radius(shape, convergence_radius)
-    labels = np.zeros(shape, np.int32)
-    cells, numbers = number_values(cells_of(positions, grid))
-    counts, sums = sum_ends(positions, numbers, cells, grid)
-    order = np.argsort(cells)
-    centres = sink_centres(cells[order], counts[order], sums[order], grid)
-    roots = link_sinks(centres, convergence_radius)
-    voxels = np.zeros(len(cells), np.int64)
-    np.add.at(voxels, roots, counts[order])
-    lut = np.empty(len(cells), np.int32)
-    lut[order] = number_roots(roots, voxels >= min_size)
-    labels[tuple(coords.T)] = lut[numbers - np.uint32(1)]
-    return labels
+    out = np.zeros(shape, np.int32)
+    if len(coords):
+        job = Job(name="", grid=slabs(shape, usable_cores()), config=config, output=Output(out))
+        file_rows(coords, positions, 0, job.grid, job.scratch)
+        plan = plan_stages(Recipe.of(config), "rows")
+        run(job, (*plan.stages, plan.final), threads)
+    return out

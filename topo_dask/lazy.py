@@ -153,7 +153,7 @@ class _Spec:
     grid: BlockGrid
     scratch: FileScratch
     config: ClassConfig
-    name: str
+    name: str = ""  # of the class, where there are several
     channel: int = 0
 
 
@@ -205,7 +205,7 @@ def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32
 def _deferred_labels(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> Any:
     import dask
 
-    key = f"prepare-{spec.name}-{uuid4().hex}"
+    key = f"prepare-{spec.name or 'labels'}-{uuid4().hex}"
     job = dask.delayed(_prepared, pure=True)(spec, plan.stages, dict(stored), dask_key_name=key)
     return _over_grid(job, plan, spec.grid)
 
@@ -242,7 +242,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
     stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.levels)
-    labels = _deferred_labels(_Spec(grid, scratch, config, "labels"), plan, stored)
+    labels = _deferred_labels(_Spec(grid, scratch, config), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
 
 
@@ -253,7 +253,7 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
     stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
-    spec = _Spec(grid, scratch, ClassConfig(), "table")
+    spec = _Spec(grid, scratch, ClassConfig())
     return dask.delayed(_tabulated, pure=True)(
         spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"
     )
@@ -294,7 +294,7 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
     stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
-    spec = _Spec(grid, scratch, config, "positions")
+    spec = _Spec(grid, scratch, config)
     key = f"prepare-positions-{uuid4().hex}"
     stages = (Stage("trace", trace, EVERY, moves=True, products=("ends",)),)
     prepared = dask.delayed(_prepared, pure=True)(spec, stages, stored, "ends", dask_key_name=key)
@@ -356,7 +356,7 @@ def cluster_lazily(
     block = options.block_shape or tuple(max(1, min(n, 128)) for n in shape)
     grid = BlockGrid(shape, triple(block, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")
-    spec = _Spec(grid, scratch, config, "labels")
+    spec = _Spec(grid, scratch, config)
     key = f"prepare-labels-{uuid4().hex}"
     job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows[0]), Opaque(rows[1]), dask_key_name=key)
     return _over_grid(job, plan, grid)

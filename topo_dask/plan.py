@@ -115,8 +115,9 @@ class Stage:
         try:
             self.work(job, key)
         except Exception as error:
+            whose = f"class {job.name!r}, " if job.name else ""
             where = "" if self.over is None else f", {self.named(job, key)}"
-            error.add_note(f"in class {job.name!r}, stage {self.name!r}{where}")
+            error.add_note(f"in {whose}stage {self.name!r}{where}")
             raise
 
     def work(self, job: Job, key: str) -> None:

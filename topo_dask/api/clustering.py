@@ -133,5 +133,4 @@ def cluster_convergence(
     if deferred:
         options = lazy.Options(block_shape, None, scratch)
         return lazy.cluster_lazily(config, options, fg_coords, final_positions, shape)
-    rows = as_rows(fg_coords, final_positions, shape)
-    return held.cluster_held(*rows, shape, config.convergence_radius, config.min_size)
+    return held.cluster_held(config, *as_rows(fg_coords, final_positions, shape), shape)

@@ -115,9 +115,10 @@ def run_instance_segmentation(
         Name of each class, by default `EVALUATED_INSTANCE_CLASSES`.
     class_config : mapping, optional
         Class name to a mapping of `group`, `n_steps`, `step_size`, `convergence_radius`, `min_size` and optionally
-        `merge`. A class without an entry is skipped. Default: `get_postprocess_config` for `resolution_nm`.
+        `merge`, `flow_error_threshold` and `min_fragment_ratio` (see `split_disconnected`). A class without an entry is
+        skipped. Default: `get_postprocess_config` for `resolution_nm`.
     flow_error_threshold : float
-        Above 0: drop instances with a larger flow error.
+        Above 0: drop instances with a larger flow error, whatever `class_config` says of it.
     resolution_nm : float, optional
         Edge of a voxel in nanometres, for the default parameters; 8 with a warning if nothing is given.
     preset : {"published", "touching"}, optional
@@ -161,6 +162,7 @@ def run_instance_segmentation(
             mask=semantic[channel],
             flow=flow[3 * channel : 3 * channel + 3],
             threshold=threshold,
+            name=name,
         )
         for name, (channel, config) in classes.items()
     }

@@ -47,7 +47,7 @@ class Job:
     Parameters
     ----------
     name : str
-        Name of the class, for messages.
+        Name of the class, for messages; empty where there is none.
     grid : BlockGrid
         Blocks of the volume.
     config : ClassConfig

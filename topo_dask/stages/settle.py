@@ -44,13 +44,22 @@ def sort_rows(coords: NDArray[Any], positions: NDArray[Any], part: int, grid: Bl
     """File the rows of one part of the input, see `as_rows`, by the blocks that their voxels are in."""
     coords, positions = as_rows(coords, positions, grid.shape, f" in chunk {part}")
     if len(coords):
-        numbers = np.ravel_multi_index(tuple((coords // np.array(grid.block_shape)).T), grid.numblocks)
-        order = np.argsort(numbers, kind="stable")
-        distinct, first = np.unique(numbers[order], return_index=True)
-        for number, mine in zip(distinct, np.split(order, first[1:]), strict=True):
-            key = ".".join(str(int(v)) for v in np.unravel_index(number, grid.numblocks))
-            scratch.put("rows", f"{key}@{part}", coords=coords[mine], positions=positions[mine])
+        file_rows(coords, positions, part, grid, scratch)
     scratch.put(PARTS, str(part))
+
+
+def file_rows(
+    coords: NDArray[np.int64], positions: NDArray[np.float64], part: int, grid: BlockGrid, scratch: Scratch
+) -> None:
+    """File one row or more, see `as_rows`, by the blocks that their voxels are in."""
+    numbers = np.ravel_multi_index(tuple((coords // np.array(grid.block_shape)).T), grid.numblocks)
+    if (numbers[1:] < numbers[:-1]).any():
+        order = np.argsort(numbers, kind="stable")
+        numbers, coords, positions = numbers[order], coords[order], positions[order]
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    for begin, end in zip(begins, [*begins[1:], len(numbers)], strict=True):
+        key = ".".join(str(int(v)) for v in np.unravel_index(numbers[begin], grid.numblocks))
+        scratch.put("rows", f"{key}@{part}", coords=coords[begin:end], positions=positions[begin:end])
 
 
 def index_rows(job: Job) -> None:
@@ -71,10 +80,11 @@ def settle(job: Job, key: str) -> None:
     ends = np.concatenate([bundle["positions"] for bundle in bundles])
     flat = np.ravel_multi_index(tuple(coords.T), block.write.shape)
     order = np.argsort(flat)
+    if (twice := np.flatnonzero(np.diff(flat[order]) == 0)).size:
+        voxel = tuple((coords[order[twice[0]]] + np.array(block.write.start)).tolist())
+        raise ValueError(f"fg_coords must name each voxel once; {voxel} is there twice")
     mask = np.zeros(block.write.shape, np.bool_)
     mask.reshape(-1)[flat] = True
-    if np.count_nonzero(mask) != len(flat):
-        raise ValueError(f"fg_coords must name each voxel once; some of block {key} occur twice")
     table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
     table.add(ends[order])
     file_sinks(job, block, mask, table)
