@@ -1,7 +1,9 @@
 """Executors: neighbours are done one after the other, so that they share what they read, and each task once."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dask
@@ -62,6 +64,31 @@ def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch:
     ):
         dask_scheduler(stage, job, keys, lambda: None)
     assert job.scratch.keys("note") == set(keys)
+
+
+def test_threads_tell_of_each_task_as_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.execute.usable_cores", lambda: 2)
+    told = Event()
+    stage = Stage("wait", lambda job, key: None if key != "c" or told.wait(60) else pytest.fail("nothing told"), EVERY)
+    threads(stage, Job("object", BlockGrid((1, 1, 1), (1, 1, 1)), ClassConfig()), ["a", "b", "c"], told.set)
+
+
+@pytest.mark.parametrize("executor", [serial, threads])
+def test_after_an_error_no_task_begins(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.execute.usable_cores", lambda: 2)
+    begun = list[str]()
+
+    def fail(job: Job, key: str) -> None:
+        begun.append(key)
+        if key == "0.0.0":
+            raise ValueError(key)
+        time.sleep(0.05)
+
+    grid = BlockGrid((1, 1, 99), (1, 1, 1))
+    job, keys = Job("object", grid, ClassConfig()), [block.key for block in grid]
+    with pytest.raises(ValueError, match=r"0\.0\.0"):
+        executor(Stage("fail", fail, EVERY), job, keys, lambda: None)
+    assert len(begun) < 50
 
 
 def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ The serial executor is the debugger.
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
@@ -112,12 +112,13 @@ def threads(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
         return
     with ThreadPoolExecutor(cores) as pool:
         futures = [pool.submit(stage.run, job, key) for key in keys]
-        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in waiting:
-            future.cancel()
-        for future in done:
-            future.result()
-            tick()
+        try:
+            for future in as_completed(futures):
+                future.result()
+                tick()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def configured_scheduler() -> Any:
