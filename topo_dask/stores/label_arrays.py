@@ -1,21 +1,19 @@
 """Arrays that take the labels: created, opened to go on, replaced. `outputs` has been asked before."""
 
 import os
-import re
 import warnings
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..blocks.geometry import Triple
-from .outputs import MARK, METADATA, OutputSpec, Target, existing_group, names_in
+from .outputs import HALF, MARK, METADATA, OutputSpec, Target, existing_group, names_in
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
 from .retries import at_once
-
-_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
@@ -183,8 +181,9 @@ def _sweep(target: Target, place: str) -> None:
     # Chunks that a killed process was writing: zarr gives them their name when they are whole.
     if target.url is not None and "://" not in target.url:
         for folder, _, files in os.walk(os.path.join(target.url, place)):
-            for file in filter(_PARTIAL.search, files):
-                os.remove(os.path.join(folder, file))
+            for file in filter(HALF.search, files):
+                with suppress(FileNotFoundError):  # its writer may be alive, and just have given it its name
+                    os.remove(os.path.join(folder, file))
 
 
 def _clear(array: Any, spec: OutputSpec) -> None:

@@ -30,7 +30,8 @@ _OF_AN_ARRAY = re.compile(
 METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 """Files that zarr keeps besides chunks."""
 
-_HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")  # of a file that zarr was writing
+HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")
+"""End of the name of a file that zarr is writing, or was when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ def _stray(group: Any, place: str) -> str | None:
         if await group.store.exists(path):
             return path
         async for file in group.store.list_prefix(f"{path}/"):
-            if _HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
+            if HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
                 return str(file)
         return None
 
