@@ -219,6 +219,7 @@ REFUSED = [
     ),
     (lambda: contingency(A, [[1]]), TypeError, "labels is a list"),
     (lambda: contingency(A.astype(float), A), TypeError, "truth has dtype float64"),
+    (lambda: contingency(A, A, threads=0), ValueError, "threads is 0"),
     (lambda: contingency(A, np.full((2, 3), 2**63, np.uint64)), OverflowError, "9223372036854775808"),
     (lambda: adapted_rand_error(A), TypeError, "labels is missing"),
     (lambda: adapted_rand_error(contingency(A, A), A), TypeError, "no labels beside"),

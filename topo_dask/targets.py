@@ -9,13 +9,13 @@ The straight flow needs one number triple per object from the whole volume: bloc
 """
 
 import operator
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from topo_dask.blocks.geometry import Box, Triple, triple
+from topo_dask.execute import usable_cores
 from topo_dask.kernels import flow_targets as kernels
 from topo_dask.kernels.flow_targets import COUNT, HIGH, ID, LOW, SUM
 
@@ -163,7 +163,7 @@ def diffusion_flow(
     if isinstance(labels, np.ndarray):
         if depth is not None:
             raise TypeError(f"depth={depth!r} is for dask arrays; labels is a NumPy array and read whole")
-        threads = (os.cpu_count() or 1) if threads is None else threads
+        threads = usable_cores() if threads is None else threads
         _check_at_least_one("threads", threads)
         labels = _native(labels)
         return _diffuse_objects(labels, _object_table(labels), place, np.ones(6, np.bool_), n_iter, threads)

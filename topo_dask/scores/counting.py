@@ -6,7 +6,6 @@ the number of distinct pairs, not the volume.
 """
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..execute import usable_cores
 from ..kernels.contingency import count_pairs
 
 _BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
@@ -71,7 +71,7 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     TypeError
         An argument is none of these arrays, or not of integers.
     ValueError
-        The shapes differ. Nothing has been read then.
+        The shapes differ, or `threads` is below 1. Nothing has been read then.
     OverflowError
         An unsigned id of 2**63 or more.
 
@@ -86,10 +86,13 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         _check_volume(name, array)
     if truth.shape != labels.shape:
         raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
+    threads = usable_cores() if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
     if _is_dask(truth) or _is_dask(labels):
         rows = _count_with_dask(truth, labels)
     else:
-        rows = _count_with_threads(truth, labels, threads or os.cpu_count() or 1)
+        rows = _count_with_threads(truth, labels, threads)
     return ContingencyTable(*np.ascontiguousarray(rows.T))
 
 
