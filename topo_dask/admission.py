@@ -48,12 +48,16 @@ class RunPlan:
 
     Parameters
     ----------
+    semantic, flow : CheckedArray
+        The inputs.
     grid : BlockGrid
         Blocks of the volume.
     classes : dict
         Class name to its channel and parameters.
     plans : dict
         Class name to its stages.
+    threshold : float
+        Probability above which a voxel is foreground.
     chunks : tuple of 3 int
         Chunks of the output.
     pyramid : Pyramid, optional
@@ -66,8 +70,8 @@ class RunPlan:
     pages_mem, recent_mem : int
         Bytes that a worker process may use to keep pages of the flow, and its latest reads, at hand: some of what its
         tasks leave over.
-    scratch_bytes, output_bytes : int
-        Projected sizes on disk, uncompressed, if every voxel were foreground. One part in `PACKED` is expected.
+    shared_channels : int
+        Channels of the flow that a task reads at once: 3, or those of all classes that share the read.
     """
 
     semantic: Any
@@ -92,13 +96,13 @@ class RunPlan:
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the labels, of all their levels, before compression."""
+        """Bytes of the labels, of all their levels, before compression; one part in `PACKED` is expected."""
         shapes = [self.grid.shape] if self.pyramid is None else self.pyramid.shapes(self.grid.shape)
         return 4 * sum(prod(shape) for shape in shapes) * len(self.classes)
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of the intermediates before compression, if every voxel were foreground."""
+        """Bytes of the intermediates before compression, if every voxel were foreground; see `output_bytes`."""
         return sum(map(self._scratch_bytes, self.classes)) * prod(self.grid.shape)
 
     def _scratch_bytes(self, name: str) -> int:

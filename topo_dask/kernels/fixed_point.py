@@ -15,7 +15,7 @@ EXACT = float(1 << 53)
 """Largest magnitude up to which every integer is a float64 of its own."""
 
 LARGEST = 1 << 62
-"""Largest magnitude of a sum, 2**38 in all: two of them still add up within int64."""
+"""Largest magnitude of a sum, which is 2**38 in whole units: two of them still add up within int64."""
 
 
 def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:

@@ -163,7 +163,7 @@ def _entries(data: NDArray[np.uint8], index: Index, last: int) -> list[tuple[int
 
 
 def check_part(data: NDArray[np.uint8], part: ByteRequest, index: Index) -> None:
-    """Like `_check`, for a part of a shard: its index, or one inner chunk."""
+    """Like `check_bytes`, for a part of a shard: its index, or one inner chunk."""
     if is_index(part, index):
         if data.size != index.nbytes:
             raise ValueError(f"it has {data.size} bytes, the index of the shard alone has {index.nbytes}")
