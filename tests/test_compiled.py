@@ -26,3 +26,11 @@ def test_damaged_missing_and_unusable_caches_only_cost_time(tmp_path: Path) -> N
     blocked.mkdir()
     (blocked / ".cache").write_text("a file where the folder should be")
     assert run_with(blocked) == expected
+
+
+def test_a_numba_whose_cache_is_another_only_costs_time(tmp_path: Path) -> None:
+    without = "import numba.core.caching as c; del c._CacheLocator; "
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", without + CODE], env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[0 1 2 1 4]", "")
+    assert not list(tmp_path.iterdir())
