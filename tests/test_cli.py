@@ -143,10 +143,10 @@ def test_a_class_without_parameters_is_skipped_with_a_warning(stored: Path) -> N
 
 
 SLIPS = [
-    ("plan flow semantic --class nuc --resolution-nm 8", "FLOW must have 3 channels .*"),
+    ("plan flow semantic --class nuc --resolution-nm 8", "flow must have 3 channels .*"),
     ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
-    ("plan one flow --class nuc --resolution-nm 8", "FLOW must have 3 channels for each of the 1 classes of SEMANTIC"),
+    ("plan one flow --class nuc --resolution-nm 8", "flow must have 3 channels for each of the 1 classes of semantic"),
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
     (

@@ -147,7 +147,7 @@ def run_instance_segmentation(
     {'nuc': array([[[1, 1, 1]]], dtype=int32)}
     """
     semantic, flow = as_array(semantic_pred, "semantic_pred"), as_array(flow_pred, "flow_pred")
-    check_prediction(semantic, flow)
+    check_prediction(semantic, flow, ("semantic_pred", "flow_pred"))
     threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     if not classes:

@@ -35,8 +35,6 @@ _FLAGS = {
     "block_shape": "--block",
     "memory_limit": "--memory-limit",
     "scratch=": "--scratch ",
-    "semantic_pred": "SEMANTIC",
-    "flow_pred": "FLOW",
     "resume": "--resume",
     "overwrite": "--overwrite",
 }

@@ -54,23 +54,24 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
         check_metadata(array, name)
 
 
-def check_prediction(semantic: Any, flow: Any) -> None:
-    """Raise ValueError or TypeError when a prediction's two arrays do not fit together."""
-    check_array(semantic, "semantic_pred", 4, "put an axis of channels of length 1 in front")
-    check_array(flow, "flow_pred", 4, f"{COMPONENTS}, of each class")
+def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semantic", "flow")) -> None:
+    """Raise ValueError or TypeError, with the arguments' names, when a prediction's two arrays do not fit together."""
+    of_semantic, of_flow = names
+    check_array(semantic, of_semantic, 4, "put an axis of channels of length 1 in front")
+    check_array(flow, of_flow, 4, f"{COMPONENTS}, of each class")
     n = semantic.shape[0]
     if n == 0 or flow.shape[0] != 3 * n:
         hint = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
         if n and flow.shape[-1] == 3 * n:
             hint = "; its channels seem to be its last axis, and must be its first"
         raise ValueError(
-            f"flow_pred must have 3 channels for each of the {n} classes of semantic_pred, got {flow.shape[0]}{hint}"
+            f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}{hint}"
         )
     if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
         turned = sorted(flow.shape[1:]) == sorted(semantic.shape[1:])
         hint = "; the axes of one seem to be in another order" if turned else ""
         raise ValueError(
-            f"flow_pred and semantic_pred must cover the same volume, got {tuple(flow.shape[1:])} and "
+            f"{of_flow} and {of_semantic} must cover the same volume, got {tuple(flow.shape[1:])} and "
             f"{tuple(semantic.shape[1:])}{hint}"
         )
 
