@@ -5,11 +5,14 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import topo_dask
+from topo_dask import scores, synthetic, targets
 
 ROOT = Path(topo_dask.__file__).parent
 MODULES = sorted(
@@ -70,14 +73,28 @@ def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pyte
     assert failed == 0
 
 
-@pytest.mark.parametrize("name", [name for name in topo_dask.__all__ if callable(getattr(topo_dask, name))])
-def test_public_docstrings_name_every_parameter_and_have_an_example(name: str) -> None:
-    function = getattr(topo_dask, name)
-    text = inspect.getdoc(function) or ""
-    head = text.split("Returns\n")[0]
-    for parameter in inspect.signature(function).parameters:
-        assert parameter in head, f"{name}: {parameter} is not in the docstring"
-    assert ">>> " in text
+PUBLIC = [
+    (module, name)
+    for module in (topo_dask, scores, synthetic, targets)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__.startswith(module.__name__) and not name.startswith("_")
+]
+
+
+def sections(function: Any) -> dict[str, str]:
+    """Sections of a docstring in NumPy's style."""
+    parts = re.split(r"^(\w+)\n-+$", inspect.getdoc(function) or "", flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+def test_public_docstrings_have_all_parameters_errors_and_an_example(module: Any, name: str) -> None:
+    function = getattr(module, name)
+    found = sections(function)
+    entries = re.findall(r"^(\w[\w, ]*?)(?: : .*)?$", found["Parameters"], flags=re.MULTILINE)
+    assert ", ".join(entries).split(", ") == list(inspect.signature(function).parameters)
+    assert {"Returns", "Raises", "Examples"} <= set(found)
+    assert ">>> " in found["Examples"]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))

@@ -30,8 +30,12 @@ def compact_relabel(
 
     Raises
     ------
+    TypeError
+        When `instances` does not hold integers.
+    ValueError
+        When a label is negative, or an argument does not fit.
     OverflowError
-        When there are more than 2**31 - 1 labels.
+        When there are more than 2**31 - 1 instances.
 
     Examples
     --------
@@ -63,6 +67,15 @@ def filter_small(
     Returns
     -------
     labels : array of int32, shape (D, H, W)
+
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers.
+    ValueError
+        When a label is negative, or an argument does not fit.
+    OverflowError
+        When there are more than 2**31 - 1 instances.
 
     Examples
     --------
@@ -99,6 +112,15 @@ def split_disconnected(
     -------
     labels : array of int32, shape (D, H, W)
         Numbered by old id, then by the fragments' first voxels in raster order.
+
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers.
+    ValueError
+        When a label is negative, or an argument does not fit.
+    OverflowError
+        When there are more than 2**31 - 1 instances.
 
     Examples
     --------
@@ -147,6 +169,15 @@ def merge_adjacent(
     labels : array of int32, shape (D, H, W)
         Numbered by the lowest old id of each group.
 
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers, or the flow no real numbers.
+    ValueError
+        When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
+    OverflowError
+        When the scores of a contact add up to 2**29 or more, or there are more than 2**31 - 1 instances.
+
     Notes
     -----
     The rule is that of janelia-cellmap/topo. Where objects are packed, `agglomerate` is the better choice.
@@ -192,6 +223,15 @@ def agglomerate(
     labels : array of int32, shape (D, H, W)
         Numbered by the lowest old id of each group.
 
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers, or the flow no real numbers.
+    ValueError
+        When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
+    OverflowError
+        When the scores of a contact add up to 2**29 or more, or there are more than 2**31 - 1 instances.
+
     Notes
     -----
     Average linkage on signed graphs: GASP (Bailoni et al., CVPR 2022).
@@ -233,6 +273,15 @@ def remove_bad_flow_masks(
     labels : array of int32, shape (D, H, W)
         Numbered compactly in ascending order of the old ids.
 
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers, or the flow no real numbers.
+    ValueError
+        When a label is negative, an argument does not fit, or the flow is not finite in an instance.
+    OverflowError
+        When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
+
     Examples
     --------
     >>> import numpy as np, topo_dask
@@ -271,10 +320,19 @@ def instance_table(
     Returns
     -------
     table : dict
-        Column name to a NumPy array with a row for each label in ascending order: `label`; `voxels`; the bounding box
-        in voxels, `bbox_start_z` to `bbox_stop_x`, its stop exclusive; the centre of mass in voxels, `centroid_z` to
-        `centroid_x`; and `flow_error`, see `remove_bad_flow_masks`, NaN without a flow. It is what
-        ``pandas.DataFrame`` takes.
+        Column name to a NumPy array with a row for each label in ascending order: `label` (uint64); `voxels` (int64);
+        the bounding box in voxels, `bbox_start_z` to `bbox_stop_x` (int64), its stop exclusive; the centre of mass in
+        voxels, `centroid_z` to `centroid_x` (float64); and `flow_error` (float64), see `remove_bad_flow_masks`, NaN
+        without a flow. It is what ``pandas.DataFrame`` takes.
+
+    Raises
+    ------
+    TypeError
+        When `instances` does not hold integers, or the flow no real numbers.
+    ValueError
+        When a label is negative, an argument does not fit, or the flow is not finite in an instance.
+    OverflowError
+        When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
 
     Examples
     --------

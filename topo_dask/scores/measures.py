@@ -85,6 +85,11 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
         with merges). `recall`: of those together in the truth, how many the labels put together (falls with
         splits). `error` is 0 for a perfect result. Where a share has nothing to be a share of it is 1.
 
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As for `contingency`; TypeError also when `labels` is missing, or there beside a table.
+
     Notes
     -----
     Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142. `error` equals that of
@@ -123,6 +128,11 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
     -------
     VariationOfInformation
         `split` = H(labels | truth), `merge` = H(truth | labels); both 0 for a perfect result or no voxels.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As for `contingency`; TypeError also when `labels` is missing, or there beside a table.
 
     Notes
     -----
