@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -31,6 +33,17 @@ def run(name: str, arguments: list[str], folder: Path) -> str:
         pytest.skip("the package index can not be reached")
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def test_the_first_examples_of_the_readme_run() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(blocks[0], names)
+    labels, promised = names["labels"], re.search(r"1 to (\d+)\n", blocks[0])
+    assert promised is not None
+    assert labels.max() == int(promised[1])
+    exec(blocks[1], names)
+    np.testing.assert_array_equal(names["lazy"].compute(), labels)
 
 
 @pytest.mark.parametrize(("name", "arguments", "says"), CASES, ids=[case[0] for case in CASES])
