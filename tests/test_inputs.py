@@ -131,3 +131,12 @@ def test_inputs_and_output_by_s3(images: Path) -> None:
 
 def read_version(image: Path) -> Any:
     return "0.4" if zarr.open_group(image, mode="r").metadata.zarr_format == 2 else "0.5"
+
+
+@pytest.mark.parametrize("names", [("c", "x", "y", "z"), ("z", "y", "x", "c")])
+def test_axes_that_an_array_names_in_another_order_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    right = zarr.create_array({}, data=SEMANTIC, dimension_names=("c", "z", "y", "x"))
+    wrong = zarr.create_array({}, data=FLOW, dimension_names=names)
+    with pytest.raises(ValueError, match=r"flow: the last three axes must be z, y, x; got \('"):
+        plan_volume(right, wrong, class_names=["nuc"], class_config=CONFIG)
+    plan_volume(right, zarr.create_array({}, data=FLOW), class_names=["nuc"], class_config=CONFIG)

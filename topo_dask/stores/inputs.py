@@ -83,6 +83,12 @@ def open_labels(array: Any, name: str, level: int | None = None) -> Any:
     return without_first_axis(labels, name) if place is not None and labels.shape[:-3] == (1,) else labels
 
 
+def check_axes(axes: tuple[str, ...], name: str) -> None:
+    """Raise ValueError when axes are named z, y and x, and these are not the last three in that order."""
+    if {"z", "y", "x"} <= set(axes) and axes[-3:] != ("z", "y", "x"):
+        raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
+
+
 def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     """The array of an image with axes (z, y, x) or (channel, z, y, x): an axis of time, of length 1, is left out.
 
@@ -91,9 +97,9 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     ValueError
         When the last axes are not z, y, x, or there are several time points.
     """
-    last = axes[-3:]
-    if len(last) < 3 or (last != ("z", "y", "x") and set(last) == {"z", "y", "x"}):
+    if len(axes) < 3:
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
+    check_axes(axes, name)
     times = [k for k, axis in enumerate(axes) if axis in ("t", "time")]
     if not times or array.ndim < len(axes):  # it has been left out before
         return array
@@ -140,6 +146,8 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
             level = read_level(dataset, image, group)  # type: ignore[arg-type]
             if level.path == inner:
                 return as_volume(array, read_axes(image)[0], name), level.placement  # type: ignore[arg-type]
+    if axes := getattr(array.metadata, "dimension_names", None):
+        check_axes(tuple(axis or "" for axis in axes), name)
     return array, None
 
 
