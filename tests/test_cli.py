@@ -473,9 +473,10 @@ def test_labels_that_are_not_named_or_not_whole_are_refused(segmented: Path, com
     assert "out has labels of mito, nuc: choose a class" in result.stderr
     group = zarr.open_group("out/labels/nuc", mode="r+")
     group.attrs[MARK] = {key: value for key, value in group.attrs[MARK].items() if key != "complete"}
-    result = invoke(*command.split(), "out", "--class", "nuc")
-    assert result.exit_code == 2
-    assert "labels of 'nuc' in out are not whole: the run has not finished them" in result.stderr
+    for place in (["out", "--class", "nuc"], ["out/labels/nuc"]):
+        result = invoke(*command.split(), *place)
+        assert result.exit_code == 2
+        assert f"labels of 'nuc' in {place[0]} are not whole: the run has not finished them" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,10 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
     if overwrite:
         return
     if not resume:
-        raise FileExistsError(f"{what} exists: pass overwrite=True to replace it")
+        raise FileExistsError(
+            f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
+            "parameters has completed)"
+        )
     mark = old.attrs[MARK]
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
@@ -384,14 +387,16 @@ def find_labels(url: str, name: str | None = None) -> str:
         group = existing_group(Target(absolute(url)))
     except FileExistsError:  # an array, or what whoever opens it will refuse
         group = None
-    marks = {} if group is None or MARK in group.attrs else _marks_in(group)
-    if name is None and not marks:
-        return url
+    own = None if group is None else group.attrs.get(MARK)  # of a group that is the labels of a class
+    marks = {} if group is None or own else _marks_in(group)
     if name is None and len(marks) > 1:
         raise ValueError(f"{url} has labels of {', '.join(sorted(marks))}: choose a class")
-    name = next(iter(marks)) if name is None else name
-    if name in marks and not marks[name].get("complete"):
-        raise ValueError(f"labels of {name!r} in {url} are not whole: the run has not finished them")
+    name = next(iter(marks), None) if name is None else name
+    mark = own if name is None else marks.get(name)
+    if mark is not None and not mark.get("complete"):
+        raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
+    if name is None:
+        return url
     inner = f"{LABELS}/{name}"
     return f"{url.rstrip('/')}/{inner if group is not None and inner in group else name}"
 
