@@ -231,8 +231,8 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
         return
     if not resume:
         raise FileExistsError(
-            f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
-            "parameters has completed)"
+            f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs "
+            "and parameters has completed)"
         )
     mark = old.attrs[MARK]
     if not isinstance(mark, dict) or mark.get("run") != run:
