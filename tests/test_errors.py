@@ -148,6 +148,7 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
         ValueError,
         r"fg_coords must name each voxel once; \(0, 0, 1\) is there twice",
     ),
+    (lambda a: cluster(a, VOXEL, np.zeros((2, 3))), ValueError, "fg_coords has 1 rows but final_positions has 2"),
     (lambda a: cluster(a, VOXEL, np.zeros((1, 3), complex)), TypeError, "final_positions must hold .*complex128"),
     (lambda a: cluster(a, VOXEL, [[NAN, 0, 0]]), ValueError, "final_positions.*finite"),
     (lambda a: cluster(a, VOXEL, [[INF, 0, 0]]), ValueError, "final_positions.*finite"),
@@ -306,6 +307,19 @@ LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"halo": 1.5}, TypeError, "halo must be three integers .* got 1.5"),
     ({"halo": True}, TypeError, "halo must be three integers .* got True"),
 ]
+
+
+def test_chunks_of_unknown_size_are_refused() -> None:
+    some = da.ones(SHAPE[0], chunks=2, dtype=bool)
+    mask, flow, labels = da.from_array(MASK)[some], da.from_array(FLOW)[:, some], da.from_array(LABELS)[some]
+    for name, call in (
+        ("sem_mask", lambda: topo_dask.postprocess_single(mask, flow)),
+        ("flow", lambda: topo_dask.postprocess_single(MASK, flow)),
+        ("semantic_pred", lambda: topo_dask.run_instance_segmentation(mask[None], flow, ["nuc"], CONFIG)),
+        ("instances", lambda: topo_dask.compact_relabel(labels)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} has chunks of unknown size; call its compute_chunk_sizes"):
+            call()
 
 
 @pytest.mark.parametrize("kind", [as_dask, as_zarr])

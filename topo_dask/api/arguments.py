@@ -14,16 +14,32 @@ Array = Any
 
 
 def as_array(array: Array, name: str) -> Array:
-    """An argument as it is where it is lazy, else as NumPy; TypeError naming it where a mask would be lost."""
+    """An argument as it is where it is lazy or wraps what is (as xarray does), else as NumPy.
+
+    Raises
+    ------
+    TypeError
+        Naming it, where a mask would be lost.
+    """
+    if not isinstance(array, np.ndarray | np.generic) and lazy.is_lazy(inner := getattr(array, "data", None)):
+        return inner
     if lazy.is_lazy(array):
         return array
     check_unmasked(array, name)
     return np.asarray(array)
 
 
+def as_sized(array: Array, name: str) -> Array:
+    """See `as_array`; ValueError where the size of a lazy array is not known."""
+    array = as_array(array, name)
+    if any(size != size for size in array.shape):
+        raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
+    return array
+
+
 def as_volume(array: Array, name: str) -> Array:
     """An array of three axes, NumPy unless it is lazy; ValueError or TypeError naming it otherwise."""
-    array = as_array(array, name)
+    array = as_sized(array, name)
     check_array(array, name, 3)
     return array
 
@@ -38,7 +54,7 @@ def as_labels(array: Array) -> Array:
 
 def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> Array:
     """A flow that covers a volume."""
-    array = as_array(array, name)
+    array = as_sized(array, name)
     check_array(array, name, 4, COMPONENTS)
     expected = (3, *volume.shape)
     if tuple(array.shape) != tuple(expected):

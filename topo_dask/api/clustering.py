@@ -127,6 +127,9 @@ def cluster_convergence(
     for name, array in (("fg_coords", fg_coords), ("final_positions", final_positions)):
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"{name} must have shape (N, 3), got {array.shape}")
+    rows = [array.shape[0] for array in (fg_coords, final_positions)]
+    if rows[0] != rows[1] and all(n == n for n in rows):  # of lazy arrays it may not be known
+        raise ValueError(f"fg_coords has {rows[0]} rows but final_positions has {rows[1]}")
     if np.dtype(fg_coords.dtype).kind not in "iu":
         raise TypeError(f"fg_coords must hold integers, got dtype {fg_coords.dtype}")
     check_array(final_positions, "final_positions", 2)

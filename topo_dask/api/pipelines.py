@@ -7,7 +7,7 @@ from .. import held, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..plan import Recipe
 from ..stores.volumes import check_prediction
-from .arguments import Array, as_array, as_flow, as_volume, segment
+from .arguments import Array, as_flow, as_sized, as_volume, segment
 
 
 def postprocess_single(
@@ -146,7 +146,7 @@ def run_instance_segmentation(
     >>> topo_dask.run_instance_segmentation(prob, flow, ["nuc"], config)
     {'nuc': array([[[1, 1, 1]]], dtype=int32)}
     """
-    semantic, flow = as_array(semantic_pred, "semantic_pred"), as_array(flow_pred, "flow_pred")
+    semantic, flow = as_sized(semantic_pred, "semantic_pred"), as_sized(flow_pred, "flow_pred")
     check_prediction(semantic, flow, ("semantic_pred", "flow_pred"))
     threshold = finite_number(threshold, "threshold")
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
