@@ -1,9 +1,11 @@
 """Lazy arrays: the same bits as in memory, no work on building, global stages once."""
 
 import gc
+import multiprocessing.pool
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 import topo_dask
 from topo_dask.execute import run
-from topo_dask.lazy import prepare
+from topo_dask.lazy import Options, choose_blocks, prepare
 from topo_dask.spilled import spill
 from topo_dask.stages import track as track_stage
 
@@ -134,6 +136,69 @@ def test_every_local_scheduler_gives_the_same_bits(scheduler: str, tmp_path: Any
         )
         assert lazy.chunks == da.from_array(mask, chunks=9).chunks
         np.testing.assert_array_equal(lazy.compute(), expected)
+
+
+POOLS = [
+    {"pool": lambda: ThreadPoolExecutor(1)},
+    {"pool": lambda: multiprocessing.pool.ThreadPool(2)},
+    {"scheduler": lambda: ThreadPoolExecutor(2)},
+]
+
+
+@pytest.mark.parametrize("configured", POOLS)
+def test_a_pool_that_is_configured_is_not_waited_for_by_its_own_tasks(configured: dict[str, Any]) -> None:
+    mask, flow = blobs()
+    expected = topo_dask.postprocess_single(mask, flow, min_size=2)
+    inputs = da.from_array(mask, chunks=10), da.from_array(flow, chunks=10)
+    ((key, make),) = configured.items()
+    with make() as pool, dask.config.set({key: pool}):
+        lazy = topo_dask.postprocess_single(*inputs, min_size=2, block_shape=(8, 16, 16))
+        np.testing.assert_array_equal(lazy.compute(), expected)
+        table = topo_dask.instance_table(da.from_array(expected, chunks=10))
+        assert table["label"].tolist() == np.unique(expected)[1:].tolist() != []
+
+
+def test_what_inputs_have_in_common_is_computed_once() -> None:
+    mask, flow = blobs()
+    computed: list[Any] = []
+
+    def network(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        computed.append(block_info[0]["chunk-location"])
+        return block
+
+    image = da.from_array(np.concatenate([mask[None].astype("f4"), flow]), chunks=(4, 10, 10, 10))
+    found = image.map_blocks(network, dtype="f4", meta=np.empty((0,) * 4, "f4"))
+    config = {"one": {"group": 1, "min_size": 2}}
+    lazy = topo_dask.run_instance_segmentation(found[:1], found[1:], ["one"], config)["one"]
+    np.testing.assert_array_equal(lazy.compute(), topo_dask.postprocess_single(mask, flow, min_size=2))
+    assert len(computed) == len(set(computed)) == image.npartitions
+
+
+class Labelled:
+    """An array with coordinates around another one, as xarray has them."""
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.shape, self.dtype = data, data.shape, data.dtype
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("loaded whole")
+
+
+def test_what_wraps_a_dask_array_stays_lazy() -> None:
+    mask, flow = blobs()
+    inputs = Labelled(da.from_array(mask, chunks=10)), Labelled(da.from_array(flow, chunks=10))
+    lazy = topo_dask.postprocess_single(*inputs, min_size=2)
+    assert isinstance(lazy, da.Array)
+    np.testing.assert_array_equal(lazy.compute(), topo_dask.postprocess_single(mask, flow, min_size=2))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "block"),
+    [((1, 512, 512), (8, 512, 512)), ((64, 64, 64), (64, 64, 64)), ((1, 64, 64), (64, 64, 64)), ((9, 9, 9), (72,) * 3)],
+)
+def test_blocks_are_worth_a_task_and_not_thinner_than_their_halos(chunks: Any, block: Any) -> None:
+    array = da.zeros((100, 512, 512), chunks=chunks, dtype=bool)
+    assert choose_blocks(Options(), [array], (100, 512, 512)).block_shape == block
 
 
 def test_scratch_goes_with_the_last_array_that_needs_it(tmp_path: Path) -> None:
@@ -280,11 +345,11 @@ def flip(chunk: Path) -> None:
 def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
     lost: str, harm: Callable[[Path], None], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def losing(carrier: Any, scratch: Any, name: str) -> Any:
-        array = spill(carrier, scratch, name)
-        for chunk in tmp_path.glob(f"*/inputs/{lost}-*/c/**/2") if name == lost else ():
+    def losing(carrier: Any, scratch: Any) -> Any:
+        arrays = spill(carrier, scratch)
+        for chunk in tmp_path.glob(f"*/inputs/{lost}-*/c/**/2"):
             harm(chunk)
-        return array
+        return arrays
 
     monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
     monkeypatch.setattr("topo_dask.lazy.spill", losing)

@@ -141,9 +141,10 @@ def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool
     are such that this is the first one: neighbours are done one after the other, and share what they read. No name is
     used twice: a scheduler that still knows it would take its task for done.
     """
+    import dask.threaded
     from dask.callbacks import Callback
 
-    get = configured_scheduler()
+    get = dask.threaded.get if isinstance(pool, ThreadPoolExecutor) else configured_scheduler()
     with Callback(posttask=lambda *_: tick()):
         for at in range(0, len(keys), WINDOW):
             some = keys[at : at + WINDOW]

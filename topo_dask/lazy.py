@@ -32,15 +32,16 @@ from .stores.pages import Pages
 from .stores.recent import RecentReads
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
-from .surroundings import ambient, check_reach, check_sight, resources
+from .surroundings import ambient, check_reach, check_sight, compute, resources
 
 Array = Any
 
 _ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}
 """What callers know a stored array by, for messages."""
 
-LEAST_BLOCK = 64**3
-"""Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many."""
+LEAST_BLOCK, MOST_GROWN = 64**3, 128**3
+"""Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many. A block thinner
+than its halos on both sides reads several times what it holds: it grows along that axis, up to so many voxels."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,38 @@ def is_lazy(array: object) -> bool:
 def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> BlockGrid:
     """Blocks of the result: those asked for, else from the chunks of the first lazy array.
 
-    Those chunks are doubled along their shortest axis until a block is worth a task.
+    Those chunks are doubled along their shortest axis until a block is worth a task, and not thinner than its halos.
     """
     halo = triple(16 if options.halo is None else options.halo, "halo", at_least=0)
     if options.block_shape is not None:
         return BlockGrid(shape, triple(options.block_shape, "block_shape"), halo)
     chunks = next(getattr(array, "chunksize", None) or array.chunks for array in arrays if is_lazy(array))[-3:]
     block = [max(1, min(int(c), s)) for c, s in zip(chunks, shape, strict=True)]
-    while np.prod(block) < LEAST_BLOCK and any(b < s for b, s in zip(block, shape, strict=True)):
-        axis = min((b, k) for k, (b, s) in enumerate(zip(block, shape, strict=True)) if b < s)[1]
+    while growing := [(b, k) for k, (b, s) in enumerate(zip(block, shape, strict=True)) if b < s]:
+        shortest, axis = min(growing)
+        thin = shortest < 2 * halo[axis] and 2 * np.prod(block) <= MOST_GROWN
+        if np.prod(block) >= LEAST_BLOCK and not thin:
+            break
         block[axis] *= 2
     return BlockGrid(shape, (block[0], block[1], block[2]), halo)
 
 
-def _stored(array: Array, scratch: FileScratch, name: str) -> Any:
-    """The array as a zarr array, or a delayed one that a task will have spilled."""
+def _stored(arrays: Mapping[str, Array], names: Mapping[str, str], scratch: FileScratch) -> dict[str, Any]:
+    """Arrays as zarr arrays, or as delayed ones that a task will have spilled; `names` is what callers call them."""
     import dask
     import dask.array as da
 
-    if is_lazy(array) and not _is_dask(array):
-        return CheckedArray(absolute_node(array), name, "background")
-    deferred = array if _is_dask(array) else da.from_array(array)
-    if any(np.isnan(size) for size in deferred.shape):
-        raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
-    return dask.delayed(spill, pure=True)(Opaque(deferred), scratch, name, dask_key_name=f"spill-{name}-{uuid4().hex}")
+    found, deferred = dict[str, Any](), dict[str, Any]()
+    for key, array in arrays.items():
+        if is_lazy(array) and not _is_dask(array):
+            found[key] = CheckedArray(absolute_node(array), names[key], "background")
+        else:
+            deferred[key] = array if _is_dask(array) else da.from_array(array)
+    if deferred:
+        carrier, key = Opaque({names[key]: array for key, array in deferred.items()}), f"spill-{uuid4().hex}"
+        spilled = dask.delayed(spill, pure=True)(carrier, scratch, dask_key_name=key)
+        found |= {key: spilled[names[key]] for key in deferred}
+    return found
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     volume = arrays.get("mask", arrays.get("labels"))
     assert volume is not None
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
-    stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
+    stored = _stored(arrays, _ARGUMENTS, scratch)
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.levels)
     labels = _deferred_labels(_Spec(grid, scratch, config), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
@@ -252,7 +261,7 @@ def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
 
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
-    stored = {name: _stored(array, scratch, _ARGUMENTS[name]) for name, array in arrays.items()}
+    stored = _stored(arrays, _ARGUMENTS, scratch)
     spec = _Spec(grid, scratch, ClassConfig())
     return dask.delayed(_tabulated, pure=True)(
         spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"
@@ -269,11 +278,8 @@ def segment_classes_lazily(
     """Lazy labels of several classes; spilled inputs are shared."""
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
-    stored = {
-        "mask": _stored(semantic, scratch, "semantic_pred"),
-        "flow": _stored(flow, scratch, "flow_pred"),
-        "threshold": threshold,
-    }
+    inputs, names = {"mask": semantic, "flow": flow}, {"mask": "semantic_pred", "flow": "flow_pred"}
+    stored = {**_stored(inputs, names, scratch), "threshold": threshold}
     return {
         name: _as_asked(
             _deferred_labels(
@@ -293,7 +299,7 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
 
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
-    stored = {"mask": _stored(mask, scratch, "sem_mask"), "flow": _stored(flow, scratch, "flow")}
+    stored = _stored({"mask": mask, "flow": flow}, _ARGUMENTS, scratch)
     spec = _Spec(grid, scratch, config)
     key = f"prepare-positions-{uuid4().hex}"
     stages = (Stage("trace", trace, EVERY, moves=True, products=("ends",)),)
@@ -318,17 +324,17 @@ def _layer(prepared: Prepared, layer: int) -> tuple[NDArray[np.int64], NDArray[n
         raise _out_of_reach(job, f"layer {layer} of blocks: {error} is missing") from error
 
 
-def _settled(spec: _Spec, stages: Sequence[Stage], coords: Opaque, positions: Opaque) -> Prepared:
+def _settled(spec: _Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:
     import dask
 
     job = _make_job(spec, {})
     assert isinstance(job.scratch, FileScratch)
-    pairs = list(zip(coords.array.to_delayed().ravel(), positions.array.to_delayed().ravel(), strict=True))
+    pairs = list(zip(*(array.to_delayed().ravel() for array in rows.arrays), strict=True))
     if left := _unsorted(job, len(pairs)):
         sort = dask.delayed(sort_rows, pure=False)
         with ambient():  # inside a task of a cluster, the same cluster computes this too
             check_reach(job.scratch)
-            dask.compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
+            compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
         if left := _unsorted(job, len(pairs)):
             raise _out_of_reach(job, f"chunk {left[0]} of fg_coords: no record")
     return prepare(job, stages)
@@ -358,5 +364,5 @@ def cluster_lazily(
     plan = plan_stages(Recipe.of(config), "rows")
     spec = _Spec(grid, scratch, config)
     key = f"prepare-labels-{uuid4().hex}"
-    job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows[0]), Opaque(rows[1]), dask_key_name=key)
+    job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows), dask_key_name=key)
     return _over_grid(job, plan, grid)

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -13,19 +14,19 @@ from numpy.typing import NDArray
 
 from .stores.checked import CheckedArray
 from .stores.outputs import absolute
-from .stores.scratch import Arrays, FileScratch, find
+from .stores.scratch import FileScratch, find
 from .stores.volumes import check_unmasked
-from .surroundings import ambient, check_reach
+from .surroundings import ambient, check_reach, compute
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
 
 
 class Opaque:
-    """Carries a dask array through a graph as a value."""
+    """Carries dask arrays through a graph as a value."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, arrays: Any) -> None:
+        self.arrays = arrays
 
 
 class _Leased(FileScratch):
@@ -66,46 +67,57 @@ def _remove(url: str, owner: int) -> None:
         shutil.rmtree(url, ignore_errors=True)
 
 
-def spill(carrier: Opaque, scratch: FileScratch, name: str) -> CheckedArray:
-    """Write a dask array to scratch unless that is done, and return what is there.
+def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
+    """Write dask arrays, by name, to scratch unless that is done, and return what is there.
 
-    Who writes at the same time, from another process, writes a copy of its own; the record names the one to read.
+    All are computed at once, so that what they have in common, such as a network's output, is computed once. Who writes
+    at the same time, from another process, writes copies of its own; the records name the ones to read.
     """
     import zarr
     from dask.utils import SerializableLock
 
-    done = find(scratch, "spilled", name)
-    if done is None:
+    arrays: dict[str, Any] = carrier.arrays
+    if _spilled(arrays, scratch).keys() != arrays.keys():
         # Only now: a task of a cluster must give up its thread before it waits.
-        with ambient(), SerializableLock(f"{scratch.url}/{name}"):
-            done = find(scratch, "spilled", name) or _write(carrier.array, scratch, name)
-    path = f"{scratch.url}/{bytes(done['path']).decode()}"
-    return CheckedArray(zarr.open_array(path, mode="r"), f"{name}, spilled to scratch", "error")
+        with ambient(), SerializableLock(f"{scratch.url}/inputs"):
+            if left := arrays.keys() - _spilled(arrays, scratch).keys():
+                _write({name: arrays[name] for name in left}, scratch)
+    return {
+        name: CheckedArray(zarr.open_array(f"{scratch.url}/{path}", mode="r"), f"{name}, spilled to scratch", "error")
+        for name, path in _spilled(arrays, scratch).items()
+    }
 
 
-def _write(array: Any, scratch: FileScratch, name: str) -> Arrays:
-    import dask
+def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:
+    # Path in scratch of each array that is there.
+    found = {name: find(scratch, "spilled", name) for name in names}
+    return {name: bytes(record["path"]).decode() for name, record in found.items() if record is not None}
+
+
+def _write(arrays: Mapping[str, Any], scratch: FileScratch) -> None:
+    check_reach(scratch)
+    paths = {name: f"inputs/{name}-{uuid4().hex}" for name in arrays}
+    compute(*(_writing(array, f"{scratch.url}/{paths[name]}", name) for name, array in arrays.items()))
+    for name, path in paths.items():
+        scratch.put("spilled", name, path=np.frombuffer(path.encode(), np.uint8))
+
+
+def _writing(array: Any, url: str, name: str) -> Any:
+    # A dask array whose chunks are written when they are computed.
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    check_reach(scratch)
-    path = f"inputs/{name}-{uuid4().hex}"
     leading = (min(3, n) for n in array.shape[:-3])
     chunks = (*leading, *(max(1, min(SPILL_CHUNK, n)) for n in array.shape[-3:]))
     target = zarr.create_array(
-        f"{scratch.url}/{path}",
+        url,
         shape=array.shape,
         chunks=chunks,
         dtype=array.dtype.newbyteorder("="),
         compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
         config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
     )
-    dask.compute(
-        array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
-    )
-    record = {"path": np.frombuffer(path.encode(), np.uint8)}
-    scratch.put("spilled", name, **record)
-    return record
+    return array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
 
 
 def _write_chunk(chunk: NDArray[Any], target: Any, name: str, block_info: Any = None) -> NDArray[np.bool_]:

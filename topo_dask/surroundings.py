@@ -9,6 +9,7 @@ from functools import partial
 from multiprocessing import parent_process
 from numbers import Integral
 from pathlib import Path, PurePosixPath
+from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -41,19 +42,38 @@ def ambient() -> Iterator[Executor]:
             yield partial(dask_scheduler, pool=pool)
 
 
+def compute(*collections: Any) -> None:
+    """`dask.compute` for where this code runs, see `ambient`, which the caller has entered."""
+    import dask
+
+    if _in_cluster_task() or active_client() is not None or parent_process() is not None:
+        dask.compute(*collections)
+        return
+    with _own_pool() as pool:
+        ours = {"scheduler": "threads", "pool": pool} if isinstance(pool, ThreadPoolExecutor) else {}
+        dask.compute(*collections, **ours)
+
+
 @contextmanager
 def _own_pool() -> Iterator[Pool | None]:
     # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
     # In its own threads tasks go on behind an error, into an interpreter that is about to end: ours are waited for.
+    # In a pool that the user has configured we may be a task ourselves, and would wait for the thread that we hold.
     import dask
     from dask.multiprocessing import get, get_context, initialize_worker_process
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
     n = dask.config.get("num_workers", None) or usable_cores()
-    if own is None and configured_scheduler() is get:
+    configured = configured_scheduler()
+    if configured is get:
+        if own is not None:
+            yield None
+            return
         with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as processes:
             yield processes
-    elif own is None and configured_scheduler() is dask.threaded.get:
+    elif configured is not dask.local.get_sync and (
+        current_thread() is not main_thread() or (own is None and configured is dask.threaded.get)
+    ):
         with ThreadPoolExecutor(n) as pool:
             yield pool
     else:
