@@ -8,6 +8,8 @@ faults, one in the memory of this process to which the same requests are made.
 import gc
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -299,3 +301,23 @@ def test_bundles_that_are_all_denied_are_not_taken_for_none(bucket: Bucket, kind
             check_named(error)
             found = bucket.segment(resume=True)
         np.testing.assert_array_equal(found, expected())
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(200)
+@pytest.mark.usefixtures("s3")
+def test_scratch_of_lazy_arrays_in_a_store_goes_when_the_process_ends() -> None:
+    import s3fs
+
+    files = s3fs.S3FileSystem()
+    files.mkdir("scratch-of-lazy")
+    code = (
+        "import numpy as np, topo_dask, dask.array as da, fsspec; a = da.ones((1, 4, 4), dtype=bool);"
+        "f = da.zeros((3, 1, 4, 4)); l = topo_dask.postprocess_single(a, f, scratch='s3://scratch-of-lazy/here');"
+        "l.compute(); print(len(fsspec.filesystem('s3').find('scratch-of-lazy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 5
+    files.invalidate_cache()
+    assert files.find("scratch-of-lazy") == []

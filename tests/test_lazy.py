@@ -220,6 +220,20 @@ def test_scratch_goes_with_the_last_array_that_needs_it(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_scratch_is_at_home_or_where_dask_keeps_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    labels = da.ones((2, 3, 4), dtype=np.int32)
+    with dask.config.set({"temporary-directory": str(tmp_path / "temporary")}):
+        found = [topo_dask.compact_relabel(labels), topo_dask.compact_relabel(labels, scratch="~/own")]
+    for lazy, place in zip(found, ("temporary", "home/own"), strict=True):
+        assert lazy.compute().max() == 1
+        assert len(list((tmp_path / place).glob("topo_dask-*"))) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"temporary", "home"}
+
+
 def test_scratch_of_an_array_that_was_sent_elsewhere_stays(tmp_path: Path) -> None:
     lazy, labels = in_columns(lambda block: block, tmp_path)
     with dask.config.set(scheduler="synchronous"):

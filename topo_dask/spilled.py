@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -50,11 +52,15 @@ def open_scratch(place: str | None) -> FileScratch:
 
     Where the graph is sent to other processes, or the place is a store, it goes when this process ends.
     """
-    root = absolute(os.fspath(place or tempfile.gettempdir()))
+    import dask
+
+    root = absolute(os.fspath(place or dask.config.get("temporary-directory", None) or tempfile.gettempdir()))
     url = f"{root.rstrip('/')}/topo_dask-{uuid4().hex}"
     if "://" not in url:
         return _Leased(url)
-    atexit.register(_remove, url, os.getpid())
+    # When other callbacks are due, threads can no longer be started, which what reaches a store may have to.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(_remove, url, os.getpid())
     return FileScratch(url)
 
 
@@ -62,7 +68,11 @@ def _remove(url: str, owner: int) -> None:
     if os.getpid() != owner or url.startswith("memory://"):
         return
     if "://" in url:
-        FileScratch(url).discard(".")
+        from fsspec.core import url_to_fs
+
+        fs, path = url_to_fs(url)
+        with suppress(FileNotFoundError):  # nothing was filed
+            fs.rm(path, recursive=True)
     else:
         shutil.rmtree(url, ignore_errors=True)
 

@@ -137,7 +137,7 @@ def nested(one: str, other: str) -> bool:
 def absolute(url: str) -> str:
     """The same place for every process, whatever its working directory; a path for a URL of files of this machine."""
     url = url.removeprefix("file://")
-    return url if "://" in url else os.path.abspath(url)
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def check_outputs(
