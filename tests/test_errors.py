@@ -15,6 +15,7 @@ import zarr
 from blockwise import run_blocks
 from click.testing import CliRunner
 from command_line import invoke
+from zarr.storage import ZipStore
 
 import topo_dask
 from topo_dask.cli import main
@@ -426,6 +427,7 @@ def unsafe(place: Path, name: str) -> Any:
 RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: segment(p, PROB), TypeError, "semantic must be a path, a URL or a zarr.Array, got ndarray"),
     (lambda p: segment(p, as_zarr(PROB), 3), TypeError, "flow must be a path, a URL or a zarr.Array, got int"),
+    (lambda p: segment(p, as_dask(PROB)), TypeError, "got Array of dask: write it with to_zarr, or see run_instance_"),
     (lambda p: segment(p, p / "none"), FileNotFoundError, "none: there is no zarr array"),
     (lambda p: segment(p, as_zarr(PROB), str(p / "none")), FileNotFoundError, "none: there is no zarr array"),
     (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), 3), TypeError, "output must be a path, a URL, .* got int"),
@@ -510,6 +512,15 @@ def test_an_error_names_the_class_only_where_there_are_several(a: As) -> None:
     with pytest.raises(ValueError, match="flow is not finite") as caught:
         compute(topo_dask.postprocess_single(a(mask), a(flow), 40))
     assert caught.value.__notes__[0].startswith("in stage 'track', block ")
+
+
+def test_a_store_that_can_not_replace_what_it_holds_is_no_output(tmp_path: Path) -> None:
+    with (
+        ZipStore(tmp_path / "out.zip", mode="w") as store,
+        pytest.raises(ValueError, match="output is in a ZipStore, which can not replace what it holds"),
+    ):
+        segment(tmp_path, as_zarr(PROB), as_zarr(FLOW), zarr.open_group(store, mode="a"), scratch=tmp_path / "scratch")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zip"]
 
 
 def test_an_error_on_the_way_names_class_stage_and_block(tmp_path: Path) -> None:

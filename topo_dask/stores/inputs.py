@@ -40,7 +40,9 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
             raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
         return _placed(absolute_node(array), name)
     if not isinstance(array, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}")
+        module = type(array).__module__.partition(".")[0]
+        hint = " of dask: write it with to_zarr, or see run_instance_segmentation" if module == "dask" else ""
+        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{hint}")
     try:
         return resolve_input(array, name, level)
     except FileNotFoundError as error:

@@ -174,11 +174,17 @@ def check_outputs(
     PermissionError
         When the group or array given can only be read.
     ValueError
-        When one array is given for several classes, when an array that was given, or that an earlier run made, does
-        not fit the run, or when a group has the zarr format of another version of OME-Zarr.
+        When the store can not replace what it holds, when one array is given for several classes, when an array that
+        was given, or that an earlier run made, does not fit the run, or when a group has the zarr format of another
+        version of OME-Zarr.
     """
     if target.node is not None and target.node.read_only:
         raise PermissionError("output is open for reading only: open it with mode='r+'")
+    if target.node is not None and not target.node.store.supports_deletes:
+        raise ValueError(
+            f"output is in a {type(target.node.store).__name__}, which can not replace what it holds: give a folder or "
+            "an object store"
+        )
     if target.is_array:
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
