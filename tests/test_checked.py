@@ -1,14 +1,18 @@
 """Checked reads: right or refused, whatever happened to the stored chunks."""
 
+import asyncio
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
 import pytest
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from topo_dask.stores import retries
@@ -467,3 +471,26 @@ def test_missing_is_both_kinds_of_error():
     assert issubclass(MissingChunkError, FileNotFoundError)
     error = pickle.loads(pickle.dumps(MissingChunkError("flow: chunk c/0 is missing")))
     assert str(error) == "flow: chunk c/0 is missing"
+
+
+class Slow(MemoryStore):
+    """Memory that takes its time, but for the first chunk."""
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(0 if key == "c/0" else 0.2)
+        return await super().get(key, *arguments, **options)
+
+
+def test_a_read_that_fails_leaves_no_reads_behind():
+    array = zarr.create_array(Slow(), shape=(8,), chunks=(1,), dtype="u1", fill_value=0)
+    array[1:] = 1
+
+    async def at_work() -> int:
+        return len(asyncio.all_tasks())
+
+    with ThreadPoolExecutor(2) as pool:
+        reads = [pool.submit(CheckedArray(array, "flow").__getitem__, (slice(0, 8),)) for _ in range(2)]
+        for read in reads:
+            with pytest.raises(MissingChunkError, match="c/0 is missing"):
+                read.result(timeout=5)
+    assert sync(at_work()) == 1

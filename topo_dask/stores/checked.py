@@ -8,6 +8,7 @@ store of ours between it and the data::
 A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) can not be seen by anybody.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -18,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
@@ -27,6 +29,9 @@ from .retries import TRIES, is_local, persist
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
 
+_SETTLING, _PATIENCE = "settling", 10.0
+"""Seconds that a read which failed waits for those that were begun with it."""
+
 
 class ChunkError(OSError):
     """A stored chunk is damaged or out of reach."""
@@ -34,6 +39,18 @@ class ChunkError(OSError):
 
 class MissingChunkError(ChunkError, FileNotFoundError):
     """A stored chunk does not exist."""
+
+
+async def _settle() -> None:
+    # Of a read that fails zarr leaves the reads of other chunks behind. What they raise nobody hears, and of those that
+    # are not done when the process ends asyncio complains.
+    own = asyncio.current_task()
+    assert own is not None
+    own.set_name(_SETTLING)  # two that wait here must not wait for each other
+    if others := {task for task in asyncio.all_tasks() if task.get_name() != _SETTLING}:
+        for task in (await asyncio.wait(others, timeout=_PATIENCE))[0]:
+            if not task.cancelled():
+                task.exception()
 
 
 class _CheckedStore(Store):
@@ -274,9 +291,10 @@ class CheckedArray:
         box = self._box(index)
         try:
             return np.asarray(self._view.get_basic_selection(box))
-        except ChunkError:
-            raise
         except Exception as error:
+            sync(_settle())
+            if isinstance(error, ChunkError):
+                raise
             raise self._culprit(box, error) from error
 
     def _box(self, index: Any) -> tuple[slice, ...]:
