@@ -191,6 +191,18 @@ def store_one_class(folder: Path) -> tuple[str, str]:
     return store(folder / "one", SEMANTIC[:1], FLOW[:3])
 
 
+def test_a_limit_above_that_of_the_workers_is_refused(tmp_path: Path, inputs: Any) -> None:
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**options, memory_limit="1GiB") as cluster, Client(cluster):
+        with pytest.raises(ValueError, match=r"memory_limit is 2.0 GiB, but Dask ends a worker .* more than 1.0 GiB"):
+            segment_volume(*inputs, tmp_path / "labels.zarr", **settings(memory_limit="2GiB"))
+        assert not list(tmp_path.glob("labels*"))
+        same(
+            segment_volume(*inputs, tmp_path / "labels.zarr", **settings(memory_limit="1GiB")),
+            in_memory(SEMANTIC, FLOW),
+        )
+
+
 def test_default_blocks_and_memory_limit(tmp_path: Path, inputs: Any) -> None:
     for i, more in enumerate(({}, {"memory_limit": "600MiB"}, {"memory_limit": np.int64(600 << 20)})):
         found = segment_volume(*inputs, tmp_path / f"out{i}", **settings(block_shape=None, **more))

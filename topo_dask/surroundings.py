@@ -175,6 +175,8 @@ def as_bytes(memory_limit: object) -> int:
         raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
     if given <= 0:
         raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    if given < 1 << 10:
+        raise ValueError(f"memory_limit {memory_limit!r} is {given} bytes: say what it is in, as in '{given}GiB'")
     return given
 
 
@@ -228,5 +230,11 @@ def resources(memory_limit: int | str | None) -> Resources:
     if not workers:
         ask_back(client)
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
-    limits = [worker["memory_limit"] or machine_memory() for worker in workers]
-    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or min(limits))
+    least = min(worker["memory_limit"] or machine_memory() for worker in workers)
+    own = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
+    if given is not None and own and given > min(own):
+        raise ValueError(
+            f"memory_limit is {given / 2**30:.1f} GiB, but Dask ends a worker that takes more than "
+            f"{min(own) / 2**30:.1f} GiB: give the workers more, or leave memory_limit out"
+        )
+    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or least)
