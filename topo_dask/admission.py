@@ -10,6 +10,7 @@ from typing import Any
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes
+from .doubts import warn_of_prediction
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
 from .stores.checked import CheckedArray, OnMissing
@@ -229,6 +230,12 @@ def plan_volume(
         recent_mem=min(RECENT_MEM, left_over // 2),
         shared_channels=shared,
     )
+
+
+def look_twice(plan: RunPlan) -> None:
+    """Read a few voxels, and warn of what is hardly meant: scaled values, flow in another order."""
+    channels = {name: channel for name, (channel, _) in plan.classes.items()}
+    warn_of_prediction(plan.semantic, plan.flow, channels, plan.threshold)
 
 
 def _place_within(image: Multiscale | None, shape: Triple) -> Placement | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from .admission import RunPlan, check_space, plan_volume
+from .admission import RunPlan, check_space, look_twice, plan_volume
 from .census import make_good
 from .config import Preset
 from .execute import Progress, check_done, run
@@ -206,6 +206,7 @@ def segment_volume(
     insist = resume or overwrite
     if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
+        look_twice(plan)
     with (
         _freed_memory_given_back(),
         _claimed(target, store, insist) as check,

@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import held, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
+from ..doubts import warn_of_mask, warn_of_prediction
 from ..plan import Recipe
 from ..stores.volumes import check_prediction
 from .arguments import Array, as_flow, as_sized, as_volume, segment
@@ -86,6 +87,8 @@ def postprocess_single(
     )
     flow = as_flow(flow, mask, "sem_mask")
     options = lazy.Options(block_shape, halo, scratch)
+    if not (lazy.is_lazy(mask) or lazy.is_lazy(flow)):
+        warn_of_mask(mask, flow)
     return segment(Recipe.of(config), options, config=config, mask=mask, flow=flow)
 
 
@@ -155,6 +158,8 @@ def run_instance_segmentation(
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
         return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)
+    channels = {name: channel for name, (channel, _) in classes.items()}
+    warn_of_prediction(semantic, flow, channels, threshold, ("semantic_pred", "flow_pred"))
     return {
         name: held.segment_held(
             Recipe.of(config),

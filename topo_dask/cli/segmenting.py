@@ -71,7 +71,7 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     Takes the options of `run`; what it refuses, `run` refuses too. But for --estimate, it reads no voxel and writes
     nothing.
     """
-    from ..admission import plan_volume
+    from ..admission import look_twice, plan_volume
     from ..estimate import estimate_run
     from ..stores.space import disk_of
 
@@ -79,6 +79,8 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     machine = scheduling.machine()
     with nullcontext() if machine is not None and not estimate else scheduling.start():
         planned = plan_volume(semantic, flow, **parameters, machine=machine)
+        if estimate:
+            look_twice(planned)
         estimated = estimate_run(planned) if estimate else None
     expected = planned.expected_bytes()
     summary: dict[str, Any] = {

@@ -1,0 +1,74 @@
+"""What is hardly meant is warned of before the work, and what is right is not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import topo_dask
+from topo_dask.kernels.plausibility import doubt_flow
+from topo_dask.synthetic import blobs, noisy, touching_plates, tubes
+from topo_dask.targets import diffusion_flow, direct_flow
+
+LABELS = blobs((64, 64, 64), 12, seed=0)
+MASK = LABELS > 0
+FLOW = noisy(direct_flow(LABELS), 0.1, seed=0)
+SEMANTIC = MASK[None].astype(np.float32)
+CONFIG = {"nuc": {"group": 1, "n_steps": 5, "convergence_radius": 4.0, "min_size": 50}}
+SCALED = (MASK[None] * np.arange(100, 164) + 7).astype(np.uint8)
+
+WRONG: list[tuple[np.ndarray, np.ndarray, str]] = [
+    (SCALED, FLOW, "semantic{} holds integers up to 1[0-9]{{2}}, and all above 0.5 are foreground"),
+    (SEMANTIC, FLOW[::-1], r"flow{} of class 'nuc' fits foreground better in the order \(dx, dy, dz\): "),
+    (SEMANTIC, FLOW[[1, 2, 0]], r"flow{} of class 'nuc' fits foreground better in the order \(dy, dx, dz\): "),
+    (SEMANTIC, -FLOW[::-1], r"flow{} of class 'nuc' fits .* in the order \(dx, dy, dz\), negated: "),
+    (SEMANTIC, -FLOW, "flow{} of class 'nuc' points away from the middle of objects"),
+    (SEMANTIC, (FLOW * 127).astype(np.int8), "flow{} of class 'nuc' has vectors 1[0-9][0-9] voxels long"),
+    (SEMANTIC, FLOW * 0, "flow{} of class 'nuc' is 0 at all of [0-9]+ foreground voxels"),
+]
+
+
+@pytest.mark.parametrize(("semantic", "flow", "message"), WRONG)
+def test_what_is_hardly_meant_is_warned_of(semantic: Any, flow: Any, message: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=message.format("_pred")):
+        expected = topo_dask.run_instance_segmentation(semantic, flow, ["nuc"], CONFIG)["nuc"]
+    stored = [zarr.create_array({}, data=np.ascontiguousarray(a), chunks=(1, 16, 64, 64)) for a in (semantic, flow)]
+    options = {"class_names": ["nuc"], "class_config": CONFIG, "block_shape": 64, "progress": False}
+    with pytest.warns(UserWarning, match=message.format("")):
+        found = topo_dask.segment_volume(*stored, tmp_path / "out", on_missing="background", **options)["nuc"]
+    np.testing.assert_array_equal(found[:], expected)
+
+
+def test_a_mask_of_probabilities_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="sem_mask holds fractions, such as 0.3, and all but 0 count as foreground"):
+        topo_dask.postprocess_single(np.where(MASK, np.float32(0.9), np.float32(0.3)), FLOW, 1)
+    with pytest.warns(UserWarning, match="^flow points away from the middle of objects"):
+        topo_dask.postprocess_single(MASK, -FLOW, 1)
+
+
+def test_masks_of_any_type_and_what_can_not_be_told_are_not_doubted(tmp_path: Path) -> None:
+    for mask in (MASK, MASK.astype(np.uint8) * 255, MASK.astype(np.float64), LABELS):
+        topo_dask.postprocess_single(mask, FLOW, 1)
+    topo_dask.postprocess_single(MASK[:8, :8, :8], -FLOW[:, :8, :8, :8], 1)
+    chunks = [zarr.create_array({}, data=a, chunks=(1, 16, 64, 64)) for a in (SEMANTIC, FLOW)]
+    del chunks[1].store_path.store._store_dict["c/0/2/0/0"]  # in the middle
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        topo_dask.segment_volume(*chunks, tmp_path / "out", class_names=["nuc"], class_config=CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("shape", ["blobs", "tubes", "plates"])
+def test_right_flow_is_not_doubted(shape: str, noise: float) -> None:
+    size = (96, 96, 96)
+    labels = {
+        "blobs": lambda: blobs(size, 30, seed=1),
+        "tubes": lambda: tubes(size, 25, seed=1),
+        "plates": lambda: touching_plates(size, 4, seed=1),
+    }[shape]()
+    for flow in (direct_flow(labels), diffusion_flow(labels, 40, place=None)):
+        given = noisy(flow, noise, seed=0) if noise else flow
+        assert np.count_nonzero(labels) > 4096
+        assert doubt_flow(labels > 0, given) is None
+        assert doubt_flow(labels > 0, given[::-1]) is not None
