@@ -456,6 +456,12 @@ def test_scores_are_those_of_the_functions(segmented: Path) -> None:
     ]
 
 
+def test_a_condition_on_what_is_not_known_is_refused(segmented: Path) -> None:
+    result = invoke("table", "out", "--class", "nuc", "--where", "flow_error < 0.1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "flow_error is not known; the run needs --flow-error, or this --flow" in result.stderr
+
+
 @pytest.mark.parametrize("ome_zarr", ["0.5", "none"])
 def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) -> None:
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"

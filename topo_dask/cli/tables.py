@@ -116,6 +116,10 @@ def select(columns: Columns, conditions: tuple[str, ...], sort: str, descending:
             number = float(found[3])
         except ValueError:
             raise click.UsageError(f"--where {condition!r}: {found[3]!r} is not a number") from None
+        if len(keep) and np.isnan(_column(columns, found[1])).all():
+            raise click.UsageError(
+                f"--where {condition!r}: {found[1]} is not known; the run needs --flow-error, or this --flow"
+            )
         keep &= COMPARISONS[found[2]](_column(columns, found[1]), number)
     values = _column(columns, sort)[keep]
     order = np.lexsort((columns["label"][keep], -values.astype(np.float64) if descending else values))
