@@ -136,6 +136,13 @@ def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:
     dtype = np.dtype(array.dtype)
     if MARK in attributes or (isinstance(ome, Mapping) and "image-label" in ome):
         return "labels"
-    if dtype.kind == "f" and array.ndim == 4 and array.shape[0] % 3 == 0:
+    if dtype.kind == "f" and array.ndim == 4 and array.shape[0] % 3 == 0 and not _looks_like_foreground(array):
         return "flow"
     return "labels" if dtype.kind in "iu" and dtype.itemsize >= 4 else "image"
+
+
+def _looks_like_foreground(array: Any) -> bool:
+    # Vectors point either way; probabilities of three classes do not. Where all is 0 nothing is known.
+    box = tuple(slice(max(0, n // 2 - 16), n // 2 + 16) for n in array.shape[1:])
+    values = np.asarray(array[(slice(None), *box)])
+    return bool(values.any() and (values >= 0).all())
