@@ -1,5 +1,6 @@
 """What is hardly meant is warned of before the work, and what is right is not."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import zarr
 
 import topo_dask
+from topo_dask.doubts import warn_of_prediction
 from topo_dask.kernels.plausibility import doubt_flow
 from topo_dask.synthetic import blobs, noisy, touching_plates, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
@@ -72,3 +74,12 @@ def test_right_flow_is_not_doubted(shape: str, noise: float) -> None:
         assert np.count_nonzero(labels) > 4096
         assert doubt_flow(labels > 0, given) is None
         assert doubt_flow(labels > 0, given[::-1]) is not None
+
+
+def test_large_chunks_are_not_decoded_for_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.doubts._LARGEST_CHUNK", 3 * 4 * 48**3)
+    semantic = zarr.create_array({}, data=SEMANTIC, chunks=(1, 48, 48, 48))
+    for chunks, warned in (((3, 48, 48, 48), True), ((3, 48, 48, 49), False)):
+        flow = zarr.create_array({}, data=-FLOW, chunks=chunks)
+        with pytest.warns(UserWarning, match="away") if warned else nullcontext():
+            warn_of_prediction(semantic, flow, {"nuc": 0}, 0.5)

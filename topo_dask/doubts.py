@@ -40,6 +40,8 @@ def warn_of_prediction(
     names : tuple of str
         Names of the two arguments.
     """
+    if max(_chunk_bytes(semantic), _chunk_bytes(flow)) > _LARGEST_CHUNK:
+        return
     for name, channel in islice(classes.items(), _CLASSES):
         for box in _boxes(flow):
             with suppress(OSError):
@@ -68,12 +70,17 @@ def warn_of_mask(mask: NDArray[Any], flow: NDArray[Any]) -> None:
             return
 
 
+def _chunk_bytes(array: Any) -> int:
+    # Of what is decoded at least, to look at a voxel.
+    return prod(getattr(array, "chunks", ())) * int(array.dtype.itemsize)
+
+
 def _boxes(flow: Any) -> Iterator[Box]:
     # Around the middle and eight places about it, each within one chunk of the flow.
-    shape, stored = flow.shape[-3:], getattr(flow, "shards", None) or getattr(flow, "chunks", None)
-    if 0 in shape or (stored and prod(stored) * flow.dtype.itemsize > _LARGEST_CHUNK):
+    shape = flow.shape[-3:]
+    if 0 in shape:
         return
-    chunks = stored or shape
+    chunks = getattr(flow, "chunks", shape)
     for part in ((2, 2, 2), *product((1, 3), repeat=3)):
         start, stop = [], []
         for n, chunk, quarter in zip(shape, chunks[-3:], part, strict=True):
