@@ -44,14 +44,15 @@ def warn_of_prediction(
         return
     for name, channel in islice(classes.items(), _CLASSES):
         for box in _boxes(flow):
-            with suppress(OSError):
+            # A threshold beyond the range of the values' type becomes infinity, which compares right.
+            with suppress(OSError), np.errstate(over="ignore"):
                 values = np.asarray(semantic[(slice(channel, channel + 1), *box.slices)])[0]
                 if doubt := doubt_foreground(values, threshold):
                     warn(f"{names[0]} {doubt}")
                     return
-                if np.count_nonzero(values > threshold) >= LEAST:
+                if np.count_nonzero(mask := values > threshold) >= LEAST:
                     vectors = np.asarray(flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])
-                    if doubt := doubt_flow(values > threshold, vectors):
+                    if doubt := doubt_flow(mask, vectors):
                         warn(f"{names[1]} of class {name!r} {doubt}")
                         return
                     break
