@@ -10,6 +10,7 @@ from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
 from .execute import run, threads, usable_cores
 from .kernels.labels import voxels_of
+from .kernels.sinks import CellGrid, cells_of
 from .kernels.tracking import advance
 from .plan import Recipe, plan_stages
 from .stages.job import Job
@@ -109,6 +110,7 @@ def cluster_held(
     """Labels of the voxels whose end points are given; ValueError when a voxel occurs twice."""
     out = np.zeros(shape, np.int32)
     if len(coords):
+        cells_of(positions, CellGrid.for_radius(shape, config.convergence_radius))  # errors name the caller's row
         job = Job(name="", grid=slabs(shape, usable_cores()), config=config, output=Output(out))
         file_rows(coords, positions, 0, job.grid, job.scratch)
         plan = plan_stages(Recipe.of(config), "rows")

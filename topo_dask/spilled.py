@@ -3,11 +3,11 @@
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +22,17 @@ from .surroundings import ambient, check_reach, compute
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
+
+
+_REMOVE = """
+import sys
+from fsspec.core import url_to_fs
+fs, path = url_to_fs(sys.argv[1])
+try:
+    fs.rm(path, recursive=True)
+except FileNotFoundError:  # nothing was filed
+    pass
+"""
 
 
 class Opaque:
@@ -58,9 +69,7 @@ def open_scratch(place: str | None) -> FileScratch:
     url = f"{root.rstrip('/')}/topo_dask-{uuid4().hex}"
     if "://" not in url:
         return _Leased(url)
-    # When other callbacks are due, threads can no longer be started, which what reaches a store may have to.
-    register = getattr(threading, "_register_atexit", atexit.register)
-    register(_remove, url, os.getpid())
+    atexit.register(_remove, url, os.getpid())
     return FileScratch(url)
 
 
@@ -68,11 +77,8 @@ def _remove(url: str, owner: int) -> None:
     if os.getpid() != owner or url.startswith("memory://"):
         return
     if "://" in url:
-        from fsspec.core import url_to_fs
-
-        fs, path = url_to_fs(url)
-        with suppress(FileNotFoundError):  # nothing was filed
-            fs.rm(path, recursive=True)
+        # A process that ends can start no threads any more, which what reaches a store may have to.
+        subprocess.run([sys.executable, "-c", _REMOVE, url], check=False)
     else:
         shutil.rmtree(url, ignore_errors=True)
 

@@ -46,10 +46,13 @@ def compute(*collections: Any) -> None:
     """`dask.compute` for where this code runs, see `ambient`, which the caller has entered."""
     import dask
 
-    if _in_cluster_task() or active_client() is not None or parent_process() is not None:
+    if _in_cluster_task():
         dask.compute(*collections)
         return
-    with _own_pool() as pool:
+    if (client := active_client()) is not None:
+        dask.compute(*collections, scheduler=client.get)
+        return
+    with _own_pool() if parent_process() is None else ThreadPoolExecutor(usable_cores()) as pool:
         ours = {"scheduler": "threads", "pool": pool} if isinstance(pool, ThreadPoolExecutor) else {}
         dask.compute(*collections, **ours)
 
@@ -231,10 +234,10 @@ def resources(memory_limit: int | str | None) -> Resources:
         ask_back(client)
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
     least = min(worker["memory_limit"] or machine_memory() for worker in workers)
-    own = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
+    own = [worker["memory_limit"] for worker in workers if worker["memory_limit"] and worker["nanny"]]
     if given is not None and own and given > min(own):
         raise ValueError(
-            f"memory_limit is {given / 2**30:.1f} GiB, but Dask ends a worker that takes more than "
-            f"{min(own) / 2**30:.1f} GiB: give the workers more, or leave memory_limit out"
+            f"memory_limit is {given / 2**30:.2f} GiB, but Dask ends a worker that takes more than "
+            f"{min(own) / 2**30:.2f} GiB: give the workers more, or leave memory_limit out"
         )
     return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or least)

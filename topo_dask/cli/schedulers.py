@@ -67,6 +67,11 @@ class Scheduling:
             return None
         workers, threads = size_cluster(usable_cores(), self.workers, self.threads)
         limit = machine_memory() // workers if self.memory is None else as_bytes(self.memory)
+        if limit > machine_memory():
+            raise click.UsageError(
+                f"--memory-limit {self.memory} for a worker is more than this machine has, "
+                f"{machine_memory() / 2**30:.2f} GiB"
+            )
         return Resources(workers, threads, limit)
 
     @contextmanager

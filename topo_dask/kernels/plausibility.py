@@ -1,5 +1,6 @@
 """What is legal but hardly meant, told from some voxels: foreground on another scale, flow in another order."""
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -15,6 +16,9 @@ _LONG = 8.0
 _FIT, _BETTER = 0.02, 2.0
 """Convergence, in voxels a voxel, below which nothing is said of the order of components, and how many times that of
 the given order another one must have. Where objects are balls of radius r it is 2 / r if the order is right."""
+
+_ENOUGH = 2048
+"""Voxels, or steps between two, that are looked at in a box."""
 
 _COMPONENTS = ("dz", "dy", "dx")
 
@@ -64,7 +68,7 @@ def doubt_mask(values: NDArray[Any]) -> str | None:
     )
 
 
-def doubt_flow(mask: NDArray[np.bool_], flow: NDArray[Any]) -> str | None:
+def doubt_flow(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> str | None:
     """What is strange about a flow, if anything: its length, or that components in another order or sign fit better.
 
     Towards the middle of objects component d falls along axis d: flows converge. So the median step of each component
@@ -72,32 +76,31 @@ def doubt_flow(mask: NDArray[np.bool_], flow: NDArray[Any]) -> str | None:
 
     Parameters
     ----------
-    mask : ndarray of bool, shape (d, h, w)
-        Foreground of a box.
-    flow : ndarray, shape (3, d, h, w)
-        Vectors there.
+    looks : sequence of (ndarray of bool, shape (d, h, w); ndarray, shape (3, d, h, w))
+        Foreground of some boxes, and the vectors there. All are taken together: a part of an object may look strange.
 
     Examples
     --------
     >>> at = np.indices((24, 24, 24)) - 11.5
-    >>> flow = -at / np.linalg.norm(at, axis=0)
-    >>> mask = np.ones((24, 24, 24), bool)
-    >>> doubt_flow(mask, flow)
-    >>> doubt_flow(mask, flow[::-1])
+    >>> flow, mask = -at / np.linalg.norm(at, axis=0), np.ones((24, 24, 24), bool)
+    >>> doubt_flow([(mask, flow)])
+    >>> doubt_flow([(mask, flow[::-1])])
     'fits foreground better in the order (dx, dy, dz): the channels of a class are its dz, dy, dx'
-    >>> doubt_flow(mask, -flow)
+    >>> doubt_flow([(mask, -flow)])
     'points away from the middle of objects: it must point towards it'
     """
-    if np.count_nonzero(mask) < LEAST:
+    if sum(np.count_nonzero(mask) for mask, _ in looks) < LEAST:
         return None
-    lengths = np.linalg.norm(flow[:, mask].astype(np.float64), axis=0)
+    vectors = [_vectors(flow, _some(mask)) for mask, flow in looks]
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(np.concatenate(vectors, axis=1), axis=0)
     if not np.isfinite(lengths).all():
         return None
     if not lengths.any():
         return f"is 0 at all of {lengths.size} foreground voxels looked at"
     if (typical := float(np.median(lengths))) > _LONG:
         return f"has vectors {typical:.0f} voxels long, where about one is expected: divide it by its scale"
-    steps, error = _steps(mask, flow)
+    steps, error = _steps(looks)
     fits = {
         (order, sign): -sign * sum(steps[axis, component] for axis, component in enumerate(order))
         for order in permutations(range(3))
@@ -115,17 +118,29 @@ def doubt_flow(mask: NDArray[np.bool_], flow: NDArray[Any]) -> str | None:
     return f"fits foreground better in the order ({names}){turned}: the channels of a class are its dz, dy, dx"
 
 
-def _steps(mask: NDArray[np.bool_], flow: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+def _some(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+    # Indices of up to about `_ENOUGH` voxels of a mask, spread over it.
+    found = np.flatnonzero(mask)
+    return np.unravel_index(found[:: max(1, len(found) // _ENOUGH)], mask.shape)
+
+
+def _vectors(flow: NDArray[Any], at: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    z, y, x = at
+    return flow[:, z, y, x].astype(np.float64)
+
+
+def _steps(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> tuple[NDArray[np.float64], float]:
     # Median step of each component along each axis between foreground voxels, and the error of a sum of three.
     steps, worst = np.zeros((3, 3)), 0.0
     for axis in range(3):
-        lower = tuple(slice(0, -1) if k == axis else slice(None) for k in range(3))
-        upper = tuple(slice(1, None) if k == axis else slice(None) for k in range(3))
-        both = mask[lower] & mask[upper]
-        if (n := np.count_nonzero(both)) == 0:
-            continue
-        for component in range(3):
-            found = flow[component][upper][both].astype(np.float64) - flow[component][lower][both]
-            steps[axis, component] = np.median(found)
-            worst = max(worst, 1.2533 * float(np.std(found)) / n**0.5)
+        found = []
+        for mask, flow in looks:
+            turned = np.moveaxis(mask, axis, 0)
+            at = _some(np.moveaxis(turned[:-1] & turned[1:], 0, axis))
+            beyond = [where + (k == axis) for k, where in enumerate(at)]
+            found.append(_vectors(flow, beyond) - _vectors(flow, at))
+        together = np.concatenate(found, axis=1)
+        if together.shape[1]:
+            steps[axis] = np.median(together, axis=1)
+            worst = max(worst, 1.2533 * float(np.std(together, axis=1).max()) / together.shape[1] ** 0.5)
     return steps, 3**0.5 * worst

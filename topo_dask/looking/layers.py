@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Box, Triple
+from ..blocks.sampling import sample_boxes
+from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
 from ..stores.inputs import as_volume, resolve_input
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
 from ..stores.outputs import MARK
@@ -143,6 +145,8 @@ def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:
 
 def _looks_like_foreground(array: Any) -> bool:
     # Vectors point either way; probabilities of three classes do not. Where all is 0 nothing is known.
-    box = tuple(slice(max(0, n // 2 - 16), n // 2 + 16) for n in array.shape[1:])
-    values = np.asarray(array[(slice(None), *box)])
-    return bool(values.any() and (values >= 0).all())
+    if chunk_bytes(array) > LARGEST_CHUNK:
+        return False
+    boxes = sample_boxes(array.shape[-3:], array.chunks[-3:], EDGE)
+    values = [np.asarray(array[(slice(None), *box.slices)]) for box in boxes]
+    return any(part.any() for part in values) and all((part >= 0).all() for part in values)

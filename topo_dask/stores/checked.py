@@ -29,8 +29,8 @@ from .retries import TRIES, is_local, persist
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
 
-_SETTLING, _PATIENCE = "settling", 10.0
-"""Seconds that a read which failed waits for those that were begun with it."""
+_SETTLING, _PATIENCE = "settling", 1.0
+"""Seconds that a read which failed waits, at most, for all under way: zarr does not say which were begun with it."""
 
 
 class ChunkError(OSError):
