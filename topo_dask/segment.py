@@ -135,6 +135,12 @@ def segment_volume(
     OSError
         When less disk is free than scratch and output are expected to take, or a read or write fails.
 
+    Warns
+    -----
+    UserWarning
+        When a few boxes, which are read first, look as if something else was meant: integers that seem to be scaled
+        probabilities; flow that is scaled, 0, points away from objects, or fits in another order.
+
     Notes
     -----
     With a voxel size along z that differs from those along y and x, `resolution_nm` is the smallest of the three.

@@ -68,6 +68,12 @@ def postprocess_single(
     ValueError, TypeError
         When an argument does not fit, or a particle reads a vector that is not finite.
 
+    Warns
+    -----
+    UserWarning
+        When NumPy arrays look, in a few boxes, as if something else was meant: a mask of fractions; flow that is
+        scaled, 0, points away from objects, or fits in another order.
+
     Examples
     --------
     >>> import numpy as np, topo_dask
@@ -140,6 +146,12 @@ def run_instance_segmentation(
     ------
     ValueError, TypeError
         When shapes, names or parameters do not fit together.
+
+    Warns
+    -----
+    UserWarning
+        When NumPy arrays look, in a few boxes, as if something else was meant, see `postprocess_single`; when a class
+        has no parameters, or some are defaults.
 
     Examples
     --------
