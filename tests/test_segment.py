@@ -193,9 +193,9 @@ def store_one_class(folder: Path) -> tuple[str, str]:
 
 
 def test_a_limit_above_that_of_the_workers_is_refused(tmp_path: Path, inputs: Any) -> None:
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(**options, memory_limit="2GiB") as cluster, Client(cluster):
-        with pytest.raises(ValueError, match=r"memory_limit is 3.0 GiB, but Dask ends a worker .* more than 2.0 GiB"):
+        with pytest.raises(ValueError, match=r"memory_limit is 3.00 GiB, but Dask ends a worker .* more than 2.00 GiB"):
             segment_volume(*inputs, tmp_path / "labels.zarr", **settings(memory_limit="3GiB"))
         assert not list(tmp_path.glob("labels*"))
         assert resources("2GiB").memory == resources(None).memory == 2 << 30

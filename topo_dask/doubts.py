@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .blocks.sampling import sample_boxes
 from .config import warn
-from .kernels.plausibility import doubt_flow, doubt_foreground, doubt_mask
+from .kernels.plausibility import LEAST, doubt_flow, doubt_foreground, doubt_mask
 
 EDGE = 32
 """Edge of a box that is looked at, in voxels."""
@@ -47,14 +47,21 @@ def warn_of_prediction(
     boxes = sample_boxes(flow.shape[-3:], getattr(flow, "chunks", flow.shape)[-3:], EDGE)
     with suppress(OSError), np.errstate(over="ignore"):  # a threshold beyond the values' type becomes infinity
         for name, channel in islice(classes.items(), _CLASSES):
-            looks = []
+            masks = []
             for box in boxes:
                 values = np.asarray(semantic[(slice(channel, channel + 1), *box.slices)])[0]
                 if doubt := doubt_foreground(values, threshold):
                     warn(f"{names[0]} {doubt}")
                     return
-                if (mask := values > threshold).any():
-                    looks.append((mask, np.asarray(flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])))
+                masks.append(values > threshold)
+            if sum(map(np.count_nonzero, masks)) < LEAST:
+                continue
+            part = slice(3 * channel, 3 * channel + 3)
+            looks = [
+                (mask, np.asarray(flow[(part, *box.slices)]))
+                for mask, box in zip(masks, boxes, strict=True)
+                if mask.any()
+            ]
             if doubt := doubt_flow(looks):
                 warn(f"{names[1]} of class {name!r} {doubt}")
                 return
