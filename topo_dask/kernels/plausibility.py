@@ -17,7 +17,7 @@ _FIT, _BETTER = 0.02, 2.0
 """Convergence, in voxels a voxel, below which nothing is said of the order of components, and how many times that of
 the given order another one must have. Where objects are balls of radius r it is 2 / r if the order is right."""
 
-_ENOUGH = 2048
+_ENOUGH = 512
 """Voxels, or steps between two, that are looked at in a box."""
 
 _COMPONENTS = ("dz", "dy", "dx")
