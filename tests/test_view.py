@@ -107,7 +107,7 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
         (["nowhere"], "nowhere: there is no zarr array and no zarr group"),
         (["."], "there is no zarr array and no zarr group"),
         (["flow=labels"], "labels must have 3 channels a class to be a flow"),
-        (["labels", "-o", "figure.xyz"], "Format 'xyz' is not supported"),
+        (["labels", "-o", "figure.xyz"], "figure.xyz must end in .png, .pdf or .svg"),
     ],
 )
 def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], message: str) -> None:

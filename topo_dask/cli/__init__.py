@@ -7,6 +7,7 @@ from .completing import completion
 from .demonstrate import demo
 from .errors import Errors, verbose_option
 from .following import status
+from .previewing import preview
 from .scoring import score
 from .segmenting import plan, run
 from .showing import show, view
@@ -30,6 +31,6 @@ def main() -> None:
 
 
 main.params.append(verbose_option())
-for command in (run, plan, status, table, score, show, view, demo, completion):
+for command in (preview, run, plan, status, table, score, show, view, demo, completion):
     command.params.append(verbose_option())
     main.add_command(command)

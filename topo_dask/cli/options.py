@@ -26,6 +26,24 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in new versi
         return numbers * 3 if len(numbers) == 1 else numbers
 
 
+class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """Three spans of voxels such as ``0:64,100:200,:``."""
+
+    name = "Z0:Z1,Y0:Y1,X0:X1"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[slice]:
+        """Slices along z, y, x."""
+        if not isinstance(value, str):
+            return list(value)
+        try:
+            ends = [[int(end) if end.strip() else None for end in span.split(":")] for span in value.split(",")]
+        except ValueError:
+            ends = []
+        if len(ends) != 3 or any(len(span) != 2 for span in ends):
+            self.fail(f"expected three spans like 0:64,100:200,: got {value!r}", param, ctx)
+        return [slice(*span) for span in ends]
+
+
 INPUT = (
     click.argument("semantic"),
     click.argument("flow"),

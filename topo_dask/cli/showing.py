@@ -7,33 +7,39 @@ from typing import Any
 
 import click
 
-from .options import Triple
+from .options import Spans, Triple
 
 LAYERS = click.argument("layers", metavar="IMAGE|LABELS|FLOW...", nargs=-1, required=True)
 
 
-class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
-    """Three spans of voxels such as ``0:64,100:200,:``."""
-
-    name = "Z0:Z1,Y0:Y1,X0:X1"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[slice]:
-        """Slices along z, y, x."""
-        if not isinstance(value, str):
-            return list(value)
-        try:
-            ends = [[int(end) if end.strip() else None for end in span.split(":")] for span in value.split(",")]
-        except ValueError:
-            ends = []
-        if len(ends) != 3 or any(len(span) != 2 for span in ends):
-            self.fail(f"expected three spans like 0:64,100:200,: got {value!r}", param, ctx)
-        return [slice(*span) for span in ends]
-
-
-def _find(paths: tuple[str, ...]) -> list[Any]:
+def open_layers(paths: tuple[str, ...]) -> list[Any]:
+    """All layers at some paths."""
     from ..looking.layers import find_layers
 
     return [layer for path in paths for layer in find_layers(path)]
+
+
+def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Path:
+    # What can not be written is refused before the work.
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"figures need the package {error.name}: pip install 'topo-dask[demo]'") from error
+    if path.suffix.lower()[1:] not in FigureCanvasBase.filetypes:
+        raise click.BadParameter(f"{path} must end in .png, .pdf or .svg", ctx, option)
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.absolute().parent}", ctx, option)
+    return path
+
+
+FIGURE = click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="topo_dask.png",
+    callback=_check_figure,
+    help="Figure to write, .png, .pdf or .svg.",
+)
 
 
 @click.command()
@@ -42,13 +48,7 @@ def _find(paths: tuple[str, ...]) -> list[Any]:
 @click.option("--at", type=Triple(), help="Where the three planes lie.  [default: the middle of the box]")
 @click.option("--level", type=click.IntRange(0), default=0, help="Level of an OME-Zarr image; 0 is the finest.")
 @click.option("--seed", type=int, default=0, help="Another seed is another choice of colours.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="topo_dask.png",
-    help="Figure to write, .png, .pdf or .svg.",
-)
+@FIGURE
 def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
     """Draw a figure of any box: three planes of each image, of labels and of flow.
 
@@ -61,7 +61,7 @@ def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, outp
     """
     from ..looking.sections import draw_sections
 
-    figure = draw_sections(_find(layers), box, level=level, planes=at, seed=seed)
+    figure = draw_sections(open_layers(layers), box, level=level, planes=at, seed=seed)
     figure.savefig(output)
     click.echo(f"figure: {output}")
 
@@ -86,7 +86,7 @@ def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
       topo-dask view raw.zarr labels.zarr
       topo-dask view raw.zarr labels.zarr --port 8080 --no-open     # and on your desk: ssh -L 8080:localhost:8080 head
     """
-    found = _find(layers)
+    found = open_layers(layers)
     try:
         from ..looking.viewer import open_viewer
     except ModuleNotFoundError as error:

@@ -64,6 +64,33 @@ class Layer:
         return np.asarray(self.levels[level][index])
 
 
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """Array in memory that holds a box of a larger volume, and is read by places in that volume.
+
+    Parameters
+    ----------
+    values : ndarray, shape of the box
+    box : Box
+    shape : tuple of 3 int
+        Shape of the volume.
+
+    Examples
+    --------
+    >>> crop = Crop(np.array([[[7, 8]]]), Box((0, 0, 10), (1, 1, 12)), (1, 1, 20))
+    >>> crop[0:1, 0:1, 11:12]
+    array([[[8]]])
+    """
+
+    values: NDArray[Any]
+    box: Box
+    shape: Triple
+
+    def __getitem__(self, index: tuple[slice, slice, slice]) -> NDArray[Any]:
+        starts = tuple(part.start for part in index), tuple(part.stop for part in index)
+        return self.values[Box(*starts).within(self.box)]
+
+
 def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
     """Layers at a path or URL: an array, an OME-Zarr image with its labels, or the output of a run.
 

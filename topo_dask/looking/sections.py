@@ -52,8 +52,10 @@ def _check_places(levels: dict[Layer, int]) -> None:
         raise ValueError(f"what is drawn together must lie at one place, got translations in nanometres of {places}")
 
 
-def choose_box(shape: Triple, spans: Sequence[slice] | None = None) -> Box:
-    """Box of the spans along z, y, x, cut to the volume's bounds where they are open; its centre where none are given.
+def choose_box(shape: Triple, spans: Sequence[slice] | None = None, chosen: int = CHOSEN) -> Box:
+    """Box of the spans along z, y, x, cut to the volume's bounds where they are open.
+
+    Where no spans are given it is the centre of the volume, `chosen` voxels along an axis at most.
 
     Raises
     ------
@@ -68,8 +70,8 @@ def choose_box(shape: Triple, spans: Sequence[slice] | None = None) -> Box:
     Box(start=(2, 0, 0), stop=(8, 10, 8))
     """
     if spans is None:
-        starts = [max(0, (size - CHOSEN) // 2) for size in shape]
-        stops = [min(size, start + CHOSEN) for size, start in zip(shape, starts, strict=True)]
+        starts = [max(0, (size - chosen) // 2) for size in shape]
+        stops = [min(size, start + chosen) for size, start in zip(shape, starts, strict=True)]
     else:
         starts = [span.start or 0 for span in spans]
         stops = [size if span.stop is None else span.stop for size, span in zip(shape, spans, strict=True)]
@@ -82,6 +84,26 @@ def choose_box(shape: Triple, spans: Sequence[slice] | None = None) -> Box:
                 "level"
             )
     return Box(triple(starts, "box", at_least=0), triple(stops, "box"))
+
+
+def choose_planes(box: Box, planes: Sequence[int] | None = None) -> Triple:
+    """Positions (z, y, x) of three planes in a box; its middle where none are given.
+
+    Raises
+    ------
+    ValueError
+        When one is outside.
+
+    Examples
+    --------
+    >>> choose_planes(Box((0, 0, 4), (8, 8, 8)))
+    (4, 4, 6)
+    """
+    given = [(a + b) // 2 for a, b in zip(box.start, box.stop, strict=True)] if planes is None else planes
+    at = triple(given, "planes", at_least=0)
+    if any(not a <= p < b for a, p, b in zip(box.start, at, box.stop, strict=True)):
+        raise ValueError(f"planes must lie in the box from {box.start} to {box.stop}, got {at}")
+    return at
 
 
 def _read_plane(layer: Layer, level: int, box: Box, axis: int, at: int) -> Any:
@@ -141,10 +163,7 @@ def draw_sections(
 
     levels = choose_level(layers, level)
     box = choose_box(layers[0].shape(levels[layers[0]]), spans)
-    given = [(a + b) // 2 for a, b in zip(box.start, box.stop, strict=True)] if planes is None else planes
-    at = triple(given, "planes", at_least=0)
-    if any(not a <= p < b for a, p, b in zip(box.start, at, box.stop, strict=True)):
-        raise ValueError(f"planes must lie in the box from {box.start} to {box.stop}, got {at}")
+    at = choose_planes(box, planes)
     size = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None) or (1.0, 1.0, 1.0)
     edges = [n * s for n, s in zip(box.shape, size, strict=True)]
     heights = [edges[1] / edges[2], edges[0] / edges[2], edges[0] / edges[1]]

@@ -1,0 +1,113 @@
+"""`preview`: a box of a prediction, segmented as a volume of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from command_line import invoke
+
+import topo_dask
+from topo_dask import preview
+from topo_dask.admission import plan_volume
+from topo_dask.blocks.geometry import Box
+from topo_dask.looking.layers import Crop
+from topo_dask.synthetic import blobs
+from topo_dask.targets import direct_flow
+
+BOX = Box((4, 10, 0), (40, 48, 30))
+CONFIG = {name: {"group": 2, "n_steps": 60, "convergence_radius": 3.0, "min_size": 20} for name in ("nuc", "mito")}
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Foreground and flow of two classes, of which the second is empty."""
+    truth = blobs((48, 48, 48), 25, seed=1, radius=(4, 8))
+    mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
+    zarr.create_array(tmp_path / "semantic", data=np.stack([mask, 0 * mask]), chunks=(1, 20, 20, 20))
+    zarr.create_array(tmp_path / "flow", data=np.concatenate([flow, 0 * flow]), chunks=(3, 20, 20, 20))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_preview_is_the_box_as_a_volume_of_its_own(stored: Path) -> None:
+    plan = plan_volume("semantic", "flow", class_names=["nuc", "mito"], class_config=CONFIG, on_missing="background")
+    found = preview.preview_class(plan, "nuc", BOX)
+    semantic, flow = (zarr.open_array(name)[(slice(None), *BOX.slices)] for name in ("semantic", "flow"))
+    expected = topo_dask.run_instance_segmentation(semantic, flow, ["nuc", "mito"], CONFIG)["nuc"]
+    np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(found.voxels, np.bincount(expected.ravel())[1:])
+
+
+def test_what_is_cut_reaches_a_face_inside_the_volume(stored: Path) -> None:
+    plan = plan_volume("semantic", "flow", class_names=["nuc", "mito"], class_config=CONFIG, on_missing="background")
+    found = preview.preview_class(plan, "nuc", BOX)
+    # The box's upper y and lower x are the volume's own.
+    faces = [found.labels[0], found.labels[-1], found.labels[:, 0], found.labels[:, :, -1]]
+    cut = set().union(*map(np.unique, faces)) - {0}
+    assert {label + 1 for label in np.flatnonzero(found.cut)} == cut
+    assert 0 < len(cut) < len(found.cut)
+
+
+def test_a_box_beyond_memory_is_refused(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "machine_memory", lambda: 48**3 * (4 + 12 + preview.HELD_BYTES) - 1)
+    plan = plan_volume("semantic", "flow", class_names=["nuc", "mito"], class_config=CONFIG)
+    preview.check_box(plan, BOX)
+    with pytest.raises(MemoryError, match=r"and there are 0\.0 GiB: choose a smaller box"):
+        preview.check_box(plan, Box.whole((48, 48, 48)))
+
+
+def test_a_voxel_that_is_no_number_is_named_where_it_is(stored: Path) -> None:
+    zarr.open_array("semantic", mode="r+")[0, 20, 20, 7] = np.nan
+    plan = plan_volume("semantic", "flow", class_names=["nuc", "mito"], class_config=CONFIG, on_missing="background")
+    with pytest.raises(ValueError, match=r"semantic is NaN at voxel \(20, 20, 7\)"):
+        preview.preview_class(plan, "nuc", BOX)
+    zarr.open_array("semantic", mode="r+")[0, 20, 20, 7] = 0
+    zarr.open_array("flow", mode="r+")[:3, 4:24, 10:30, 0:20] = np.inf
+    with pytest.raises(ValueError, match="flow") as raised:
+        preview.preview_class(plan, "nuc", BOX)
+    assert "voxels are counted from (4, 10, 0), where the box begins" in raised.value.__notes__
+
+
+def test_a_crop_is_read_by_places_in_the_volume() -> None:
+    volume = np.arange(6 * 7 * 8).reshape(6, 7, 8)
+    box, part = Box((1, 2, 3), (5, 6, 8)), Box((2, 2, 4), (3, 6, 8))
+    np.testing.assert_array_equal(Crop(volume[box.slices], box, (6, 7, 8))[part.slices], volume[part.slices])
+
+
+OPTIONS = "--class nuc --class mito --resolution-nm 32 --on-missing background --radius 3 --min-size 20"
+
+
+def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
+    result = invoke("preview", "semantic", "flow", *OPTIONS.split(), "--box", "4:40,10:48,0:30", "-o", "look.png")
+    assert result.exit_code == 0, result.stderr
+    nuc, mito = result.stdout.splitlines()
+    assert nuc.startswith("nuc: ")
+    assert " cut by the box, the others of " in nuc
+    assert nuc.endswith("figure: look_nuc.png")
+    assert mito.startswith("mito: 0 instances, 0 cut by the box; ")
+    assert all(Path(f"look_{name}.png").stat().st_size > 1000 for name in ("nuc", "mito"))
+    assert {path.name for path in stored.iterdir()} == {"semantic", "flow", "look_nuc.png", "look_mito.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--box 0:49,:,:", "box must lie in 0:48 along z, and not be empty; got 0:49"),
+        ("--box 0:9,:,: --at 9,1,1", "planes must lie in the box"),
+        ("-o nowhere/look.png", "there is no folder"),
+        ("-o look.xyz", "look.xyz must end in .png, .pdf or .svg"),
+        ("--image flow --box 0:9,:,: --level 1", "semantic is an array and has no levels"),
+        ("--image small", "what is drawn together must have one shape at level 0"),
+        ("--image nothing", "nothing: there is no zarr array"),
+        ("--threshold nan", "threshold must be finite"),
+    ],
+)
+def test_what_can_not_be_previewed_is_refused_before_the_work(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    zarr.create_array("small", data=np.zeros((4, 4, 4), np.uint8))
+    monkeypatch.setattr(preview, "preview_class", lambda *_: pytest.fail("work began"))
+    result = invoke("preview", "semantic", "flow", *OPTIONS.split(), *words.split())
+    assert result.exit_code == 2
+    assert message in result.stderr

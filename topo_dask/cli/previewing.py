@@ -1,0 +1,78 @@
+"""``preview``: what `run` would make of a box, to choose parameters by."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from .options import CLASSES, INPUT, LEVEL, MISSING, SHAPES, Spans, Triple, options
+from .parameters import read_parameters
+from .showing import FIGURE, open_layers
+
+if TYPE_CHECKING:
+    from ..admission import RunPlan
+    from ..looking.layers import Layer
+    from ..preview import Preview
+
+EDGE = 256
+"""Edge of the box, at most, where the user leaves it to us."""
+
+
+@click.command()
+@options(INPUT, CLASSES, SHAPES, (MISSING, LEVEL))
+@click.option("--box", type=Spans(), help=f"Box to segment, in voxels.  [default: the centre, {EDGE} at most]")
+@click.option("--at", type=Triple(), help="Where the three planes of the figure lie.  [default: the middle of the box]")
+@click.option("--image", help="Image to draw beside them, and the labels over it.  [default: over the foreground]")
+@FIGURE
+def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
+    """Segment a box in memory and draw it, to see what parameters do.
+
+    Takes the options of `run` that choose classes and parameters, and the same --config. Says how many instances there
+    are and how large, and draws foreground, flow and labels in three planes. The labels are those of the box alone:
+    what its faces cut is counted, and looks different in the whole volume. Nothing but the figure is written.
+
+    \b
+      topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16
+      topo-dask preview semantic.zarr flow.zarr --config run.toml --box 0:128,1000:1400,: --image raw.zarr -o try.png
+    """
+    from ..admission import look_twice, plan_volume
+    from ..looking.layers import Crop, Layer
+    from ..looking.sections import choose_box, choose_level, choose_planes, draw_sections
+    from ..preview import check_box, preview_class
+
+    planned = plan_volume(semantic, flow, **read_parameters(semantic, flow, values))
+    place = choose_box(planned.grid.shape, box, EDGE)
+    choose_planes(place, at)
+    check_box(planned, place)
+    images = open_layers((image,)) if image else []
+    drawn = {name: [*images, *_prediction(planned, name)] for name in planned.classes}
+    for layers in drawn.values():
+        choose_level(layers, 0)
+    look_twice(planned)
+    for name, layers in drawn.items():
+        found = preview_class(planned, name, place)
+        crop = Crop(found.labels, place, planned.grid.shape)
+        labels = Layer("labels", f"labels of {name}", (crop,), layers[-1].placement)
+        path = output if len(drawn) == 1 else output.with_stem(f"{output.stem}_{name}")
+        draw_sections([*layers, labels], place.slices, planes=at).savefig(path)
+        click.echo(f"{name}: {_say(found)}; {found.seconds:.1f} s; figure: {path}")
+
+
+def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
+    from ..looking.layers import Layer
+
+    channel, _ = planned.classes[name]
+    placement = None if planned.pyramid is None else planned.pyramid.placement
+    return [
+        Layer("image", f"foreground of {name}", (planned.semantic.array,), placement, channel),
+        Layer("flow", f"flow of {name}", (planned.flow.array,), placement, slice(3 * channel, 3 * channel + 3)),
+    ]
+
+
+def _say(found: "Preview") -> str:
+    n, whole = len(found.voxels), found.voxels[~found.cut]
+    text = f"{n} {'instance' if n == 1 else 'instances'}, {np.count_nonzero(found.cut)} cut by the box"
+    if len(whole):
+        text += f", the others of {whole.min()} to {whole.max()} voxels, median {np.median(whole):.0f}"
+    return text

@@ -1,0 +1,79 @@
+"""What a run would make of a box of its inputs: the box in memory, as a volume of its own."""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .admission import RunPlan
+from .blocks.geometry import Box
+from .held import segment_held, tabulate_held
+from .plan import Recipe
+from .surroundings import machine_memory
+
+HELD_BYTES = 32
+"""Bytes that a voxel takes in memory, at most, beside its inputs: labels, and up to 25 for the work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """Labels of one class in a box.
+
+    Parameters
+    ----------
+    labels : array of int32, shape of the box
+        0 background, 1..n instances; those of the box alone, which an object that leaves it may differ in.
+    voxels : array of int64, shape (n,)
+        Voxels of each instance.
+    cut : array of bool, shape (n,)
+        Whether it reaches a face of the box where the volume goes on.
+    seconds : float
+        What tracking, clustering and the rest took, without the reading.
+    """
+
+    labels: NDArray[np.int32]
+    voxels: NDArray[np.int64]
+    cut: NDArray[np.bool_]
+    seconds: float
+
+
+def check_box(plan: RunPlan, box: Box) -> None:
+    """Raise MemoryError when a box does not fit into memory."""
+    need = box.size * (plan.semantic.dtype.itemsize + 3 * plan.flow.dtype.itemsize + HELD_BYTES)
+    if need > (have := machine_memory()):
+        raise MemoryError(
+            f"a box of {box.shape} voxels takes {need / 2**30:.1f} GiB, and there are {have / 2**30:.1f} GiB: "
+            "choose a smaller box"
+        )
+
+
+def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
+    """Segment a box of one class of a planned run; nothing is written.
+
+    Raises
+    ------
+    ValueError, RuntimeError, OSError
+        As in a run, when values or chunks can not be used.
+    """
+    channel, config = plan.classes[name]
+    mask = plan.foreground(name).read(box)
+    flow = np.asarray(plan.flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])
+    begin = perf_counter()
+    try:
+        labels = segment_held(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
+    except Exception as error:
+        error.add_note(f"voxels are counted from {box.start}, where the box begins")
+        raise
+    seconds = perf_counter() - begin
+    table = tabulate_held(Recipe(table=True), labels, None)
+    return Preview(labels, table["voxels"], _cut(table, box, plan.grid.shape), seconds)
+
+
+def _cut(table: dict[str, NDArray[Any]], box: Box, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    cut = np.zeros(len(table["label"]), bool)
+    for axis, start, stop, edge, size in zip("zyx", box.start, box.stop, box.shape, shape, strict=True):
+        cut |= (table[f"bbox_start_{axis}"] == 0) & (start > 0)
+        cut |= (table[f"bbox_stop_{axis}"] == edge) & (stop < size)
+    return cut
