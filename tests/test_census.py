@@ -159,6 +159,60 @@ def test_bundles_lost_from_a_stage_that_has_not_ended(
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
 
 
+@pytest.mark.parametrize("stage", ["relabel", "downsample"])
+def test_labels_are_made_again_where_it_is_not_on_record_that_their_arrays_were_cleared(
+    interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path, stage: str
+) -> None:
+    done: list[str] = []
+    real = getattr(plan, stage)
+
+    def some(job: Any, key: str, **more: Any) -> None:
+        if done:
+            raise StopHereError
+        done.append(key)
+        real(job, key, **more)
+
+    with patch("topo_dask.admission.COARSEST", 6):
+        interrupt(tmp_path, stage, some)
+        (scratch_in(tmp_path) / "cleared" / "thin").unlink()
+        np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
+
+
+@pytest.mark.parametrize("name", ["unite", "split"])
+def test_what_was_done_without_a_block_is_done_again(
+    interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path, name: str
+) -> None:
+    # As where a listing of the blocks that hold foreground lacks one for a moment.
+    def lacks_one(scratch: Any, kind: str) -> set[str]:
+        return real(scratch, kind) - ({"0.1.1"} if kind == "numbers" else set())
+
+    real = plan.listed
+
+    with patch.object(plan, "listed", lacks_one):
+        interrupt(tmp_path, name)
+    np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
+
+
+def test_what_a_task_has_filed_must_be_seen(tmp_path: Path) -> None:
+    store_inputs(tmp_path)
+    looks = iter(range(99))
+
+    def late(scratch: FileScratch, kind: str, looks_at: int | None = None) -> set[str]:
+        keys = real(scratch, kind, looks_at)
+        return keys - {"0.0.1"} if kind == "track" and (patience == 0 or next(looks) < 3) else keys
+
+    real = FileScratch.keys
+    wait = patch("topo_dask.census.time.sleep")
+    for patience in (70.0, 0.0):
+        with patch("topo_dask.census.PATIENCE", patience), patch.object(FileScratch, "keys", late), wait as slept:
+            if patience:
+                segment(tmp_path)
+                assert slept.called
+                continue
+            with pytest.raises(OSError, match=r"track/0\.0\.1 was filed by a task and is not there"):
+                segment(tmp_path, overwrite=True)
+
+
 def test_a_bundle_that_is_lost_during_the_run_is_missed(
     interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path
 ) -> None:

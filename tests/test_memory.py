@@ -66,7 +66,7 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
             measured = peak_of(lambda stage=stage, key=key: stage.run(job, key))  # type: ignore[misc]
             if stage.over is not None:
                 assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
-        take_census(job, stage)
+        take_census(job, stage, ())
 
 
 @pytest.mark.parametrize("dtype", ["f2", "i2", "f4", "f8"])

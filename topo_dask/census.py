@@ -1,6 +1,7 @@
 """What the stages have filed, on record: a bundle that is lost is missed, and made again with all that rests on it."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,12 @@ from .stages.job import Job
 from .stores.retries import at_once
 from .stores.scratch import FILED, FileScratch, find, keys_in
 
+PATIENCE = 70.0
+"""Seconds until what another machine has filed must be seen: file systems of a network show a folder as it was up to a
+minute ago."""
 
-def take_census(job: Job, stage: Stage, tasks: Sequence[str] | None = None) -> None:
+
+def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = False) -> None:
     """File which bundles a stage that is done has left in scratch, if that is in files; once for each stage.
 
     Parameters
@@ -20,20 +25,22 @@ def take_census(job: Job, stage: Stage, tasks: Sequence[str] | None = None) -> N
         The job.
     stage : Stage
         Stage whose tasks are all done.
-    tasks : sequence of str, optional
-        Keys of all its tasks where this run, and none before it, has done them: there is no census to look for then,
-        and a pass without tasks has filed nothing.
+    tasks : collection of str
+        Keys of the tasks that this run has done.
+    new : bool
+        Whether these are all its tasks, and no run before has done any: there is no census to look for then, and a
+        pass without tasks has filed nothing.
 
     Raises
     ------
     OSError
-        When a task has filed one bundle and another of it is not there.
+        When a task has filed one bundle and another of it is not there, or what was done can not be seen here.
     """
-    scratch, new = job.scratch, tasks is not None
+    scratch = job.scratch
     if not isinstance(scratch, FileScratch) or (not new and stage.name in scratch.keys(FILED)):
         return
     nothing = new and not tasks
-    lost, there = ([], dict[str, set[str]]()) if nothing else _compare(scratch, stage, new=new)
+    lost, there = ([], dict[str, set[str]]()) if nothing else _compare_when_seen(scratch, stage, tasks, new=new)
     _refuse_lost(scratch, lost)
     # A listing with names in it has all names; one without is asked for again.
     again = () if nothing else [kind for kind in stage.kinds if not there.get(kind)]
@@ -62,34 +69,42 @@ def first_lost(job: Job, stages: Iterable[Stage]) -> str | None:
 
 
 def make_good(job: Job, stages: Sequence[Stage]) -> None:
-    """Strike from the record what has lost a bundle, and all stages behind it: they are done again."""
+    """Strike from the record what has lost a bundle, and all stages behind it: they are done again.
+
+    So is all that was done behind a stage with tasks left, which knows nothing of these.
+    """
     scratch = job.scratch
     assert isinstance(scratch, FileScratch)
+    filed = scratch.keys(FILED)
     for i, stage in enumerate(stages):
         lost = _lost(scratch, stage)
-        if lost or _is_uncounted(scratch, stage):
-            for later in reversed(stages[i + 1 :]):
-                _strike(scratch, later)
+        if not lost and stage.name in filed and not stage.keys(job):
+            continue
+        if lost or _is_begun(scratch, stages[i:], filed):
+            strike(scratch, stages[i + 1 :])
             if stage.over is None:
-                _strike(scratch, stage)
+                strike(scratch, [stage])
             for _, key in lost:
                 scratch.remove(stage.name, key)
             # Last: who is killed before this finds the same loss again.
             scratch.remove(FILED, stage.name)
-            return
+        return
 
 
-def _is_uncounted(scratch: FileScratch, stage: Stage) -> bool:
-    # A global stage that is done, and what it filed is not on record: nothing tells what of that is lost.
-    done = stage.over is None and stage.name in scratch.keys(DONE)
-    return done and stage.name not in scratch.keys(FILED)
+def strike(scratch: FileScratch, stages: Sequence[Stage]) -> None:
+    """Strike what stages have done from the record, the last one first: nothing is left that rests on what is gone."""
+    for stage in reversed(stages):
+        scratch.remove(DONE, stage.name)
+        for kind in stage.kinds:
+            scratch.discard(kind)
+        scratch.remove(FILED, stage.name)
 
 
-def _strike(scratch: FileScratch, stage: Stage) -> None:
-    scratch.remove(DONE, stage.name)
-    for kind in stage.kinds:
-        scratch.discard(kind)
-    scratch.remove(FILED, stage.name)
+def _is_begun(scratch: FileScratch, stages: Sequence[Stage], filed: set[str]) -> bool:
+    # Whether the first of these stages is on record as done, or one behind it has filed anything: each begins when the
+    # one before it is on record.
+    ended = filed | scratch.keys(DONE)
+    return any(stage.name in ended for stage in stages) or any(scratch.keys(stage.name) for stage in stages[1:2])
 
 
 def _listings(scratch: FileScratch, kinds: Sequence[str]) -> dict[str, set[str]]:
@@ -112,6 +127,24 @@ def _compare(
         there = _listings(scratch, stage.kinds)
         known = {} if stage.over is None else _filed_together(scratch, stage, there)
     return sorted((kind, key) for kind, keys in known.items() for key in keys - there.get(kind, set())), there
+
+
+def _compare_when_seen(
+    scratch: FileScratch, stage: Stage, tasks: Collection[str], *, new: bool
+) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
+    # The next stage takes what is listed for all there is.
+    end = time.monotonic() + PATIENCE
+    while True:
+        lost, there = _compare(scratch, stage, new=new)
+        seen = scratch.keys(DONE) if stage.over is None else there[stage.name]
+        if not (hidden := set(tasks) - seen):
+            return lost, there
+        if time.monotonic() > end:
+            raise OSError(
+                f"scratch bundle {scratch.url}/{stage.name}/{min(hidden)} was filed by a task and is not there: files "
+                "were removed, or workers have another folder there: pass scratch=<a path or URL that all share>"
+            )
+        time.sleep(1.0)
 
 
 def _filed_together(scratch: FileScratch, stage: Stage, there: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -77,7 +77,7 @@ def run(
             raise
         check()
         for one in stage.jobs_of(job):
-            take_census(one, stage, keys if new else None)
+            take_census(one, stage, keys, new=new)
 
 
 def check_done(job: Job, stages: Sequence[Stage]) -> None:

@@ -127,7 +127,7 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
             check_sight(array.name, array.array)
         for stage in stages:
             if not stage.keys(job):
-                take_census(job, stage)
+                take_census(job, stage, ())
                 continue
             try:
                 run(job, (stage,), executor)

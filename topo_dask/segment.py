@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from .admission import RunPlan, check_space, look_twice, plan_volume
-from .census import make_good
+from .census import make_good, strike
 from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
@@ -305,6 +305,8 @@ def _open_jobs(
         for number in () if new else missing_levels(target, name, spec):
             compartment.discard(stages[number].name)  # those labels are gone
         go_on = not new and name in compartment.keys(CLEARED)
+        if not new and not go_on:
+            strike(compartment, stages)  # the arrays are made anew, and hold nothing that was written
         arrays = open_output(target, group, name, spec, run_name, store.url, resume=go_on)
         compartment.put(CLEARED, name)
         check_sight("output", arrays[0])
