@@ -81,12 +81,12 @@ class MemoryScratch:
         return MemoryScratch(self.bundles, f"{self.prefix}{name}/")
 
 
-def pack(arrays: Arrays) -> bytes:
-    """Bundle as bytes: a header, then the arrays, each compressed; a checksum guards the whole.
+def pack(arrays: Arrays) -> list[bytes]:
+    """Bundle as bytes, in pieces: a header, then the arrays, each compressed; a checksum guards the whole.
 
     Examples
     --------
-    >>> unpack(pack({"a": np.arange(3)}), "example")["a"]
+    >>> unpack(b"".join(pack({"a": np.arange(3)})), "example")["a"]
     array([0, 1, 2])
     """
     from numcodecs import Blosc
@@ -100,8 +100,11 @@ def pack(arrays: Arrays) -> bytes:
         entries.append((name, array.dtype.str, array.shape, len(data)))
         parts.append(bytes(data))
     header = json.dumps(entries).encode()
-    body = struct.pack("<Q", len(header)) + header + b"".join(parts)
-    return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+    parts.insert(0, struct.pack("<Q", len(header)) + header)
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return [_MAGIC + struct.pack("<I", checksum), *parts]
 
 
 def to_bytes(record: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -172,7 +175,7 @@ class FileScratch:
 
     def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
         """File a bundle, replacing one of the same name."""
-        self._folder.write(f"{kind}/{key}", [pack(arrays)])
+        self._folder.write(f"{kind}/{key}", pack(arrays))
 
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
