@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
 
+from topo_dask.blocks import memory
 from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
 from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
+from topo_dask.stages import absorb, track
 from topo_dask.stages.drop import ALL, drop, tabulate
 from topo_dask.stages.gather import enclose, gather
 from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
@@ -35,31 +38,28 @@ def peak_of(work: Callable[[], None]) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("filled", [0.05, 1.0], ids=["sparse", "full"])
-def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> None:
-    shape, block, halo = (96, 96, 96), (48, 48, 48), (8, 8, 8)
-    rng = np.random.default_rng(0)
-    mask = (rng.random((1, *shape)) < filled).astype("u1")
-    vectors = rng.normal(0, 0.7, (3, *shape)).astype("f2")
-    semantic = zarr.create_array(tmp_path / "semantic.zarr", data=mask, chunks=(1, 32, 32, 32))
-    flow = zarr.create_array(tmp_path / "flow.zarr", data=vectors, chunks=(3, 32, 32, 32))
+def whole_run(folder: Path, vectors: NDArray[Any], mask: NDArray[Any], config: ClassConfig) -> None:
+    """Check every task of a run, of blocks of 48 voxels with a halo of 8."""
+    shape, block, halo = mask.shape, (48, 48, 48), (8, 8, 8)
+    semantic = zarr.create_array(folder / "semantic.zarr", data=mask[None].astype("u1"), chunks=(1, 32, 32, 32))
+    flow = zarr.create_array(folder / "flow.zarr", data=vectors, chunks=(3, 32, 32, 32))
     sizes, cells = (shape, (48, 48, 48), (48, 24, 24)), ((2, 2, 2), (1, 2, 2))
     levels = [
-        Output(zarr.create_array(tmp_path / f"labels{i}.zarr", shape=size, chunks=(24, 24, 24), dtype="i4"))
+        Output(zarr.create_array(folder / f"labels{i}.zarr", shape=size, chunks=(24, 24, 24), dtype="i4"))
         for i, size in enumerate(sizes)
     ]
-    config = ClassConfig(group=3, n_steps=20, merge="adjacent", flow_error_threshold=2.0, min_size=3)
     job = Job(
         name="full",
         grid=BlockGrid(shape, block, halo),
         config=config,
         foreground=Foreground(Source(semantic, "semantic", slice(0, 1)), 0.5),
         flow=StoredFlow(Source(flow, "flow", slice(0, 3))),
-        scratch=FileScratch(str(tmp_path / "scratch")),
+        scratch=FileScratch(str(folder / "scratch")),
         output=levels[0],
         levels=tuple(CoarserLevel(*pair) for pair in zip(cells, levels[1:], strict=True)),
     )
-    projected = Footprint(shape, halo, 1, 2, 4, track_bytes(vectors.dtype)).task_mem(block)
+    item, used = vectors.dtype.itemsize, flow_dtype(vectors.dtype).itemsize
+    projected = Footprint(shape, halo, 1, item, used, track_bytes(vectors.dtype)).task_mem(block)
     plan = plan_stages(Recipe.of(config), pyramid=cells)
     for stage in (*plan.stages, *plan.writers):
         for key in stage.keys(job):
@@ -67,6 +67,45 @@ def test_no_task_takes_more_than_projected(filled: float, tmp_path: Path) -> Non
             if stage.over is not None:
                 assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
         take_census(job, stage, ())
+
+
+SHAPE = (96, 96, 96)
+
+
+@pytest.mark.parametrize("particles", [1 << 20, 1 << 12], ids=["small", "large"])
+@pytest.mark.parametrize("filled", [0.05, 1.0], ids=["sparse", "full"])
+def test_no_task_takes_more_than_projected(
+    filled: float, particles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks are small or large against what is tracked together.
+    for module in (memory, track, absorb):
+        monkeypatch.setattr(module, "PARTICLES", particles)
+    rng = np.random.default_rng(0)
+    config = ClassConfig(group=3, n_steps=20, merge="adjacent", flow_error_threshold=2.0, min_size=3)
+    vectors = rng.normal(0, 0.7, (3, *SHAPE)).astype("f2")
+    whole_run(tmp_path, vectors, rng.random(SHAPE) < filled, config)
+
+
+@pytest.mark.parametrize(("group", "min_size"), [(1, 1), (2, 1), (3, 50)], ids=["sinks", "fragments", "orphans"])
+def test_a_voxel_may_be_a_piece_of_its_own(
+    group: int, min_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory, track, absorb):
+        monkeypatch.setattr(module, "PARTICLES", 1 << 12)
+    vectors = np.zeros((3, *SHAPE), "f2")  # nothing moves, but for the one object that is kept among orphans
+    vectors[:, :10, :10, :10] = np.clip(5 - np.indices((10, 10, 10)), -1, 1)
+    config = ClassConfig(group=group, n_steps=20, convergence_radius=1.0, min_size=min_size)
+    whole_run(tmp_path, vectors, np.ones(SHAPE, np.bool_), config)
+
+
+@pytest.mark.parametrize("shape", [(9, 16, 20), (3, 300, 20), (1, 7, 5000)])
+def test_particles_are_tracked_some_at_a_time_in_raster_order(shape: Triple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "PARTICLES", 1 << 12)
+    block, mask = BlockGrid(shape, shape).block((0, 0, 0)), np.ones(shape, np.bool_)
+    job = Job("rows", BlockGrid(shape, shape), ClassConfig(n_steps=0), flow=StoredFlow(Source(mask, "flow")))
+    parts = list(track.end_points(job, block, mask))
+    assert max(map(len, parts)) <= max(1 << 12, shape[2])
+    np.testing.assert_array_equal(np.concatenate(parts), np.argwhere(mask))
 
 
 @pytest.mark.parametrize("dtype", ["f2", "i2", "f4", "f8"])

@@ -85,6 +85,23 @@ class Box:
         stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
+    def parts(self, most: int) -> "Iterator[Box]":
+        """The box in raster order, at most so many voxels at a time, if a row has no more: planes, or rows of a plane.
+
+        Examples
+        --------
+        >>> [part.shape for part in Box((0, 0, 0), (3, 4, 5)).parts(40)]
+        [(2, 4, 5), (1, 4, 5)]
+        >>> [part.shape for part in Box((0, 0, 0), (1, 4, 5)).parts(15)]
+        [(1, 3, 5), (1, 1, 5)]
+        """
+        _, height, width = self.shape
+        planes = max(1, most // max(1, height * width))
+        rows = height if planes > 1 else min(height, max(1, most // max(1, width)))
+        for z in range(self.start[0], self.stop[0], planes):
+            for y in range(self.start[1], self.stop[1], max(1, rows)):
+                yield Box((z, y, self.start[2]), (z + planes, y + rows, self.stop[2])).intersect(self)
+
     def within(self, outer: "Box") -> tuple[slice, slice, slice]:
         """Index of this box in an array that holds `outer`."""
         z, y, x = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))

@@ -13,14 +13,18 @@ READ_FACTOR = 2.2
 """Peak of a zarr read or write over its payload, measured for compressed chunks."""
 
 PARTICLES = 1 << 20
-"""Particles tracked together at most."""
+"""Particles tracked together, and orphans searched for together, at most, if a row of voxels has no more."""
 
 PARTICLE_BYTES = 160
 """Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
 
-VOXEL_BYTES = 64
-"""Bytes of a voxel in the stages without flow: numbers, labels and the working space of their kernels. Those that
-downsample take least: labels of a block, and at a time as many of the level before it."""
+SINK_BYTES = 48
+"""Bytes of a voxel while others are tracked: its cell, and a sink that no other ends in."""
+
+VOXEL_BYTES = 165
+"""Bytes of a voxel once all are tracked, beside the flow: a sink or fragment of its own takes that, with its extents;
+or numbers, labels, and a row in a contact table. More contacts than voxels are not covered; usually there is one piece
+for hundreds of voxels, and a task takes a third of it."""
 
 PAGE_MARGIN = 16
 """Least margin of a page, in voxels: a particle that swings about a page's face must not turn pages at each step."""
@@ -77,8 +81,10 @@ class Footprint:
         page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
         read, used = page * READ_FACTOR * self.flow_item * self.channels, page * 3 * self.work_item
         mask = block * (READ_FACTOR * self.mask_item + 1)
-        particles = min(block, PARTICLES) * PARTICLE_BYTES + 24 * block
-        return int(max(read + page * self.track_item + particles, read / 2 + used + VOXEL_BYTES * block) + mask)
+        particles = min(block, PARTICLES) * PARTICLE_BYTES + SINK_BYTES * block
+        tracking = read + page * self.track_item + particles
+        labelling = read / 2 + used + VOXEL_BYTES * block  # with a plane of the flow around the block, not a page
+        return int(max(tracking, labelling) + mask)
 
 
 LARGEST, USUAL = 256, 128
@@ -99,7 +105,7 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
     --------
     >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4, 24)
     >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30)
-    (192, 192, 192)
+    (192, 192, 128)
     >>> choose_block_shape(footprint, (64, 64, 64), 1 << 30, tasks=64)
     (128, 128, 128)
     """

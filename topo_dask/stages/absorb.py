@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box
+from ..blocks.memory import PARTICLES
 from ..kernels.extents import measure
 from ..kernels.labels import apply_lut, scatter, voxels_of
 from ..kernels.nearest import box_distances2, nearest_of
@@ -109,7 +110,9 @@ def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDA
     _, height, width = (int(n) + 1 for n in cells.max(axis=0))
     keys = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
     order = np.argsort(keys, kind="stable")
-    yield from np.split(rows[order], np.flatnonzero(np.diff(keys[order])) + 1)
+    ends = np.flatnonzero(np.diff(keys[order])) + 1
+    del cells, keys
+    yield from np.split(rows[order], ends)
 
 
 def _search(
@@ -214,12 +217,13 @@ def orphans(job: Job, key: str, view: View) -> None:
     """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel."""
     block = job.grid.named(key)
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
-    points = voxels_of(where) + np.array(block.write.start)
-    if len(points) == 0:
+    if not where.any():
         job.scratch.put("orphans", key)
         return
     seeds = job.scratch.get("survey", "all")
     pieces = lru_cache(RECENT)(lambda other: view.pieces(job, other))
     candidates = Candidates(job.grid, seeds["blocks"], seeds["lower"], seeds["upper"], pieces)
-    labels = nearest_labels(points, candidates)
+    parts = block.write.parts(PARTICLES)
+    some = (voxels_of(where[part.within(block.write)]) + np.array(part.start) for part in parts)
+    labels = np.concatenate([nearest_labels(points, candidates) for points in some])
     file_patch(job, "orphans", block, where, labels)

@@ -30,8 +30,10 @@ def fragments(job: Job, key: str, view: View) -> None:
     extents = measure(numbers, n, block.write.start, job.grid.shape)
     job.scratch.put("fragments.extents", key, **extent_columns(extents))
     job.scratch.put("fragments.faces", key, **faces)
-    first = np.stack(np.unravel_index(extents.firsts, job.grid.shape)) - np.array(block.write.start)[:, None]
-    job.scratch.put("fragments.ids", key, ids=labels[tuple(first)])
+    firsts = extents.firsts
+    del extents
+    z, y, x = (i - a for i, a in zip(np.unravel_index(firsts, job.grid.shape), block.write.start, strict=True))
+    job.scratch.put("fragments.ids", key, ids=labels[z, y, x])
     job.scratch.put("fragments", key, numbers=numbers)
 
 

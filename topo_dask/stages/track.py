@@ -41,13 +41,11 @@ def track(job: Job, key: str) -> None:
 
 
 def end_points(job: Job, block: Block, mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
-    """Where the foreground voxels of a block end, in raster order, some planes at a time."""
+    """Where the foreground voxels of a block end, in raster order, some at a time."""
     flow, n_steps = job.need_flow(), job.config.n_steps
     region = flow.region(block.read) if n_steps else None
-    thick = max(1, PARTICLES // (mask.shape[1] * mask.shape[2]))
-    z, y, x = block.write.start
-    for at in range(0, len(mask), thick):
-        positions = start_positions(mask[at : at + thick], (z + at, y, x))
+    for part in block.write.parts(PARTICLES):
+        positions = start_positions(mask[part.within(block.write)], part.start)
         if region is not None and len(positions):
             steps_left = np.full(len(positions), n_steps, np.int64)
             advance(region, job.grid.shape, positions, steps_left)
@@ -103,13 +101,18 @@ class SinkTable:
         self._cells.append(cells)
 
     def combine(self) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.int64]]]:
-        """Sink of each voxel, from 1, and the table's columns."""
-        ids, numbers = number_values(np.concatenate(self._cells))
+        """Sink of each voxel, from 1, and the table's columns; the table is empty then."""
+        cells = np.concatenate(self._cells)
+        self._cells.clear()
+        ids, numbers = number_values(cells)
+        del cells
         counts = np.zeros(len(ids), np.int64)
         sums = np.zeros((len(ids), 3), np.int64)
         order = np.argsort(ids)
-        for some_ids, some_counts, some_sums in self._rows:
-            rows = order[np.searchsorted(ids[order], some_ids)]
+        ascending = ids[order]
+        while self._rows:
+            some_ids, some_counts, some_sums = self._rows.pop()
+            rows = order[np.searchsorted(ascending, some_ids)]
             counts[rows] += some_counts
             add_ends(sums, rows, some_sums)
         return numbers, {"ids": ids, "counts": counts, "sums": sums}
@@ -119,6 +122,7 @@ def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], table: SinkTable
     """File the sinks of a block, given those of its foreground voxels in raster order."""
     voxel_numbers, columns = table.combine()
     numbers = scatter(mask, voxel_numbers)
+    del voxel_numbers
     file_numbers(job, block, numbers, len(columns["ids"]))
     job.scratch.put("track", block.key, **columns)
 
@@ -127,6 +131,7 @@ def file_numbers(job: Job, block: Block, numbers: NDArray[np.uint32], n: int) ->
     """File a block's numbers, the planes its lower neighbours look at, and the extents of its pieces."""
     extents = measure(numbers, n, block.write.start, job.grid.shape)
     job.scratch.put("numbers.extents", block.key, **extent_columns(extents))
+    del extents
     faces = {f"lower{axis}": np.take(numbers, 0, axis=axis) for axis in range(3)}
     job.scratch.put("numbers.faces", block.key, **faces)
     job.scratch.put("numbers", block.key, numbers=numbers)
