@@ -8,6 +8,8 @@ from typing import Any
 
 import dask
 import pytest
+from distributed import Client, LocalCluster
+from distributed.core import Status
 
 from topo_dask import cluster
 from topo_dask.blocks.geometry import BlockGrid
@@ -50,7 +52,6 @@ def test_a_run_goes_from_each_block_to_one_nearby(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distributed import Client
 
     monkeypatch.setattr("topo_dask.execute.WINDOW", 2)
     grid = BlockGrid((1, 4, 12), (1, 1, 1))
@@ -115,3 +116,44 @@ def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatc
     cluster.on_cluster(None)(Stage("note", note, EVERY), job, keys, lambda: ticks.append(None))
     assert done == keys
     assert len(ticks) == len(keys)
+
+
+def note_on_disk(job: Job, key: str) -> None:
+    job.scratch.put("note", key)
+
+
+def pause(dask_worker: Any) -> None:
+    dask_worker.status = Status.paused
+
+
+def job_of_some_blocks(folder: Path) -> tuple[Stage, Job, list[str]]:
+    grid = BlockGrid((1, 1, 12), (1, 1, 1))
+    job = Job("object", grid, ClassConfig(), scratch=FileScratch(str(folder)))
+    return Stage("note", note_on_disk, EVERY), job, [block.key for block in grid]
+
+
+def test_a_cluster_that_adapts_is_given_a_reason_to_start_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 20.0)
+    stage, job, keys = job_of_some_blocks(tmp_path)
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as adapting, Client(adapting) as client:
+        adapting.adapt(minimum=0, maximum=1, interval="50ms")
+        cluster.on_cluster(client)(stage, job, keys, lambda: None)
+    assert job.scratch.keys("note") == set(keys)
+
+
+def test_a_cluster_whose_workers_are_all_paused_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "_CHECK", 0.1)
+    stage, job, keys = job_of_some_blocks(tmp_path)
+    with (
+        dask.config.set({"distributed.worker.memory.pause": False}),  # else Dask lets it go on
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as paused,
+        Client(paused) as client,
+    ):
+        client.run(pause)
+        with pytest.raises(RuntimeError, match="all workers are paused"):
+            cluster.on_cluster(client)(stage, job, keys, lambda: None)

@@ -114,15 +114,29 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
 
 def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[Any]:
     # Futures as they end, for as long as there is somebody who can end them.
-    checked = time.monotonic()
+    checked = ended = time.monotonic()
     while not pending.is_empty():
-        if ended := pending.next_batch(block=False):
-            yield from ended
+        if batch := pending.next_batch(block=False):
+            yield from batch
+            ended = time.monotonic()
         elif time.monotonic() - checked > _CHECK:
             _threads_within_patience(client, stage, job)
             checked = time.monotonic()
+            if checked - ended > PATIENCE:
+                _refuse_paused(client, stage, job)
         else:
             time.sleep(_LOOK)
+
+
+def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:
+    # Dask pauses a worker that is short of memory. One that does nothing frees none.
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if workers and all(worker["status"] == "paused" for worker in workers):
+        raise RuntimeError(
+            f"class {job.name!r}, stage {stage.name!r}: no task has ended for {PATIENCE:.0f} s, and all workers are "
+            "paused, as Dask does with those short of memory. Give them more or choose a smaller memory_limit; then "
+            "run again with resume=True"
+        )
 
 
 def ask_back(client: Any) -> None:
@@ -140,7 +154,7 @@ def ask_back(client: Any) -> None:
 
 def _threads_within_patience(client: Any, stage: Stage, job: Job) -> int:
     # Threads of all workers; RuntimeError when there is none for too long.
-    end = time.monotonic() + PATIENCE
+    end, demand = time.monotonic() + PATIENCE, None
     while True:
         ask_back(client)
         reason = "has no workers"
@@ -149,6 +163,8 @@ def _threads_within_patience(client: Any, stage: Stage, job: Job) -> int:
             threads: int = sum(client.sync(client.scheduler.ncores, workers=None, callback_timeout=PATIENCE).values())
             if threads:
                 return threads
+            # A cluster that adapts starts workers where there is a task for them.
+            demand = demand or client.submit(bool, pure=False)
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = f"does not answer ({type(error).__name__}: {error})"
         if client.status in ("closing", "closed") or time.monotonic() > end:
