@@ -240,3 +240,21 @@ def test_no_object(shape):
     for flow in (direct_flow(labels), diffusion_flow(labels), direct_flow(da.from_array(labels)).compute()):
         assert flow.shape == (3, *shape)
         assert not flow.any()
+
+
+EMPTY = [((0,), (4,), (4,)), ((0, 0), (4,), (4,)), ((2, 2), (0,), (4,)), ((4,), (0, 4), (0, 0, 0))]
+PARTLY_EMPTY = [((0, 4), (4,), (4,)), ((4, 0), (4,), (4,)), ((0, 0, 2, 2), (0, 4), (2, 0, 2))]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 9])
+@pytest.mark.parametrize("chunks", [*EMPTY, *PARTLY_EMPTY], ids=str)
+def test_lazy_flows_of_chunks_of_length_zero(chunks, depth):
+    labels = np.zeros([sum(sizes) for sizes in chunks], int)
+    labels[:1, 1:2, :1], labels[3:, 3:, 2:] = 1, 2  # each within a chunk
+    lazy = da.from_array(labels, chunks=chunks)
+    for flow, expected in (
+        (direct_flow(lazy), direct_flow(labels)),
+        (diffusion_flow(lazy, depth=depth), diffusion_flow(labels)),
+    ):
+        assert flow.chunks == ((3,), *chunks)
+        np.testing.assert_array_equal(flow.compute(), expected)

@@ -318,12 +318,12 @@ def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -
 
     def write(block: np.ndarray, table: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
         start = triple((starts[axis][i] for axis, i in enumerate(block_id[1:])), "start", at_least=0)
-        stop = triple((a + sizes[axis][i] for axis, (a, i) in enumerate(zip(start, block_id[1:], strict=True))), "stop")
-        core = Box(start, stop)
+        size = (sizes[axis][i] for axis, i in enumerate(block_id[1:]))
+        core = Box(start, triple(np.add(start, tuple(size)), "stop", at_least=0))
         margin = (depth, depth, depth)
         return _diffusion_core(block, table, core.grow(margin, margin, shape), core, shape, place, n_iter)
 
-    margins = {axis: depth if len(parts) > 1 else 0 for axis, parts in enumerate(sizes)}
+    margins = {axis: min(depth, sum(parts)) if len(parts) > 1 else 0 for axis, parts in enumerate(sizes)}
     padded = da.overlap.overlap(wide, depth=margins, boundary="none", allow_rechunk=False)
     return _map_flow(write, padded, wide).rechunk(((3,), *labels.chunks))
 
