@@ -1,4 +1,6 @@
+import tracemalloc
 import warnings
+from unittest import mock
 
 import dask
 import dask.array as da
@@ -7,6 +9,7 @@ import pytest
 import zarr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from skimage import metrics
 
 from topo_dask.scores import (
@@ -16,6 +19,7 @@ from topo_dask.scores import (
     contingency,
     counting,
     matching_scores,
+    measures,
     splits_and_merges,
     variation_of_information,
 )
@@ -157,6 +161,49 @@ def test_matching_is_the_best_of_all_assignments(seed, threshold):
     (row,) = matching_scores(truth, labels, thresholds=(threshold,))
     assert (row.tp, row.fp, row.fn) == (n, len(b) - n, len(a) - n)
     assert row.mean_iou == pytest.approx(total / n if n else 0.0)
+
+
+def dense_match(table, threshold):
+    """Best (number, sum of IoU) by an assignment of all ids to all ids."""
+    shape = table.truth.max() + 1, table.labels.max() + 1
+    counts = np.zeros(shape, int)
+    counts[table.truth, table.labels] = table.counts
+    union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0) - counts
+    iou = (counts / np.maximum(union, 1))[1:, 1:]
+    allowed = iou >= threshold
+    best = linear_sum_assignment(np.where(allowed, min(shape) + iou, 0), maximize=True)
+    return np.count_nonzero(allowed[best]), iou[best][allowed[best]].sum()
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 4, 1000]), st.sampled_from([1, 4, 1024]))
+def test_matching_is_that_of_a_dense_assignment(seed, most, candidates):
+    rng = np.random.default_rng(seed)
+    density = rng.choice([0.05, 0.2, 1.0])  # many groups, or one
+    truth, labels = np.nonzero(rng.random(rng.integers(2, 30, 2)) < density)
+    assume(truth.any() and labels.any())
+    table = ContingencyTable(truth, labels, rng.integers(1, most, truth.size))  # few different counts: many ties
+    thresholds = (0.01, 0.1, 0.3, 0.49)
+    with mock.patch.object(measures, "_BATCH_CANDIDATES", candidates):
+        rows = matching_scores(table, thresholds=thresholds)
+    for row, threshold in zip(rows, thresholds, strict=True):
+        n, total = dense_match(table, threshold)
+        assert row.tp == n
+        assert row.mean_iou * n == pytest.approx(total)
+
+
+def test_memory_of_matching_follows_the_candidates_where_all_objects_are_connected():
+    n = 3000
+    truth = np.repeat(np.arange(1, n + 1), 2)
+    table = contingency(truth[:-1], truth[1:])  # a chain: each label is half of one object and half of the next
+    tracemalloc.start()
+    try:
+        (row,) = matching_scores(table, thresholds=(0.1,))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert row.tp == n
+    assert peak < 1000 * table.counts.size
 
 
 def test_matching_rows_by_hand():

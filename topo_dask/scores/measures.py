@@ -8,6 +8,9 @@ import numpy as np
 
 from .counting import ContingencyTable, contingency
 
+_BATCH_CANDIDATES = 1 << 10
+"""Pairs that may match and that are assigned together at least, if there are as many."""
+
 
 @dataclass(frozen=True)
 class AdaptedRand:
@@ -186,7 +189,8 @@ def matching_scores(
     -----
     Above 0.5 an object has at most one partner. At exactly 0.5 it can have two, which then have no other:
     the one of the lower id is taken. Below, the largest number of matches is sought, and among those the
-    largest sum of IoU (an assignment problem for each connected group of candidates).
+    largest sum of IoU (an assignment problem for each connected group of candidates). Memory follows the
+    candidates; time can grow with the square of the objects in the largest group.
 
     Examples
     --------
@@ -294,7 +298,6 @@ def _first_of_each(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> np
 
 def _best_assignment(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> np.ndarray:
     """Indices of the largest set of candidates that share no id, of the largest total IoU among such sets."""
-    from scipy.optimize import linear_sum_assignment
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -303,18 +306,34 @@ def _best_assignment(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> 
     row, col = (np.unique(ids, return_inverse=True)[1] for ids in (truth, labels))
     n_rows = int(row.max()) + 1
     size = n_rows + int(col.max()) + 1
-    group = connected_components(coo_array((iou, (row, col + n_rows)), shape=(size, size)), directed=False)[1][row]
-    order = np.argsort(group, kind="stable")
+    n_groups, group = connected_components(coo_array((iou, (row, col + n_rows)), shape=(size, size)), directed=False)
+    most = np.minimum(*(np.bincount(part, minlength=n_groups) for part in (group[:n_rows], group[n_rows:])))
+    # Small groups are solved together, large ones apart: a search takes time for all columns it is given.
+    batch = (np.cumsum(np.bincount(group[row])) // _BATCH_CANDIDATES)[group[row]]
+    order = np.argsort(batch, kind="stable")
     chosen = []
-    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        r, c = (np.unique(ids[members], return_inverse=True)[1] for ids in (row, col))
-        index = np.full((r.max() + 1, c.max() + 1), -1)
-        index[r, c] = members
-        gain = np.zeros(index.shape)
-        gain[r, c] = 1.0 + iou[members] / (2 * members.size)  # one match more outweighs any sum of IoU
-        taken = index[linear_sum_assignment(gain, maximize=True)]
-        chosen.append(taken[taken >= 0])
+    for members in np.split(order, np.flatnonzero(np.diff(batch[order])) + 1):
+        taken = _assign(row[members], col[members], iou[members], most[group[row[members]]])
+        chosen.append(members[taken])
     return np.sort(np.concatenate(chosen))
+
+
+def _assign(row: np.ndarray, col: np.ndarray, iou: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Which candidates the best assignment takes, bool; `most` bounds the matches of the group of each."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    rows, first, row = np.unique(row, return_index=True, return_inverse=True)
+    cols, col = np.unique(col, return_inverse=True)
+    # A column of its own for each row, so that all can be assigned; it costs so much that one more match outweighs
+    # any sum of IoU.
+    own = np.arange(rows.size)
+    costs = np.concatenate([2.0 - iou, 2.0 + most[first]])
+    places = np.concatenate([row, own]), np.concatenate([col, cols.size + own])
+    graph = coo_array((costs, places), shape=(rows.size, cols.size + rows.size)).tocsr()
+    partner = min_weight_full_bipartite_matching(graph)[1]
+    taken: np.ndarray = partner[row] == col
+    return taken
 
 
 def _matching_row(threshold: float, matched: np.ndarray, n_truth: int, n_labels: int) -> MatchingScore:
