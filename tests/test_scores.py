@@ -90,6 +90,25 @@ def test_table_outgrows_its_first_size():
     assert as_lists(contingency(truth, labels)) == naive_table(truth, labels)
 
 
+@pytest.mark.parametrize("repeats", [1, 8])
+def test_each_row_is_combined_a_few_times_however_many_blocks_there_are(repeats):
+    truth = np.tile(np.arange(2000), repeats)
+    blocks, threads = truth.size // 10, 2
+    combined = []
+
+    def combine(tables):
+        combined.append(sum(map(len, tables)))
+        return counting_combine(tables)
+
+    counting_combine = counting._combine
+    with mock.patch.multiple(counting, _BLOCK_BYTES=10 * truth.itemsize, _combine=combine):
+        table = contingency(truth, truth + 1, threads=threads)
+    assert as_lists(table) == naive_table(truth, truth + 1)
+    assert sum(combined) <= 4 * truth.size
+    assert len(combined) < blocks / (4 * threads)
+    assert max(combined) <= 1.5 * 2000 + 4 * threads * 10  # held at once: half as much as is combined, and a batch
+
+
 def test_boxes_cover_the_volume_once_in_whole_chunks():
     volume = stored(np.zeros((7, 9, 11), np.int32), (2, 4, 5))
     seen = np.zeros(volume.shape, int)
