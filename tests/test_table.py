@@ -1,5 +1,8 @@
 """The table of instances, against what scikit-image measures."""
 
+from collections.abc import Callable
+from typing import Any
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from skimage.measure import regionprops
 
 import topo_dask
+from topo_dask.stages.table import COLUMNS
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -40,3 +44,20 @@ def test_lazy_table_is_the_same_and_empty_ones_have_all_columns() -> None:
     empty = topo_dask.instance_table(np.zeros((2, 2, 2), int))
     assert list(empty) == list(expected)
     assert all(len(column) == 0 for column in empty.values())
+
+
+@pytest.mark.parametrize("kind", [np.asarray, da.from_array])
+@pytest.mark.parametrize("with_flow", [False, True])
+@pytest.mark.parametrize("n_labels", [0, 3])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (0, 3, 4)])
+def test_every_column_has_the_documented_type(
+    shape: tuple[int, ...], n_labels: int, with_flow: bool, kind: Callable[[np.ndarray], Any]
+) -> None:
+    labels = kind((np.arange(np.prod(shape)).reshape(shape) % (n_labels + 1)).astype(np.int16))
+    flow = kind(np.ones((3, *shape), np.float32)) if with_flow else None
+    table = topo_dask.instance_table(labels, flow)
+    whole = {name: np.dtype(np.int64) for name in COLUMNS if name.startswith("bbox")}
+    fractions = {name: np.dtype(np.float64) for name in COLUMNS if name.startswith(("centroid", "flow"))}
+    expected = {"label": np.dtype(np.uint64), "voxels": np.dtype(np.int64), **whole, **fractions}
+    assert {name: column.dtype for name, column in table.items()} == expected
+    assert all(column.shape == (n_labels if np.prod(shape) else 0,) for column in table.values())

@@ -47,7 +47,7 @@ def instance_columns(job: Job, *, drops: bool) -> dict[str, NDArray[Any]]:
     if job.labels is not None and len(labels):
         labels = job.scratch.get("collect.ids", ALL)["ids"]  # a job that starts from labels keeps their names
     table = table.take(kept)
-    values = [labels[kept], table.counts, *table.lower.T, *table.upper.T]
+    values = [labels[kept].astype(np.uint64), table.counts, *table.lower.T, *table.upper.T]
     return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))
 
 
