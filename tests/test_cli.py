@@ -391,10 +391,6 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 TABLES = [
     ("table out", "out has tables of mito, nuc: choose one with --class, got None"),
     ("table out --class nucleus", "choose one with --class, got 'nucleus'"),
-    ("table out/labels/nuc --where voxels", "--where must be like 'voxels >= 500', got 'voxels'"),
-    ("table out/labels/nuc --where voxels>x", "'x' is not a number"),
-    ("table out/labels/nuc --sort size", "there is no column 'size': label, voxels,"),
-    ("table out/labels/nuc -o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
     ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
 ]
@@ -404,6 +400,43 @@ TABLES = [
 def test_tables_are_refused_with_the_remedy(segmented: Path, command: str, message: str) -> None:
     Path("other.csv").write_text("a,b\n1,2\n")
     result = invoke(*command.split())
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
+NOT_WORTH_COMPUTING = [
+    ("--where voxels", "--where must be like 'voxels >= 500', got 'voxels'"),
+    ("--where voxels>x", "'x' is not a number"),
+    ("--where voxels>1 --where size>1", "there is no column 'size': label, voxels,"),
+    ("--where flow_error<1", "flow_error is not known; the run needs --flow-error, or this --flow"),
+    ("--sort size", "there is no column 'size': label, voxels,"),
+    ("-o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
+    ("-o there/rows.csv", "--output 'there/rows.csv': there is no folder "),
+    ("-o one/zarr.json/rows.csv", "--output 'one/zarr.json/rows.csv': there is no folder "),
+    ("-o folder.csv", "File 'folder.csv' is a directory"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), NOT_WORTH_COMPUTING, ids=[row[0] for row in NOT_WORTH_COMPUTING])
+def test_tables_are_refused_before_they_are_computed(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, options: str, message: str
+) -> None:
+    computed: list[tuple[object, ...]] = []
+    monkeypatch.setattr("topo_dask.api.instance_table", lambda *arrays: computed.append(arrays))
+    Path("folder.csv").mkdir()
+    zarr.create_array("labels", data=np.ones((4, 8, 8), np.int32))
+    result = invoke("table", "labels", *options.split())
+    assert (result.exit_code, computed) == (2, [])
+    assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("output", "message"), [("new.csv", "can not be written to"), ("old.csv", "is not writable")])
+def test_tables_that_can_not_be_written_are_refused(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str
+) -> None:
+    Path("old.csv").touch()
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)
+    result = invoke("table", "nowhere", "-o", output)
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
 

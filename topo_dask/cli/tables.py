@@ -3,10 +3,11 @@
 import json
 import math
 import operator
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -24,6 +25,15 @@ COMPARISONS = {
     "<": operator.lt,
     ">": operator.gt,
 }
+
+
+class Condition(NamedTuple):
+    """What rows must fulfil: a column compares so with a number."""
+
+    text: str
+    column: str
+    compare: Callable[[Any, Any], Any]
+    number: float
 
 
 @click.command()
@@ -44,7 +54,7 @@ COMPARISONS = {
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write all rows to this .csv or .json file.  [default: show them]",
 )
 def table(
@@ -68,9 +78,12 @@ def table(
       topo-dask table labels.zarr --class nuc --where 'voxels > 1000' --sort voxels --descending
       topo-dask table others.zarr/labels/0 --flow flow.zarr -o instances.csv
     """
-    if output is not None and output.suffix not in (".csv", ".json"):
-        raise click.UsageError(f"--output must end in .csv or .json, got {str(output)!r}")
-    columns = select(_load(place, name, flow, level), conditions, sort, descending)
+    # All that can be refused is refused first: the table may take hours to compute.
+    if output is not None:
+        _check_output(output)
+    _check_column(sort)
+    kept = [read_condition(condition) for condition in conditions]
+    columns = select(_load(place, name, flow, level, kept), kept, sort, descending)
     if output is None:
         _show(columns, rows)
     else:
@@ -78,7 +91,50 @@ def table(
         click.echo(f"{len(columns['label'])} instances: {output}")
 
 
-def _load(place: str, name: str | None, flow: str | None, level: int | None) -> Columns:
+def _check_output(output: Path) -> None:
+    if output.suffix not in (".csv", ".json"):
+        raise click.UsageError(f"--output must end in .csv or .json, got {str(output)!r}")
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise click.UsageError(f"--output {str(output)!r}: there is no folder {folder}")
+    if not output.exists() and not os.access(folder, os.W_OK):
+        raise click.UsageError(f"--output {str(output)!r}: the folder {folder} can not be written to")
+
+
+def _check_column(name: str) -> None:
+    from ..stages.table import COLUMNS
+
+    if name not in COLUMNS:
+        raise click.UsageError(f"there is no column {name!r}: {', '.join(COLUMNS)}")
+
+
+def read_condition(text: str) -> Condition:
+    """Read a condition such as ``voxels >= 500``.
+
+    Raises
+    ------
+    click.UsageError
+        When it is none, or of no column of the table.
+
+    Examples
+    --------
+    >>> read_condition("voxels >= 500")[1:]
+    ('voxels', <built-in function ge>, 500.0)
+    """
+    found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*([-+.\w]+)\s*", text)
+    if found is None:
+        raise click.UsageError(f"--where must be like 'voxels >= 500', got {text!r}")
+    try:
+        number = float(found[3])
+    except ValueError:
+        raise click.UsageError(f"--where {text!r}: {found[3]!r} is not a number") from None
+    _check_column(found[1])
+    return Condition(text, found[1], COMPARISONS[found[2]], number)
+
+
+def _load(
+    place: str, name: str | None, flow: str | None, level: int | None, conditions: Sequence[Condition]
+) -> Columns:
     from ..stages.table import find_tables, read_table
 
     if place.endswith(".csv"):
@@ -90,6 +146,9 @@ def _load(place: str, name: str | None, flow: str | None, level: int | None) -> 
         if name not in tables:
             raise click.UsageError(f"{place} has tables of {', '.join(tables)}: choose one with --class, got {name!r}")
         return read_table(tables[name])
+    for condition in conditions:
+        if flow is None and condition.column == "flow_error":
+            raise _unknown(condition)
     from ..api import instance_table
     from ..stores.inputs import open_input, open_labels
     from ..stores.outputs import find_labels
@@ -98,38 +157,31 @@ def _load(place: str, name: str | None, flow: str | None, level: int | None) -> 
     return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
 
 
-def select(columns: Columns, conditions: tuple[str, ...], sort: str, descending: bool = False) -> Columns:
+def select(columns: Columns, conditions: Sequence[Condition], sort: str, descending: bool = False) -> Columns:
     """Rows for which all conditions hold, sorted by a column; equals in the order of their labels.
 
     Examples
     --------
     >>> columns = {"label": np.array([1, 2, 3]), "voxels": np.array([9, 7, 9])}
-    >>> select(columns, ("voxels > 6", "label != 4"), "voxels", descending=True)["label"]
+    >>> conditions = [read_condition("voxels > 6"), read_condition("label != 4")]
+    >>> select(columns, conditions, "voxels", descending=True)["label"]
     array([1, 3, 2])
     """
     keep = np.ones(len(columns["label"]), bool)
     for condition in conditions:
-        found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*([-+.\w]+)\s*", condition)
-        if found is None:
-            raise click.UsageError(f"--where must be like 'voxels >= 500', got {condition!r}")
-        try:
-            number = float(found[3])
-        except ValueError:
-            raise click.UsageError(f"--where {condition!r}: {found[3]!r} is not a number") from None
-        if len(keep) and np.isnan(_column(columns, found[1])).all():
-            raise click.UsageError(
-                f"--where {condition!r}: {found[1]} is not known; the run needs --flow-error, or this --flow"
-            )
-        keep &= COMPARISONS[found[2]](_column(columns, found[1]), number)
-    values = _column(columns, sort)[keep]
+        values = columns[condition.column]
+        if len(keep) and np.isnan(values).all():
+            raise _unknown(condition)
+        keep &= condition.compare(values, condition.number)
+    values = columns[sort][keep]
     order = np.lexsort((columns["label"][keep], -values.astype(np.float64) if descending else values))
     return {name: column[keep][order] for name, column in columns.items()}
 
 
-def _column(columns: Columns, name: str) -> NDArray[Any]:
-    if name not in columns:
-        raise click.UsageError(f"there is no column {name!r}: {', '.join(columns)}")
-    return columns[name]
+def _unknown(condition: Condition) -> click.UsageError:
+    return click.UsageError(
+        f"--where {condition.text!r}: {condition.column} is not known; the run needs --flow-error, or this --flow"
+    )
 
 
 def _show(columns: Columns, rows: int) -> None:
