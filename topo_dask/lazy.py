@@ -6,7 +6,8 @@ that block. What is done is on record in scratch, so that computing another bloc
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,7 @@ from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM
 from .census import first_lost, take_census
 from .config import ClassConfig
-from .execute import run
+from .execute import Executor, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
 from .spilled import Opaque, open_scratch, spill
 from .stages.job import Job
@@ -32,7 +33,7 @@ from .stores.pages import Pages
 from .stores.recent import RecentReads
 from .stores.scratch import FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
-from .surroundings import ambient, check_reach, check_sight, compute, resources
+from .surroundings import ambient, check_reach, check_sight, compute, resources, turn
 
 Array = Any
 
@@ -120,27 +121,47 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
     from dask.utils import SerializableLock
 
     assert isinstance(job.scratch, FileScratch)
-    # Two at once would file the same bits: the lock only spares the work.
-    with ambient() as executor, SerializableLock(job.scratch.url):
+    # Two at once would file the same bits: the lock only spares the work. The turn ends after the pool, whose tasks go
+    # on behind an error.
+    with ExitStack() as stack, ambient(in_task=True) as executor, SerializableLock(job.scratch.url):
         check_reach(job.scratch)
         for array in stored:
             check_sight(array.name, array.array)
+        waited = False
         for stage in stages:
             if not stage.keys(job):
                 take_census(job, stage, ())
                 continue
-            try:
-                run(job, (stage,), executor)
-            except OSError as error:
-                _check_kept(job, stages, error)
-                raise
-            if left := stage.keys(job):  # a worker may have come that was not asked
-                raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
+            if not waited:  # who finds all done does not wait
+                stack.enter_context(_turn_of(job))
+                waited = True
+            _work(job, stages, stage, executor)
         _check_kept(job, stages)
     occupied = np.zeros(job.grid.numblocks, np.bool_)
     for block in job.occupied(kind):
         occupied[block.block_id] = True
     return Prepared(job, occupied)
+
+
+@contextmanager
+def _turn_of(job: Job) -> Iterator[None]:
+    # What is kept of the flow is let go before the next one keeps its own.
+    with turn():
+        try:
+            yield
+        finally:
+            if job.flow is not None:
+                job.flow.release()
+
+
+def _work(job: Job, stages: Sequence[Stage], stage: Stage, executor: Executor) -> None:
+    try:
+        run(job, (stage,), executor)
+    except OSError as error:
+        _check_kept(job, stages, error)
+        raise
+    if left := stage.keys(job):  # a worker may have come that was not asked
+        raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
 
 
 def _check_kept(job: Job, stages: Sequence[Stage], cause: Exception | None = None) -> None:
@@ -332,7 +353,7 @@ def _settled(spec: _Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:
     pairs = list(zip(*(array.to_delayed().ravel() for array in rows.arrays), strict=True))
     if left := _unsorted(job, len(pairs)):
         sort = dask.delayed(sort_rows, pure=False)
-        with ambient():  # inside a task of a cluster, the same cluster computes this too
+        with ambient(in_task=True):  # of a cluster: the same cluster computes this too
             check_reach(job.scratch)
             compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
         if left := _unsorted(job, len(pairs)):

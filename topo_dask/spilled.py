@@ -95,7 +95,7 @@ def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
     arrays: dict[str, Any] = carrier.arrays
     if _spilled(arrays, scratch).keys() != arrays.keys():
         # Only now: a task of a cluster must give up its thread before it waits.
-        with ambient(), SerializableLock(f"{scratch.url}/inputs"):
+        with ambient(in_task=True), SerializableLock(f"{scratch.url}/inputs"):
             if left := arrays.keys() - _spilled(arrays, scratch).keys():
                 _write({name: arrays[name] for name in left}, scratch)
     return {

@@ -1,15 +1,16 @@
 """Where this code runs: which executor, which cluster, how many cores, how much memory."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from multiprocessing import parent_process
 from numbers import Integral
 from pathlib import Path, PurePosixPath
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -22,11 +23,16 @@ from .stores.scratch import LOCK, FileScratch, find
 
 
 @contextmanager
-def ambient() -> Iterator[Executor]:
+def ambient(*, in_task: bool = False) -> Iterator[Executor]:
     """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler.
 
     Inside a task of a cluster that is the same cluster; the task gives up its thread while it waits. Inside a process
     of a local scheduler it is this process's threads.
+
+    Parameters
+    ----------
+    in_task : bool
+        Whether this is known to be a task of a graph; outside the main thread it may be one anyway.
     """
     if _in_cluster_task():
         from distributed import worker_client
@@ -38,12 +44,37 @@ def ambient() -> Iterator[Executor]:
     elif parent_process() is not None:
         yield threads
     else:
-        with _own_pool() as pool:
+        with _own_pool(in_task) as pool:
             yield partial(dask_scheduler, pool=pool)
 
 
+class _Turn:
+    # Of this process: what another thread holds as a process forks would never be let go in the child.
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = Lock()
+
+
+_TURN = _Turn()
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """One in this process at a time has a turn, and with it all cores and what memory is meant for one.
+
+    What it waits for must never wait for a turn, nor for a thread where somebody does: its tasks compute no lazy array,
+    and run in a pool of their own, see `ambient`. A cluster bounds its tasks itself: there nobody waits.
+    """
+    with nullcontext() if _in_cluster_task() or active_client() is not None else _TURN.lock:
+        yield
+
+
 def compute(*collections: Any) -> None:
-    """`dask.compute` for where this code runs, see `ambient`, which the caller has entered."""
+    """`dask.compute` inside a task, for where this code runs, see `ambient`, which the caller has entered."""
     import dask
 
     if _in_cluster_task():
@@ -52,13 +83,13 @@ def compute(*collections: Any) -> None:
     if (client := active_client()) is not None:
         dask.compute(*collections, scheduler=client.get)
         return
-    with _own_pool() if parent_process() is None else ThreadPoolExecutor(usable_cores()) as pool:
+    with _own_pool(in_task=True) if parent_process() is None else ThreadPoolExecutor(usable_cores()) as pool:
         ours = {"scheduler": "threads", "pool": pool} if isinstance(pool, ThreadPoolExecutor) else {}
         dask.compute(*collections, **ours)
 
 
 @contextmanager
-def _own_pool() -> Iterator[Pool | None]:
+def _own_pool(in_task: bool) -> Iterator[Pool | None]:
     # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
     # In its own threads tasks go on behind an error, into an interpreter that is about to end: ours are waited for.
     # In a pool that the user has configured we may be a task ourselves, and would wait for the thread that we hold.
@@ -75,7 +106,7 @@ def _own_pool() -> Iterator[Pool | None]:
         with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as processes:
             yield processes
     elif configured is not dask.local.get_sync and (
-        current_thread() is not main_thread() or (own is None and configured is dask.threaded.get)
+        in_task or current_thread() is not main_thread() or (own is None and configured is dask.threaded.get)
     ):
         with ThreadPoolExecutor(n) as pool:
             yield pool
