@@ -153,6 +153,72 @@ def test_the_memory_of_a_container_is_what_its_group_allows(
     assert surroundings.machine_memory() > 2**30
 
 
+@pytest.mark.parametrize("processes", [True, False])
+def test_workers_without_a_limit_share_the_memory_of_their_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
+) -> None:
+    memory, options = (
+        surroundings.machine_memory(),
+        {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"},
+    )
+    with LocalCluster(**options, memory_limit=None, processes=processes) as cluster, Client(cluster) as client:
+        if processes:  # what this process has does not count
+            (tmp_path / "cgroup").write_text("1::/\n")
+            (tmp_path / "limit").write_text("1024\n")
+            monkeypatch.setattr(surroundings, "GROUPS", tmp_path / "cgroup")
+            monkeypatch.setattr(surroundings, "LIMITS", {"": (str(tmp_path), "limit")})
+            assert surroundings.machine_memory() == 1024
+        assert surroundings.resources(None) == (2, 1, memory // 2)
+        assert client.submit(surroundings.resources, None).result() == (2, 1, memory // 2)
+
+
+def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "ask_workers", lambda *_: pytest.fail("asked"))
+    for limit, given in (("2GiB", None), (None, "2GiB")):
+        options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": limit, "processes": False}
+        with LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster):
+            assert surroundings.resources(given).memory == 2 << 30
+
+
+@pytest.mark.parametrize(
+    ("limits", "answers", "expected"),
+    [
+        ((0, 0, 0), {"a": 8 << 30, "b": 8 << 30, "c": 6 << 30}, 4 << 30),
+        ((0, 0, 0), {"a": 8 << 30, "b": 8 << 30, "c": 3 << 30}, 3 << 30),
+        (
+            (0, 0, 1 << 30),
+            {"a": 8 << 30, "b": 8 << 30, "c": 1 << 20},
+            1 << 30,
+        ),  # one with a limit is not asked for more
+        ((0, 0, 0), {"c": 9 << 30, "new": 1 << 20}, 9 << 30),  # two have died, and one has come
+        ((0, 0, 0), {}, 2 << 30),
+        ((0, 0, 0), {"a": OSError("gone"), "c": 9 << 30}, None),
+    ],
+)
+def test_the_least_memory_of_a_worker_counts(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, ...], answers: dict[str, Any], expected: int | None
+) -> None:
+    workers = {
+        name: {"memory_limit": limit, "host": host, "nanny": None, "nthreads": 1}
+        for name, limit, host in zip("abc", limits, ("one", "one", "other"), strict=True)
+    }
+
+    class Cluster:
+        def scheduler_info(self, **_: Any) -> dict[str, Any]:
+            return {"workers": workers}
+
+    monkeypatch.setattr(surroundings, "active_client", Cluster)
+    monkeypatch.setattr(surroundings, "ask_workers", lambda _: answers)
+    monkeypatch.setattr(surroundings, "machine_memory", lambda: 6 << 30)
+    if expected is None:
+        with pytest.raises(
+            RuntimeError, match="worker a can not tell how much memory it has: start the workers with a memory limit"
+        ):
+            surroundings.resources(None)
+    else:
+        assert surroundings.resources(None) == (3, 1, expected)
+
+
 def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     topo_dask.segment_volume("s", "f", "o", **COMMON, block_shape=(4, 8, 8))
     monkeypatch.setattr(Stage, "run", lambda *_: 1 // 0)

@@ -91,8 +91,8 @@ def segment_volume(
     halo : int or sequence of 3 int, optional
         Margin read around a block, 16 by default. A matter of speed only.
     memory_limit : int or str, optional
-        Bytes a worker process may take, such as ``"4GiB"``. Default: the workers' own limits, else this machine's
-        memory.
+        Bytes a worker process may take, such as ``"4GiB"``. Default: the workers' own limits, else their
+        share of the memory of the machine that they are on.
     scratch : path or URL, optional
         Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
         They are removed when the run is complete.

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -260,15 +261,32 @@ def resources(memory_limit: int | str | None) -> Resources:
         processes = get is dask.multiprocessing.get
         n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
         return Resources(n, threads_each, given or machine_memory() // n)
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    workers = known.values()
     if not workers:
         ask_back(client)
         raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
-    least = min(worker["memory_limit"] or machine_memory() for worker in workers)
     own = [worker["memory_limit"] for worker in workers if worker["memory_limit"] and worker["nanny"]]
     if given is not None and own and given > min(own):
         raise ValueError(
             f"memory_limit is {given / 2**30:.2f} GiB, but Dask ends a worker that takes more than "
             f"{min(own) / 2**30:.2f} GiB: give the workers more, or leave memory_limit out"
         )
-    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or least)
+    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or _least_memory(known))
+
+
+def _least_memory(workers: Mapping[str, Any]) -> int:
+    # Bytes that any worker may take; those of a host that have no limit share what it has.
+    own = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
+    if len(own) == len(workers):
+        return int(min(own))
+    on_host = Counter(worker["host"] for worker in workers.values())
+    for name, machine in ask_workers(machine_memory).items():
+        if (worker := workers.get(name)) is None or worker["memory_limit"]:
+            continue
+        if isinstance(machine, Exception):
+            raise RuntimeError(
+                f"worker {name} can not tell how much memory it has: start the workers with a memory limit"
+            ) from machine
+        own.append(machine // on_host[worker["host"]])
+    return int(min(own, default=machine_memory() // len(workers)))  # all that were asked have died
