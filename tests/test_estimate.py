@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
-from topo_dask import estimate
+from topo_dask import estimate, surroundings
 from topo_dask.admission import RunPlan, plan_volume
 from topo_dask.blocks.geometry import BlockGrid, Box
 from topo_dask.synthetic import blobs
@@ -35,6 +36,23 @@ def test_stored_blocks_are_timed_and_nothing_is_left(
     assert found.seconds > 0
     assert found.sample_seconds > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_temporary_folder_that_workers_do_not_share_is_refused_before_the_copy(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unshared").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "unshared"))  # the remedy is one that works
+    monkeypatch.setattr(estimate, "_copy", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(surroundings, "_probe", lambda *_: False)  # as on another machine
+    message = r"scratch .*/unshared/topo_dask-estimate-.* reached by 1 workers, .*: set TMPDIR to a folder that all wo"
+    with (
+        Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"),
+        pytest.raises(OSError, match=message),
+    ):
+        estimate.estimate_run(plan)
+    assert not list((tmp_path / "unshared").glob("topo_dask*"))
 
 
 def test_a_volume_without_foreground_takes_no_time(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from .admission import RunPlan
 from .blocks.geometry import Block, BlockGrid, Box, Triple
 from .segment import segment_volume
-from .surroundings import resources
+from .stores.scratch import FileScratch
+from .surroundings import check_reach, resources
 
 SAMPLE_VOXELS = 1 << 26
 """Voxels of the sample, at most, unless a single block has more."""
@@ -52,6 +53,11 @@ def estimate_run(plan: RunPlan) -> Estimate:
     -------
     estimate : Estimate
 
+    Raises
+    ------
+    OSError
+        When a worker does not see the temporary folder, before anything is copied there; or a read or write fails.
+
     Notes
     -----
     Volumes whose foreground is unevenly dense take less than estimated. Objects that the sample cuts off are tracked
@@ -75,6 +81,7 @@ def estimate_run(plan: RunPlan) -> Estimate:
     n = len([block for block in plan.grid.touching(sample) if block.block_id in ids])
     with tempfile.TemporaryDirectory(prefix="topo_dask-estimate-") as name:
         folder = Path(name)
+        check_reach(FileScratch(name), "set TMPDIR to a folder that all workers share")
         _time(plan, first.write, folder)  # compiles
         alone = _time(plan, first.write, folder)
         together = _time(plan, sample, folder) if n > 1 else alone

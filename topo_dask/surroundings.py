@@ -160,16 +160,18 @@ def _probe(scratch: FileScratch, token: str) -> bool:
     return find(scratch, LOCK, token) is not None
 
 
-def check_reach(scratch: FileScratch) -> None:
-    """Raise OSError when a worker of the active cluster can not read what is filed in scratch here."""
+SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
+"""What to do about scratch that is out of reach."""
+
+
+def check_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> None:
+    """Raise OSError, with what to do about it, when a worker of the active cluster can not read what is filed here."""
     if active_client() is None:
         return
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
-        _check_workers(
-            f"scratch {scratch.url}", "pass scratch=<a path or URL that all workers share>", _probe, scratch, token
-        )
+        _check_workers(f"scratch {scratch.url}", remedy, _probe, scratch, token)
     finally:
         scratch.remove(LOCK, token)
 

@@ -64,7 +64,11 @@ def run(
 @click.command()
 @options(INPUT, CLASSES, SHAPES, GEOMETRY, SCHEDULER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--estimate", is_flag=True, help="Time a few blocks in a temporary folder: how long will a run take?")
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Time a few blocks in a temporary folder, in TMPDIR, that all workers must share: how long will a run take?",
+)
 def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any) -> None:
     """Show what `run` would do: blocks, stages, projected memory and sizes.
 
