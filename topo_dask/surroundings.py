@@ -267,7 +267,10 @@ def resources(memory_limit: int | str | None) -> Resources:
     workers = known.values()
     if not workers:
         ask_back(client)
-        raise RuntimeError("the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1)")
+        raise RuntimeError(
+            "the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1); one that adapts needs "
+            "cluster.adapt(minimum=1)"
+        )
     own = [worker["memory_limit"] for worker in workers if worker["memory_limit"] and worker["nanny"]]
     if given is not None and own and given > min(own):
         raise ValueError(
