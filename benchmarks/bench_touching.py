@@ -33,7 +33,7 @@ from scenes import CROP, SHAPES, connected_pieces, fetch_cortex, weakened
 
 import topo_dask
 from topo_dask.scores import adapted_rand_error, contingency, splits_and_merges
-from topo_dask.stages.gather import kind_of
+from topo_dask.stages.gather import contacts_kind
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.synthetic import noisy, touching_plates
@@ -167,7 +167,7 @@ def count_contacts(scratch: FileScratch) -> list[int]:
     run = ledger.recorded(scratch)
     assert run is not None
     tables = ledger.compartment(scratch, run["run"], "cortex")
-    kinds = itertools.takewhile(tables.keys, map(kind_of, itertools.count(-1)))
+    kinds = itertools.takewhile(tables.keys, map(contacts_kind, itertools.count(-1)))
     return [sum(len(tables.get(kind, key)["sums"]) for key in tables.keys(kind)) for kind in kinds]
 
 

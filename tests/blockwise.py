@@ -24,7 +24,7 @@ def run_blocks(
     labels: np.ndarray | None = None,
     scratch: Scratch | None = None,
     executor: Executor = serial,
-    levels: int | None = None,
+    tiers: int | None = None,
 ) -> np.ndarray:
     config = config or ClassConfig()
     start: Any = labels if mask is None else mask
@@ -39,7 +39,7 @@ def run_blocks(
         scratch=scratch or MemoryScratch(),
         output=Output(out),
     )
-    levels = job.grid.levels if levels is None else levels
-    plan = plan_stages(recipe, "labels" if mask is None else "flow", levels)
+    tiers = job.grid.tiers if tiers is None else tiers
+    plan = plan_stages(recipe, "labels" if mask is None else "flow", tiers)
     run(job, (*plan.stages, plan.final), executor)
     return out

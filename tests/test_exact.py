@@ -127,10 +127,10 @@ def test_label_functions_equal_naive(data: st.DataObject) -> None:
 
 @contract
 @given(st.data())
-def test_agglomeration_in_levels_equals_naive(data: st.DataObject) -> None:
+def test_agglomeration_in_tiers_equals_naive(data: st.DataObject) -> None:
     labels, flow = data.draw(some.labelled_volumes(max_ids=60, rare=False))
     block_shape = data.draw(some.block_shapes(labels.shape))
     threshold = data.draw(st.sampled_from([-0.5, 0.0, 0.3]))
     recipe = Recipe(merge="agglomerate", merge_threshold=threshold)
-    found = run_blocks(recipe, block_shape, labels=labels, flow=flow, levels=data.draw(st.integers(0, 5)))
+    found = run_blocks(recipe, block_shape, labels=labels, flow=flow, tiers=data.draw(st.integers(0, 5)))
     same(found, naive.agglomerate(labels, flow, threshold))

@@ -217,7 +217,7 @@ def plan_volume(
         grid=grid,
         classes=classes,
         plans={
-            name: plan_stages(Recipe.of(config, table=True), levels=grid.levels, pyramid=factors)
+            name: plan_stages(Recipe.of(config, table=True), tiers=grid.tiers, pyramid=factors)
             for name, (_, config) in classes.items()
         },
         threshold=threshold,

@@ -271,7 +271,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     assert volume is not None
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
     stored = _stored(arrays, _ARGUMENTS, scratch)
-    plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.levels)
+    plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.tiers)
     labels = _deferred_labels(_Spec(grid, scratch, config), plan, stored)
     return _as_asked(labels, options, list(arrays.values()))
 
@@ -304,7 +304,7 @@ def segment_classes_lazily(
     return {
         name: _as_asked(
             _deferred_labels(
-                _Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config), levels=grid.levels), stored
+                _Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config), tiers=grid.tiers), stored
             ),
             options,
             [semantic, flow],

@@ -10,7 +10,7 @@ from .config import ClassConfig, Merge
 from .stages.absorb import absorb, orphans, survey
 from .stages.downsample import downsample
 from .stages.drop import drop, errors, tabulate
-from .stages.gather import enclose, gather, kind_of
+from .stages.gather import contacts_kind, enclose, gather
 from .stages.job import ABSORBED, Columns, Job, View, admit_rows
 from .stages.link import collect, link
 from .stages.localise import localise
@@ -166,23 +166,23 @@ class TrackTogether(Stage):
 
 @dataclass(frozen=True)
 class Gathering(Stage):
-    """A pass over regions of ``2**level`` blocks along each axis: a task for each that has bundles of the level below.
+    """A pass over regions of ``2**tier`` blocks along each axis: a task for each that has bundles of the tier below.
 
     Parameters
     ----------
-    level : int
-        Level of the regions, 0 for the blocks themselves.
+    tier : int
+        Tier of the regions, 0 for the blocks themselves.
     """
 
-    level: int = 0
+    tier: int = 0
 
     def tasks_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of the regions that hold these blocks or smaller regions."""
-        return _merged(keys, (2, 2, 2) if self.level else (1, 1, 1))
+        return _merged(keys, (2, 2, 2) if self.tier else (1, 1, 1))
 
     def seen(self, job: Job) -> Job:
         """The job with regions for blocks."""
-        return replace(job, grid=job.grid.gathered(self.level))
+        return replace(job, grid=job.grid.gathered(self.tier))
 
 
 @dataclass(frozen=True)
@@ -306,22 +306,22 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
     return [*first, last]
 
 
-def _gather_stages(levels: int, threshold: float) -> list[Stage]:
-    if levels == 0:
+def _gather_stages(tiers: int, threshold: float) -> list[Stage]:
+    if tiers == 0:
         return []
-    decide = [partial(gather, level=level, threshold=threshold) for level in range(levels)]
-    names = [kind_of(level) for level in range(-1, levels)]
+    decide = [partial(gather, tier=tier, threshold=threshold) for tier in range(tiers)]
+    names = [contacts_kind(tier) for tier in range(-1, tiers)]
     return [
         Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # two instances a contact at most
         *(
-            Gathering(names[level + 1], decide[level], names[level], level, products=(f"{names[level + 1]}.united",))
-            for level in range(levels)
+            Gathering(names[tier + 1], decide[tier], names[tier], tier, products=(f"{names[tier + 1]}.united",))
+            for tier in range(tiers)
         ),
     ]
 
 
 def plan_stages(
-    recipe: Recipe, start: Start = "flow", levels: int = 0, pyramid: Sequence[tuple[int, int, int]] = ()
+    recipe: Recipe, start: Start = "flow", tiers: int = 0, pyramid: Sequence[tuple[int, int, int]] = ()
 ) -> Plan:
     """Order the stages of a job.
 
@@ -331,8 +331,8 @@ def plan_stages(
         What is to be done.
     start : {"flow", "held", "rows", "labels"}
         What the job starts from.
-    levels : int
-        Levels of regions, each twice as wide as the last, in which instances are agglomerated before the whole; the
+    tiers : int
+        Tiers of regions, each twice as wide as the last, in which instances are agglomerated before the whole; the
         labels do not depend on it. 0: the whole at once.
     pyramid : sequence of tuple of 3 int
         Voxels of each level of the output for one of the next.
@@ -343,11 +343,11 @@ def plan_stages(
     view = View("numbers", "link")
     if recipe.merge is not None:
         look: dict[str, Any] = {"view": view, "mode": recipe.merge}
-        threshold, below = recipe.merge_threshold, levels if recipe.merge == "agglomerate" else 0
-        decide = partial(unite, **look, threshold=threshold, min_size=late, levels=below)
+        threshold, below = recipe.merge_threshold, tiers if recipe.merge == "agglomerate" else 0
+        decide = partial(unite, **look, threshold=threshold, min_size=late, tiers=below)
         stages.append(Stage("contacts", partial(contacts, **look), "numbers"))
         stages.extend(_gather_stages(below, threshold))
-        left = ((kind_of(below - 1), "sums"),), ((view.lut, "lut"),)
+        left = ((contacts_kind(below - 1), "sums"),), ((view.lut, "lut"),)
         stages.append(Stage("unite", decide, tables=left))
         view = View("numbers", "unite")
     if recipe.split:

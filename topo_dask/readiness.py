@@ -103,7 +103,7 @@ def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Tripl
         output=Output(np.zeros(_SHAPE, np.int32)),
         levels=tuple(levels),
     )
-    plan = plan_stages(Recipe.of(config, table=True), levels=grid.levels, pyramid=pyramid)
+    plan = plan_stages(Recipe.of(config, table=True), tiers=grid.tiers, pyramid=pyramid)
     for stage in (*plan.stages, *plan.writers):
         for key in stage.keys(job):
             stage.work(job, key)

@@ -107,7 +107,7 @@ def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, 
     for name, values in record["classes"].items():
         channel = values.pop("channel")
         candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
-        plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), levels=grid.levels, pyramid=pyramid)
+        plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), tiers=grid.tiers, pyramid=pyramid)
         classes[name] = _stages(ledger.compartment(scratch, record["run"], name), plan, candidates)
     return RunStatus(scratch.url, record["output"], classes, locks.at_work(scratch), origin)
 

@@ -186,19 +186,19 @@ class BlockGrid:
             yield self.block((z, y, x))
 
     @property
-    def levels(self) -> int:
+    def tiers(self) -> int:
         """How often blocks have to be gathered, two by two along each axis, until one region holds all."""
         return max(0, max(self.numblocks) - 1).bit_length()
 
-    def gathered(self, level: int) -> "BlockGrid":
-        """The grid of the regions of ``2**level`` blocks along each axis.
+    def gathered(self, tier: int) -> "BlockGrid":
+        """The grid of the regions of ``2**tier`` blocks along each axis.
 
         Examples
         --------
         >>> BlockGrid((10, 4, 4), (2, 2, 2)).gathered(2).numblocks
         (2, 1, 1)
         """
-        z, y, x = (b << level for b in self.block_shape)
+        z, y, x = (b << tier for b in self.block_shape)
         return BlockGrid(self.shape, (z, y, x), self.halo)
 
     def above(self, block: Block, axis: int) -> Block | None:

@@ -44,9 +44,9 @@ def agglomerate_contacts(
 
     Given a region's part of a table, with `frozen`, only what the whole table is certain to unite is united: a
     pair that is strictly the best of both ends. Pairs of equal score that share nodes are settled in the
-    canonical order when no node of that plateau is frozen or left, else all its nodes are left for the level
+    canonical order when no node of that plateau is frozen or left, else all its nodes are left for the tier
     above. So is every group whose best partner is frozen or left. Contracting the table by the result and going
-    on, in regions of any shape and in any number of levels, ends in the groups of the whole table, ties
+    on, in regions of any shape and in any number of tiers, ends in the groups of the whole table, ties
     included (cf. the chunk-exact agglomeration of Lu et al., arXiv 2106.10795).
 
     Parameters
@@ -121,7 +121,7 @@ def agglomerate_contacts(
 def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, room: Room) -> int:
     """Unite plateau by plateau, from the highest score down.
 
-    `left` marks the roots that are left for the level above. Returns 0, or -1 as soon as `unite` returns False, or the
+    `left` marks the roots that are left for the tier above. Returns 0, or -1 as soon as `unite` returns False, or the
     number of contacts of a plateau for which `room` is too small: to be called again with more.
     """
     # The list has no use for its places that were passed, and every edge taken was in one of them.

@@ -1,6 +1,6 @@
 """Agglomerate region by region, exactly, so that only what no region can decide is left for the whole.
 
-The regions of level k are ``2**k`` blocks wide; level 0 are the blocks. Each region adds up the contact tables of the
+The regions of tier k are ``2**k`` blocks wide; tier 0 are the blocks. Each region adds up the contact tables of the
 regions in it, unites what the whole table is certain to unite (`agglomerate_contacts` with frozen nodes), and passes
 the rest on: contacts of instances that reach out of it, and of those that wait for them.
 """
@@ -14,9 +14,9 @@ from ..stores.scratch import Arrays, find_filed
 from .job import Job
 
 
-def kind_of(level: int) -> str:
-    """Kind of the bundles that hold the contact tables which a level leaves; -1 are those of the blocks."""
-    return "contacts" if level < 0 else f"gather.{level}"
+def contacts_kind(tier: int) -> str:
+    """Kind of the bundles that hold the contact tables which a tier leaves; -1 are those of the blocks."""
+    return "contacts" if tier < 0 else f"gather.{tier}"
 
 
 def table_of(bundle: Arrays) -> Table:
@@ -25,7 +25,7 @@ def table_of(bundle: Arrays) -> Table:
 
 
 def enclose(job: Job) -> None:
-    """File for each block at which level a region holds all contacts of an instance, for all in its contact table."""
+    """File for each block at which tier a region holds all contacts of an instance, for all in its contact table."""
     blocks = job.occupied("contacts")
     parts = [np.unique(job.scratch.get("contacts", block.key)["pairs"]) for block in blocks]
     n = max((int(nodes[-1]) for nodes in parts if len(nodes)), default=0)
@@ -37,43 +37,43 @@ def enclose(job: Job) -> None:
         highest[nodes] = np.maximum(highest[nodes], where)
     for block, nodes in zip(blocks, parts, strict=True):
         apart = (lowest[nodes] ^ highest[nodes]).max(axis=1)
-        # Two blocks are in one region of level k when the bits of their indices from the k-th on are the same.
-        levels = np.frexp(apart)[1].astype(np.uint8)
-        job.scratch.put("enclose", block.key, nodes=nodes, levels=levels)
+        # Two blocks are in one region of tier k when the bits of their indices from the k-th on are the same.
+        tiers = np.frexp(apart)[1].astype(np.uint8)
+        job.scratch.put("enclose", block.key, nodes=nodes, tiers=tiers)
 
 
-def gather(job: Job, key: str, level: int, threshold: float) -> None:
+def gather(job: Job, key: str, tier: int, threshold: float) -> None:
     """Unite inside one region, and file who was united and the contacts that are left.
 
     Parameters
     ----------
     job : Job
-        Its grid is that of the regions of this level.
-    level : int
+        Its grid is that of the regions of this tier.
+    tier : int
         Level of the region.
     threshold : float
         Mean score above which instances are united.
     """
-    below = _bundles_below(job, key, level)
+    below = _bundles_below(job, key, tier)
     nodes, (pairs, sums, faces) = number_nodes(combine_contacts([table_of(bundle) for bundle in below]))
     reach = _reach_of(nodes, below)
-    frozen = reach > level
+    frozen = reach > tier
     roots = agglomerate_contacts(pairs, sums, faces, len(nodes), threshold, frozen)
     pairs, sums, faces = drop_decided(*contract(pairs, sums, faces, roots), frozen, threshold)
     left = np.unique(pairs)
     united = np.flatnonzero(roots != np.arange(len(nodes)))
-    kind = kind_of(level)
+    kind = contacts_kind(tier)
     job.scratch.put(f"{kind}.united", key, nodes=nodes[united], roots=nodes[roots[united]])
     table = {"pairs": nodes[pairs], "sums": sums, "faces": faces}
-    job.scratch.put(kind, key, **table, nodes=nodes[left], levels=reach[left])
+    job.scratch.put(kind, key, **table, nodes=nodes[left], tiers=reach[left])
 
 
-def _bundles_below(job: Job, key: str, level: int) -> list[Arrays]:
-    if level == 0:
+def _bundles_below(job: Job, key: str, tier: int) -> list[Arrays]:
+    if tier == 0:
         return [{**job.scratch.get("contacts", key), **job.scratch.get("enclose", key)}]
     z, y, x = (2 * i for i in job.grid.named(key).block_id)
     inside = (f"{z + i}.{y + j}.{x + k}" for i, j, k in np.ndindex(2, 2, 2))
-    found = (find_filed(job.scratch, kind_of(level - 1), name) for name in inside)
+    found = (find_filed(job.scratch, contacts_kind(tier - 1), name) for name in inside)
     return [bundle for bundle in found if bundle is not None]
 
 
@@ -81,5 +81,5 @@ def _reach_of(nodes: NDArray[np.int64], bundles: list[Arrays]) -> NDArray[np.uin
     # Level at which a region holds all contacts of a node: every bundle that knows the node says the same.
     reach = np.zeros(len(nodes), np.uint8)
     for bundle in bundles:
-        reach[np.searchsorted(nodes, bundle["nodes"])] = bundle["levels"]
+        reach[np.searchsorted(nodes, bundle["nodes"])] = bundle["tiers"]
     return reach

@@ -10,7 +10,7 @@ from ..kernels.contacts import contacts as count_contacts
 from ..kernels.contacts import unite_contacts
 from ..kernels.labels import number_roots
 from ..stores.scratch import find_filed, listed
-from .gather import kind_of, table_of
+from .gather import contacts_kind, table_of
 from .job import Job, View
 from .link import file_luts, gather_rows
 
@@ -52,7 +52,7 @@ def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.
     return labels, (z, y, x)
 
 
-def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, levels: int = 0) -> None:
+def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tiers: int = 0) -> None:
     """Combine what contact tables are left, unite instances and file a look-up table a block.
 
     Parameters
@@ -65,7 +65,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, leve
         Mean score above which instances are united.
     min_size : int
         United instances of fewer voxels are dropped.
-    levels : int
+    tiers : int
         Levels of regions in which instances were united before.
     """
     rows, columns = gather_rows(job, view.lut, ("lut",))
@@ -73,11 +73,11 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, leve
         return
     lut = columns[0]
     n = int(lut.max(initial=0))
-    roots = _roots_below(job, n, levels)
-    nodes, (pairs, sums, faces) = number_nodes(_gather_tables(job, levels))
+    roots = _roots_below(job, n, tiers)
+    nodes, (pairs, sums, faces) = number_nodes(_gather_tables(job, tiers))
     solve = unite_contacts if mode == "adjacent" else agglomerate_contacts
     roots[nodes - 1] = nodes[solve(pairs, sums, faces, len(nodes), threshold)] - 1
-    for _ in range(levels):  # a root of one level may have been united at the next
+    for _ in range(tiers):  # a root of one tier may have been united at the next
         roots = roots[roots]
     keep = np.ones(n, np.bool_)
     if min_size > 1:
@@ -90,16 +90,16 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, leve
     file_luts(job, "unite", rows, united[lut])
 
 
-def _gather_tables(job: Job, levels: int) -> Table:
-    kind = kind_of(levels - 1)
+def _gather_tables(job: Job, tiers: int) -> Table:
+    kind = contacts_kind(tiers - 1)
     bundles = (job.scratch.get(kind, key) for key in sorted(listed(job.scratch, kind)))
     return combine_contacts([table_of(bundle) for bundle in bundles])
 
 
-def _roots_below(job: Job, n: int, levels: int) -> NDArray[np.int64]:
+def _roots_below(job: Job, n: int, tiers: int) -> NDArray[np.int64]:
     roots = np.arange(n)
-    for level in range(levels):
-        kind = f"{kind_of(level)}.united"
+    for tier in range(tiers):
+        kind = f"{contacts_kind(tier)}.united"
         for key in listed(job.scratch, kind):
             bundle = job.scratch.get(kind, key)
             roots[bundle["nodes"] - 1] = bundle["roots"] - 1
