@@ -19,11 +19,12 @@ from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages import absorb, track
-from topo_dask.stages.drop import ALL, drop, tabulate
+from topo_dask.stages.drop import drop, tabulate
 from topo_dask.stages.gather import enclose, gather
 from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
+from topo_dask.stages.tables import ALL
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FILED, FileScratch
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, flow_dtype, track_bytes

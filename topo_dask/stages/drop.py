@@ -7,9 +7,7 @@ from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
 from .job import Job, View, extent_columns, extents_of
-from .link import gather_rows
-
-ALL = "all"
+from .tables import ALL, read_columns
 
 
 def tabulate(job: Job, view: View, centres: bool) -> None:
@@ -23,9 +21,8 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
         table.add(ids[ids > 0].astype(np.int64) - 1, pieces.take(ids > 0))
     if centres:
         found = table.centres()
-        for block, ids, _ in view.extents(job):
-            mine = np.unique(ids[ids > 0])
-            job.scratch.put("centres", block.key, ids=mine, centres=found[mine - 1])
+        mine = ((block.key, np.unique(ids[ids > 0])) for block, ids, _ in view.extents(job))
+        job.scratch.put_each("centres", ((key, {"ids": ids, "centres": found[ids - 1]}) for key, ids in mine))
     job.scratch.put("tabulate", ALL, **extent_columns(table))
 
 
@@ -47,13 +44,12 @@ def drop(job: Job, threshold: float) -> None:
     """Combine the flow errors, drop instances above the threshold and file a look-up table a block."""
     table = extents_of(job.scratch.get("tabulate", ALL))
     sums = np.zeros(len(table.counts), np.int64)
-    rows, columns = gather_rows(job, "errors", ("ids", "sums"))
+    rows, columns = read_columns(job, "errors", ("ids", "sums"))
     remedy = "flow vectors are expected to be about one voxel long"
     for _, part in rows:
         add_sums(sums, columns[0][part] - 1, columns[1][part], "squared flow errors of an instance", remedy)
     flow_error = (sums / SCALE) / (3 * table.counts)
     lut = number_kept(flow_error <= threshold)
-    for block, part in rows:
-        ids = columns[0][part]
-        job.scratch.put("drop.luts", block.key, ids=ids, lut=lut[ids - 1])
+    mine = ((block.key, columns[0][part]) for block, part in rows)
+    job.scratch.put_each("drop.luts", ((key, {"ids": ids, "lut": lut[ids - 1]}) for key, ids in mine))
     job.scratch.put("drop", ALL, lut=lut, flow_error=flow_error)

@@ -27,7 +27,8 @@ def table_of(bundle: Arrays) -> Table:
 def enclose(job: Job) -> None:
     """File for each block at which tier a region holds all contacts of an instance, for all in its contact table."""
     blocks = job.occupied("contacts")
-    parts = [np.unique(job.scratch.get("contacts", block.key)["pairs"]) for block in blocks]
+    tables = job.scratch.get_each("contacts", (block.key for block in blocks))
+    parts = [np.unique(table["pairs"]) for table in tables]
     n = max((int(nodes[-1]) for nodes in parts if len(nodes)), default=0)
     lowest = np.full((n + 1, 3), np.iinfo(np.int32).max, np.int32)
     highest = np.zeros((n + 1, 3), np.int32)
@@ -35,11 +36,14 @@ def enclose(job: Job) -> None:
         where = np.array(block.block_id, np.int32)
         lowest[nodes] = np.minimum(lowest[nodes], where)
         highest[nodes] = np.maximum(highest[nodes], where)
-    for block, nodes in zip(blocks, parts, strict=True):
-        apart = (lowest[nodes] ^ highest[nodes]).max(axis=1)
+
+    def tiers_of(nodes: NDArray[np.int64]) -> NDArray[np.uint8]:
         # Two blocks are in one region of tier k when the bits of their indices from the k-th on are the same.
-        tiers = np.frexp(apart)[1].astype(np.uint8)
-        job.scratch.put("enclose", block.key, nodes=nodes, tiers=tiers)
+        tiers: NDArray[np.uint8] = np.frexp((lowest[nodes] ^ highest[nodes]).max(axis=1))[1].astype(np.uint8)
+        return tiers
+
+    own = zip(blocks, parts, strict=True)
+    job.scratch.put_each("enclose", ((block.key, {"nodes": nodes, "tiers": tiers_of(nodes)}) for block, nodes in own))
 
 
 def gather(job: Job, key: str, tier: int, threshold: float) -> None:

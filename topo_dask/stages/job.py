@@ -143,9 +143,11 @@ class View:
 
     def extents(self, job: Job) -> Iterator[tuple[Block, NDArray[np.int32], Extents]]:
         """Label and extents of each piece of a block, for all occupied blocks in raster order."""
-        for block in job.occupied():
-            labels = [job.scratch.get(self.lut, block.key)["lut"]]
-            extents = [extents_of(job.scratch.get(f"{self.numbers}.extents", block.key))]
+        blocks = job.occupied()
+        keys = [block.key for block in blocks]
+        tables = (job.scratch.get_each(kind, keys) for kind in (self.lut, f"{self.numbers}.extents"))
+        for block, of_lut, of_pieces in zip(blocks, *tables, strict=True):
+            labels, extents = [of_lut["lut"]], [extents_of(of_pieces)]
             for patch in self._patches(job, block, labels[0]):
                 labels.append(patch["ids"])
                 extents.append(extents_of(patch))

@@ -1,19 +1,17 @@
 """The global step that turns the pieces numbered in each block into provisional instances."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block
 from ..kernels.labels import number_kept, number_roots
 from ..kernels.linking import link_sinks
 from ..kernels.sinks import CellGrid, add_ends, sink_centres
 from ..stores.scratch import Scratch
 from .job import Job
+from .tables import ALL, file_luts, read_columns
 
-Rows = list[tuple[Block, slice]]
 Sinks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Cells, counts [S] and sums [S, 3] of a sink table."""
 
@@ -21,36 +19,14 @@ BATCH_ROWS = 1 << 20
 """Cells of sink tables that are held at least before they are merged."""
 
 
-def gather_rows(job: Job, kind: str, columns: tuple[str, ...]) -> tuple[Rows, list[NDArray[Any]]]:
-    """Columns of the tables of all occupied blocks, one after the other, and each block's rows in them."""
-    rows: Rows = []
-    parts: list[list[NDArray[Any]]] = [[] for _ in columns]
-    at = 0
-    for block in job.occupied():
-        bundle = job.scratch.get(kind, block.key)
-        for part, name in zip(parts, columns, strict=True):
-            part.append(bundle[name])
-        n = len(parts[0][-1])
-        rows.append((block, slice(at, at + n)))
-        at += n
-    return rows, [np.concatenate(part) for part in parts] if rows else []
-
-
-def file_luts(job: Job, kind: str, rows: Rows, lut: NDArray[np.int32]) -> None:
-    """File each block's part of a look-up table."""
-    for block, part in rows:
-        job.scratch.put(kind, block.key, lut=lut[part])
-
-
 def combine_sinks(scratch: Scratch, keys: Sequence[str]) -> Sinks:
     """Add up the sink tables of blocks: one row a cell, in ascending order.
 
     They are read twice, one at a time: for the cells, which occur once in each table, and for what adds up in them.
     """
-    cells = _distinct(scratch.get("track", key)["ids"] for key in keys)
+    cells = _distinct(table["ids"] for table in scratch.get_each("track", keys))
     counts, sums = np.zeros(len(cells), np.int64), np.zeros((len(cells), 3), np.int64)
-    for key in keys:
-        table = scratch.get("track", key)
+    for table in scratch.get_each("track", keys):
         rows = _places(cells, table["ids"])
         counts[rows] += table["counts"]
         add_ends(sums, rows, table["sums"])
@@ -102,18 +78,18 @@ def link(job: Job, min_size: int) -> None:
     np.add.at(voxels, roots, counts)
     lut = number_roots(roots, voxels >= min_size)
     del roots, counts, voxels
-    for key in keys:
-        job.scratch.put("link", key, lut=lut[_places(cells, job.scratch.get("track", key)["ids"])])
+    tables = zip(keys, job.scratch.get_each("track", keys), strict=True)
+    job.scratch.put_each("link", ((key, {"lut": lut[_places(cells, table["ids"])]}) for key, table in tables))
 
 
 def collect(job: Job, min_size: int) -> None:
     """Number the labels that a job starts from 1..n in ascending order, small ones dropped."""
-    rows, columns = gather_rows(job, "localise", ("ids",))
+    rows, columns = read_columns(job, "localise", ("ids",))
     if not rows:
         return
-    counts = gather_rows(job, "numbers.extents", ("counts",))[1][0]
+    counts = read_columns(job, "numbers.extents", ("counts",))[1][0]
     ids, inverse = np.unique(columns[0], return_inverse=True)
     voxels = np.zeros(len(ids), np.int64)
     np.add.at(voxels, inverse, counts)
-    job.scratch.put("collect.ids", "all", ids=ids[voxels >= min_size])
+    job.scratch.put("collect.ids", ALL, ids=ids[voxels >= min_size])
     file_luts(job, "link", rows, number_kept(voxels >= min_size)[inverse])

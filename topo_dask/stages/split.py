@@ -9,7 +9,7 @@ from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
 from ..stores.scratch import Scratch, find_filed
 from .job import Job, View, extent_columns
-from .link import file_luts, gather_rows
+from .tables import file_luts, read_columns
 
 PIECE = 1 << 15
 """Rows of a table in one bundle of scratch."""
@@ -58,11 +58,11 @@ def split(job: Job, min_fragment_ratio: float) -> None:
 
     For the voxels of small fragments it files where the large fragments of their instances are.
     """
-    rows, columns = gather_rows(job, "fragments.ids", ("ids",))
+    rows, columns = read_columns(job, "fragments.ids", ("ids",))
     if not rows:
         return
     ids = columns[0]
-    counts, firsts, lower, upper = gather_rows(job, "fragments.extents", ("counts", "firsts", "lower", "upper"))[1]
+    counts, firsts, lower, upper = read_columns(job, "fragments.extents", ("counts", "firsts", "lower", "upper"))[1]
     roots = connected(_face_links(job, rows), len(ids))
     voxels = np.zeros(len(ids), np.int64)
     np.add.at(voxels, roots, counts)

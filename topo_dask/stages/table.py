@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stores.folders import folder_at
-from .drop import ALL
 from .job import Job, extents_of
+from .tables import ALL
 
 COLUMNS = (
     "label",

@@ -12,7 +12,7 @@ from ..kernels.labels import number_roots
 from ..stores.scratch import find_filed, listed
 from .gather import contacts_kind, table_of
 from .job import Job, View
-from .link import file_luts, gather_rows
+from .tables import file_luts, read_columns
 
 
 def contacts(job: Job, key: str, view: View, mode: str) -> None:
@@ -68,7 +68,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
     tiers : int
         Levels of regions in which instances were united before.
     """
-    rows, columns = gather_rows(job, view.lut, ("lut",))
+    rows, columns = read_columns(job, view.lut, ("lut",))
     if not rows:
         return
     lut = columns[0]
@@ -81,7 +81,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
         roots = roots[roots]
     keep = np.ones(n, np.bool_)
     if min_size > 1:
-        counts = gather_rows(job, f"{view.numbers}.extents", ("counts",))[1][0]
+        counts = read_columns(job, f"{view.numbers}.extents", ("counts",))[1][0]
         voxels = np.zeros(n, np.int64)
         labelled = lut > 0
         np.add.at(voxels, roots[lut[labelled] - 1], counts[labelled])
@@ -92,7 +92,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
 
 def _gather_tables(job: Job, tiers: int) -> Table:
     kind = contacts_kind(tiers - 1)
-    bundles = (job.scratch.get(kind, key) for key in sorted(listed(job.scratch, kind)))
+    bundles = job.scratch.get_each(kind, sorted(listed(job.scratch, kind)))
     return combine_contacts([table_of(bundle) for bundle in bundles])
 
 
@@ -100,7 +100,6 @@ def _roots_below(job: Job, n: int, tiers: int) -> NDArray[np.int64]:
     roots = np.arange(n)
     for tier in range(tiers):
         kind = f"{contacts_kind(tier)}.united"
-        for key in listed(job.scratch, kind):
-            bundle = job.scratch.get(kind, key)
+        for bundle in job.scratch.get_each(kind, listed(job.scratch, kind)):
             roots[bundle["nodes"] - 1] = bundle["roots"] - 1
     return roots

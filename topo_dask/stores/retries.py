@@ -2,13 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 TRIES = 8
 """Looks at an object of a store that is not local, before it counts as absent: half a second of them.
@@ -75,6 +77,29 @@ def at_once(*questions: Callable[[], Any]) -> list[Any]:
         return [question() for question in questions]
     with ThreadPoolExecutor(len(questions)) as pool:
         return [future.result() for future in [pool.submit(question) for question in questions]]
+
+
+def in_turn(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterator[T]:
+    """What an act makes of each of some objects, in their order; up to so many are under way at a time.
+
+    A request to an object store takes some hundredths of a second, and waits all that time.
+
+    Examples
+    --------
+    >>> list(in_turn(abs, [-1, 2, -3], 2))
+    [1, 2, 3]
+    """
+    with ThreadPoolExecutor(ahead) as pool:
+        under_way = deque[Any]()
+        try:
+            for one in objects:
+                under_way.append(pool.submit(act, one))
+                if len(under_way) == ahead:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 async def insist(act: Callable[[], Awaitable[Any]]) -> None:

@@ -8,17 +8,21 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .folders import Folder, folder_at
+from .retries import in_turn
 from .sharing import of_this_process
 
 Arrays = Mapping[str, NDArray[Any]]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _MAGIC = b"topodask"
 
@@ -26,6 +30,9 @@ _BLOCK = re.compile(r"\d+\.\d+\.\d+")
 
 _HEAD = 1 << 16
 """Bytes that the head of a bundle may take."""
+
+_AHEAD = 16
+"""Bundles of a store that is not local that are read or written at a time, where many are one after the other."""
 
 FILED = "filed"
 """Kind of the records of what a stage has filed when all its tasks were done: the keys of each kind, a line each."""
@@ -42,6 +49,12 @@ class Scratch(Protocol):
 
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
+
+    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
+        """Bundles one after the other, as `get` gives them."""
+
+    def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
+        """File bundles, given by key, as `put` does."""
 
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind, from one listing."""
@@ -67,6 +80,15 @@ class MemoryScratch:
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
         return self.bundles[self.prefix + kind][key]
+
+    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
+        """Bundles one after the other."""
+        return (self.get(kind, key) for key in keys)
+
+    def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
+        """File bundles, given by key."""
+        for key, arrays in bundles:
+            self.put(kind, key, **arrays)
 
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind."""
@@ -186,6 +208,18 @@ class FileScratch:
             raise _absent(name) from None
         return unpack(data, name)
 
+    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
+        """Bundles one after the other; of a store that is not local some are asked for ahead."""
+        return self._each(lambda key: self.get(kind, key), keys)
+
+    def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
+        """File bundles, given by key; in a store that is not local some at a time."""
+        for _ in self._each(lambda bundle: self.put(kind, bundle[0], **bundle[1]), bundles):
+            pass
+
+    def _each(self, act: Callable[[S], T], objects: Iterable[S]) -> Iterator[T]:
+        return in_turn(act, objects, _AHEAD) if "://" in self.url else map(act, objects)
+
     def lengths(self, kind: str, key: str) -> dict[str, int]:
         """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""
         name = f"{self.url}/{kind}/{key}"
@@ -200,6 +234,10 @@ class FileScratch:
         if entries is None:
             raise _damaged(name)
         return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
+
+    def lengths_each(self, kind: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
+        """The same of bundles one after the other."""
+        return self._each(lambda key: self.lengths(kind, key), keys)
 
     def keys(self, kind: str, looks: int | None = None) -> set[str]:
         """Keys of all bundles of a kind, from one listing: the first of so many looks that finds any."""
@@ -312,5 +350,5 @@ def count_rows(scratch: Scratch, kind: str, column: str) -> int:
     3
     """
     if isinstance(scratch, FileScratch):
-        return sum(scratch.lengths(kind, key).get(column, 0) for key in scratch.keys(kind))
+        return sum(lengths.get(column, 0) for lengths in scratch.lengths_each(kind, scratch.keys(kind)))
     return sum(len(scratch.get(kind, key).get(column, ())) for key in scratch.keys(kind))
