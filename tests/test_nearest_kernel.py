@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.nearest import LINES, NO_SEED, box_distances2, nearest, nearest_of
+from topo_dask.kernels.nearest import LINES, NO_SEED, box_distances2, box_reaches2, nearest, nearest_of
 
 
 def brute_force(seeds, seeds_start, target_start, target_shape):
@@ -144,16 +144,17 @@ def test_the_limit_of_the_key_is_sharp():
 
 @settings(max_examples=200, deadline=None)
 @given(starts, shapes, starts, shapes)
-def test_box_distance(start_a, shape_a, start_b, shape_b):
-    expected = min(
+def test_box_distances(start_a, shape_a, start_b, shape_b):
+    between = [
         sum((p + i - q - j) ** 2 for p, i, q, j in zip(start_a, a, start_b, b, strict=True))
         for a in np.ndindex(*shape_a)
         for b in np.ndindex(*shape_b)
-    )
+    ]
     stop_a, stop_b = (
         tuple(p + n for p, n in zip(start, shape, strict=True))
         for start, shape in ((start_a, shape_a), (start_b, shape_b))
     )
     box_a, box_b = (np.array(start_a), np.array(stop_a)), (np.array(start_b), np.array(stop_b))
-    assert box_distances2(*box_a, box_b[0][None], box_b[1][None]).tolist() == [expected]
-    assert box_distances2(*box_b, box_a[0][None], box_a[1][None]).tolist() == [expected]
+    for one, other in ((box_a, box_b), (box_b, box_a)):
+        assert box_distances2(*one, other[0][None], other[1][None]).tolist() == [min(between)]
+        assert box_reaches2(*one, other[0][None], other[1][None]).tolist() == [max(between)]

@@ -296,3 +296,26 @@ def box_distances2(start: Int64s, stop: Int64s, lower: Int64s, upper: Int64s) ->
     gaps = np.maximum(np.maximum(lower - stop + 1, start - upper + 1), 0)
     distances2: Int64s = (gaps * gaps).sum(axis=1)
     return distances2
+
+
+def box_reaches2(start: Int64s, stop: Int64s, lower: Int64s, upper: Int64s) -> Int64s:
+    """Return the largest squared distance between a voxel of one box and a voxel of each of many.
+
+    Parameters
+    ----------
+    start, stop, lower, upper : ndarray of int64
+        As those of `box_distances2`.
+
+    Returns
+    -------
+    reaches2 : ndarray of int64, shape (M,)
+        Squared Euclidean distances in voxels.
+
+    Examples
+    --------
+    >>> box_reaches2(np.array([0, 0, 0]), np.array([4, 4, 4]), np.array([[4, 0, 6]]), np.array([[8, 4, 8]]))
+    array([107])
+    """
+    spans = np.maximum(upper - 1 - start, stop - 1 - lower)
+    reaches2: Int64s = (spans * spans).sum(axis=1)
+    return reaches2

@@ -15,7 +15,7 @@ from ..kernels.labels import apply_lut, scatter, voxels_of
 from ..kernels.nearest import box_distances2, nearest_of
 from ..kernels.sinks import number_values
 from .job import ABSORBED, Job, View, extent_columns
-from .split import seed_rows
+from .seeds import SMALL, SeedTable
 
 CELL = 32
 """Edge of the cells by which voxels are searched together."""
@@ -160,7 +160,7 @@ def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labe
 def absorb(job: Job, key: str) -> None:
     """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance."""
     block = job.grid.named(key)
-    small = job.scratch.get("split.small", key)
+    small = job.scratch.get(SMALL, key)
     ids = job.scratch.get("fragments.ids", key)["ids"]
     lut = job.scratch.get("split", key)["lut"]
     numbers = job.scratch.get("fragments", key)["numbers"]
@@ -170,28 +170,23 @@ def absorb(job: Job, key: str) -> None:
     points = voxels_of(where) + np.array(block.write.start)
     labels = np.zeros(len(points), np.int32)
     numbers_of = lru_cache(RECENT)(lambda other: job.scratch.get("fragments", other.key)["numbers"])
+    table = SeedTable(job.scratch)
     for instance, begin, end in zip(small["ids"], small["begins"], small["ends"], strict=True):
         rows = np.flatnonzero(of_voxel == instance)
-        candidates = _seeds_of(job, numbers_of, int(instance), int(begin), int(end))
-        labels[rows] = nearest_labels(points[rows], candidates)
+        start, stop = points[rows].min(axis=0), points[rows].max(axis=0) + 1
+        lower, upper = table.near(int(begin), int(end), start, stop)
+        blocks, pieces = lower // np.array(job.grid.block_shape), _pieces_of(job, numbers_of, int(instance))
+        labels[rows] = nearest_labels(points[rows], Candidates(job.grid, blocks, lower, upper, pieces))
     file_patch(job, ABSORBED, block, where, labels)
 
 
-def _seeds_of(
-    job: Job, numbers_of: Callable[[Block], NDArray[np.uint32]], instance: int, begin: int, end: int
-) -> Candidates:
+def _pieces_of(job: Job, numbers_of: Callable[[Block], NDArray[np.uint32]], instance: int) -> Pieces:
     def pieces(block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
         ids = job.scratch.get("fragments.ids", block.key)["ids"]
         lut = job.scratch.get("split", block.key)["lut"]
         return numbers_of(block), np.where(ids == instance, lut, 0)
 
-    _, blocks, lower, upper = seed_rows(job.scratch, begin, end)
-    distinct, which = np.unique(blocks, axis=0, return_inverse=True)
-    low = np.full(distinct.shape, NONE)
-    high = np.zeros(distinct.shape, np.int64)
-    np.minimum.at(low, which.reshape(-1), lower)
-    np.maximum.at(high, which.reshape(-1), upper)
-    return Candidates(job.grid, distinct, low, high, pieces)
+    return pieces
 
 
 def survey(job: Job) -> None:

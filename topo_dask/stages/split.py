@@ -7,14 +7,10 @@ from ..blocks.geometry import Block
 from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
-from ..stores.scratch import Scratch, find_filed
+from ..stores.scratch import find_filed
 from .job import Job, View, extent_columns
-from .tables import file_luts, read_columns
-
-PIECE = 1 << 15
-"""Rows of a table in one bundle of scratch."""
-
-SEED_COLUMNS = ("labels", "blocks", "lower", "upper")
+from .seeds import file_seeds
+from .tables import BlockRows, file_luts, read_columns
 
 
 def fragments(job: Job, key: str, view: View) -> None:
@@ -73,55 +69,16 @@ def split(job: Job, min_fragment_ratio: float) -> None:
     new[is_root] = divide_instances(ids[is_root], voxels[is_root], first[is_root], min_fragment_ratio)
     new = new[roots]
     file_luts(job, "split", rows, new)
-    block_ids = np.array([block.block_id for block, _ in rows], np.int64)
-    blocks = np.repeat(block_ids, [part.stop - part.start for _, part in rows], axis=0)
-    _file_seeds(job, rows, ids, new, blocks, lower, upper)
+    file_seeds(job, rows, ids, new, lower, upper)
 
 
-def _face_links(job: Job, rows: list[tuple[Block, slice]]) -> NDArray[np.int64]:
+def _face_links(job: Job, rows: BlockRows) -> NDArray[np.int64]:
     offsets = {block.key: part.start for block, part in rows}
     links = [np.empty((0, 2), np.int64)]
-    for block, _ in rows:
-        for name, pairs in job.scratch.get("join", block.key).items():
+    joins = job.scratch.get_each("join", offsets)
+    for (block, _), join_of_block in zip(rows, joins, strict=True):
+        for name, pairs in join_of_block.items():
             neighbour = job.grid.above(block, int(name.removeprefix("axis")))
             assert neighbour is not None
             links.append(pairs + np.array([offsets[block.key] - 1, offsets[neighbour.key] - 1]))
     return np.concatenate(links)
-
-
-def _file_seeds(
-    job: Job,
-    rows: list[tuple[Block, slice]],
-    ids: NDArray[np.int32],
-    new: NDArray[np.int32],
-    blocks: NDArray[np.int64],
-    lower: NDArray[np.int64],
-    upper: NDArray[np.int64],
-) -> None:
-    # Pieces of large fragments, by instance, for the instances that have small ones; and for each block with small
-    # ones which rows of that table concern it.
-    small = new == 0
-    wanted = np.unique(ids[small])
-    seeds = np.flatnonzero(~small & np.isin(ids, wanted))
-    seeds = seeds[np.argsort(ids[seeds], kind="stable")]
-    begins = np.searchsorted(ids[seeds], wanted)
-    ends = np.searchsorted(ids[seeds], wanted, side="right")
-    columns = (new[seeds], blocks[seeds], lower[seeds], upper[seeds])
-    for i in range(0, len(seeds), PIECE):
-        bundle = dict(zip(SEED_COLUMNS, (column[i : i + PIECE] for column in columns), strict=True))
-        job.scratch.put("split.seeds", str(i // PIECE), **bundle)
-    for block, part in rows:
-        if small[part].any():
-            instances = np.unique(ids[part][small[part]])
-            at = np.searchsorted(wanted, instances)
-            job.scratch.put("split.small", block.key, ids=instances, begins=begins[at], ends=ends[at])
-
-
-def seed_rows(scratch: Scratch, begin: int, end: int) -> list[NDArray[np.int64]]:
-    """Rows begin..end of the table of seeds: labels, block indices, lower and upper corners."""
-    parts = []
-    for piece in range(begin // PIECE, (end - 1) // PIECE + 1):
-        bundle = scratch.get("split.seeds", str(piece))
-        part = slice(max(begin - piece * PIECE, 0), end - piece * PIECE)
-        parts.append([bundle[name][part] for name in SEED_COLUMNS])
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -1,0 +1,159 @@
+"""The table of seeds: where the large fragments of the instances are that have small ones too.
+
+It has a row for each instance and block: the box of the voxels of its large fragments in there. Rows of an instance
+come one after the other, in Z-order of their blocks; instances in that of their first blocks. So what a task needs is
+in few bundles of consecutive rows, whether its instances are many or large, and the box of each bundle tells which.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import z_order
+from ..kernels.nearest import box_distances2, box_reaches2
+from ..stores.scratch import Arrays, Scratch
+from .job import Job
+from .tables import BlockRows
+
+PIECE = 1 << 12
+"""Rows of the table in one bundle of scratch, of 48 bytes each."""
+
+KEPT = 4
+"""Bundles of the table that a task keeps at hand."""
+
+TABLE, SMALL = "split.seeds", "split.small"
+"""Kinds of the bundles of the table, and of those that tell a block which rows are those of its instances."""
+
+BOXES = "boxes"
+"""Key of the box of each bundle, where that of the bundles themselves is their number."""
+
+
+def file_seeds(
+    job: Job,
+    rows: BlockRows,
+    ids: NDArray[np.int32],
+    new: NDArray[np.int32],
+    lower: NDArray[np.int64],
+    upper: NDArray[np.int64],
+) -> None:
+    """File the table of seeds, and for each block with small fragments the rows of their instances.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    rows : list of (Block, slice)
+        Blocks, and the fragments of each.
+    ids, new : ndarray of int32, shape (N,)
+        Instance of each fragment, and its new label, 0 for a small one.
+    lower, upper : ndarray of int64, shape (N, 3)
+        Box of each fragment.
+    """
+    small = new == 0
+    wanted = np.unique(ids[small])
+    if len(wanted) == 0:
+        return
+    seeds = np.flatnonzero(~small & np.isin(ids, wanted))
+    instance, place = np.searchsorted(wanted, ids[seeds]), _places_in_z_order(rows)[seeds]
+    order = _in_order_of_first(instance, place)
+    seeds, instance, place = seeds[order], instance[order], place[order]
+    opens, enters = _runs(instance, place), _runs(instance)
+    begins = np.searchsorted(opens, enters)
+    instances = {
+        "ids": wanted[instance[enters]],
+        "begins": begins,
+        "ends": np.append(begins[1:], len(opens)),
+    }
+    at = np.argsort(instance[enters])  # where each of those wanted is
+    low = np.minimum.reduceat(lower[seeds], opens, axis=0)
+    high = np.maximum.reduceat(upper[seeds], opens, axis=0)
+    _file_table(job.scratch, low, high)
+    own = ((block.key, ids[part][small[part]]) for block, part in rows)
+    mine = ((key, np.sort(at[np.searchsorted(wanted, np.unique(some))])) for key, some in own if len(some))
+    job.scratch.put_each(SMALL, ((key, {name: column[i] for name, column in instances.items()}) for key, i in mine))
+
+
+def _in_order_of_first(instance: NDArray[np.int64], place: NDArray[np.int32]) -> NDArray[np.int64]:
+    # Rows by the first place of their instance, by instance, and by place.
+    first = np.full(instance.max() + 1, place.max())
+    np.minimum.at(first, instance, place)
+    return np.lexsort((place, instance, first[instance]))
+
+
+def _places_in_z_order(rows: BlockRows) -> NDArray[np.int32]:
+    # Place of each fragment's block.
+    places = np.empty(len(rows), np.int32)
+    places[sorted(range(len(rows)), key=lambda i: z_order(rows[i][0].block_id))] = np.arange(len(rows))
+    return np.repeat(places, [part.stop - part.start for _, part in rows])
+
+
+def _runs(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
+    # Where a run of equal rows begins.
+    changes = np.ones(len(columns[0]), np.bool_)
+    changes[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return np.flatnonzero(changes)
+
+
+def _file_table(scratch: Scratch, lower: NDArray[np.int64], upper: NDArray[np.int64]) -> None:
+    begins = np.arange(0, len(lower), PIECE)
+    for number, at in enumerate(begins.tolist()):
+        scratch.put(TABLE, str(number), lower=lower[at : at + PIECE], upper=upper[at : at + PIECE])
+    low, high = np.minimum.reduceat(lower, begins, axis=0), np.maximum.reduceat(upper, begins, axis=0)
+    scratch.put(TABLE, BOXES, lower=low, upper=high)
+
+
+class SeedTable:
+    """The table as one task reads it: `KEPT` bundles of `PIECE` rows at a time, 0.8 MB, and 48 bytes for each other.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        Where it is filed.
+
+    Examples
+    --------
+    >>> from topo_dask.stores.scratch import MemoryScratch
+    >>> scratch, lower = MemoryScratch(), np.array([[0, 0, 0], [0, 0, 8], [0, 0, 90]])
+    >>> _file_table(scratch, lower, lower + 1)
+    >>> SeedTable(scratch).near(0, 3, np.array([0, 0, 2]), np.array([1, 1, 5]))[0]
+    array([[0, 0, 0],
+           [0, 0, 8]])
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._bundle = lru_cache(KEPT)(lambda number: scratch.get(TABLE, str(number)))
+        self._boxes = lru_cache(1)(lambda: scratch.get(TABLE, BOXES))
+
+    def near(
+        self, begin: int, end: int, start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Corners of those rows begin..end that may hold the nearest seed of any voxel of a box, ties included.
+
+        A row that holds voxels, at all faces of its box, is a bound for how far the nearest one is: no row beyond it
+        is returned, and no bundle beyond it is read.
+        """
+        numbers = np.arange(begin // PIECE, (end - 1) // PIECE + 1)
+        # The first and the last hold other instances too, and their boxes are larger for it.
+        boxes = self._boxes() if len(numbers) > 1 else None
+        distances2 = np.zeros(1) if boxes is None else _distances2(boxes, numbers, start, stop)
+        reach2 = np.inf
+        found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for i in np.argsort(distances2, kind="stable"):
+            if distances2[i] > reach2:
+                break
+            bundle, skipped = self._bundle(int(numbers[i])), int(numbers[i]) * PIECE
+            part = slice(max(begin - skipped, 0), end - skipped)
+            lower, upper = bundle["lower"][part], bundle["upper"][part]
+            reach2 = min(reach2, box_reaches2(start, stop, lower, upper).min())
+            kept = box_distances2(start, stop, lower, upper) <= reach2
+            found.append((lower[kept], upper[kept]))
+        lower, upper = (np.concatenate(column) for column in zip(*found, strict=True))
+        kept = box_distances2(start, stop, lower, upper) <= reach2
+        return lower[kept], upper[kept]
+
+
+def _distances2(
+    boxes: Arrays, numbers: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    return box_distances2(start, stop, boxes["lower"][numbers], boxes["upper"][numbers])
