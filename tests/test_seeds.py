@@ -50,8 +50,8 @@ def test_a_row_is_the_box_of_large_fragments_in_a_block() -> None:
     table = scratch.get(TABLE, "0")
     assert table["lower"].tolist() == [[0, 0, 1], [0, 0, 8], [1, 0, 11]]  # that of 7 begins in the first block
     assert table["upper"].tolist() == [[2, 3, 8], [1, 1, 13], [2, 2, 15]]
-    of_7 = {"ids": [3], "begins": [0], "ends": [2]}
-    of_both = {"ids": [3, 1], "begins": [0, 2], "ends": [2, 3]}
+    of_7 = {"ids": [3], "begins": [0], "ends": [2], "lowest": [3], "highest": [4]}
+    of_both = {"ids": [3, 1], "begins": [0, 2], "ends": [2, 3], "lowest": [3, 1], "highest": [4, 1]}
     for key, expected in (("0.0.0", of_7), ("0.0.1", of_both)):
         assert {name: column.tolist() for name, column in scratch.get(SMALL, key).items()} == expected
 
@@ -83,6 +83,22 @@ def reads_of_tasks(monkeypatch: pytest.MonkeyPatch, labels: np.ndarray, block_sh
     np.testing.assert_array_equal(found > 0, labels > 0)
     assert found.max() == labels.max()  # nothing stays split
     return reads
+
+
+def bars_across_a_face(n: int) -> np.ndarray:
+    """Bars 1..n along x from one block of 16 voxels into the next, each with a loose voxel in either."""
+    labels = np.zeros((1, 64, 32), np.int32)
+    rows = np.arange(n)
+    labels[0, rows[:, None], [3, *range(6, 26), 28]] = rows[:, None] + 1
+    return labels
+
+
+def test_reads_of_a_task_do_not_grow_with_the_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (reads_of_tasks(monkeypatch, bars_across_a_face(n), (1, 64, 16)) for n in (2, 64))
+    assert few == many
+    assert set(few) == {"0.0.0", "0.0.1"}
+    for counts in few.values():
+        assert counts == {"fragments": 1, "split": 1, "fragments.ids": 1, SMALL: 1, TABLE: 1}
 
 
 def test_instances_of_a_block_are_in_one_bundle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,3 +150,43 @@ def apply_lut(
     padded[1:] = lut
     _apply(numbers.reshape(-1), padded, out.reshape(-1))
     return out
+
+
+@kernel
+def _pick(numbers, lut, lowest, highest, out):  # type: ignore[no-untyped-def]
+    for i in range(len(numbers)):
+        out[i] = 0
+        if numbers[i]:
+            label = lut[numbers[i] - 1]
+            if lowest <= label <= highest:
+                out[i] = label
+
+
+def pick_labels(
+    numbers: NDArray[np.unsignedinteger], lut: NDArray[np.int32], lowest: int, highest: int
+) -> NDArray[np.int32]:
+    """Labels of a numbered window as those of `apply_lut`, but 0 for labels that are not in a range.
+
+    It looks up the numbers that occur alone, so that a small window of a block of many pieces is cheap.
+
+    Parameters
+    ----------
+    numbers : ndarray of unsigned int, shape (d, h, w)
+        Numbers of the window, at most ``len(lut)``.
+    lut : ndarray of int32, shape (S,)
+        Label of each number.
+    lowest, highest : int
+        First and last label to keep.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (d, h, w)
+
+    Examples
+    --------
+    >>> pick_labels(np.array([[[0, 1, 2, 3]]], np.uint32), np.array([5, 3, 4], np.int32), 4, 5)
+    array([[[0, 5, 0, 4]]], dtype=int32)
+    """
+    out = np.empty(numbers.shape, np.int32)
+    _pick(np.ascontiguousarray(numbers).reshape(-1), lut, lowest, highest, out.reshape(-1))
+    return out

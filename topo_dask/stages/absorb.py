@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isqrt
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid, Box
 from ..blocks.memory import PARTICLES
 from ..kernels.extents import measure
-from ..kernels.labels import apply_lut, scatter, voxels_of
+from ..kernels.labels import apply_lut, pick_labels, scatter, voxels_of
 from ..kernels.nearest import box_distances2, nearest_of
 from ..kernels.sinks import number_values
 from .job import ABSORBED, Job, View, extent_columns
@@ -157,36 +157,52 @@ def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labe
     )
 
 
+@dataclass(frozen=True)
+class SeedsOfInstance(Candidates):
+    """Boxes that hold seeds of one instance; other labels in them count as none.
+
+    Parameters
+    ----------
+    lowest, highest : int
+        First and last label of its large fragments: all that are between them are its own.
+    """
+
+    lowest: int
+    highest: int
+
+    def read(self, row: int, window: Box) -> NDArray[np.int32]:
+        """Labels of the instance in a window of one block."""
+        z, y, x = self.blocks[row].tolist()
+        block = self.grid.block((z, y, x))
+        numbers, labels = self.pieces(block)
+        return pick_labels(numbers[window.within(block.write)], labels, self.lowest, self.highest)
+
+
 def absorb(job: Job, key: str) -> None:
-    """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance."""
+    """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance.
+
+    Whatever the instances, a task holds what it does of its own block, the pieces of `RECENT` blocks and what a
+    `SeedTable` does; for the instance that it is at, 72 bytes for each other block that may hold a nearest seed.
+    """
     block = job.grid.named(key)
     small = job.scratch.get(SMALL, key)
+    pieces = lru_cache(RECENT)(partial(View("fragments", "split").pieces, job))
+    numbers, lut = pieces(block)
     ids = job.scratch.get("fragments.ids", key)["ids"]
-    lut = job.scratch.get("split", key)["lut"]
-    numbers = job.scratch.get("fragments", key)["numbers"]
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
     where = instances > 0
-    of_voxel = instances[where]
-    points = voxels_of(where) + np.array(block.write.start)
-    labels = np.zeros(len(points), np.int32)
-    numbers_of = lru_cache(RECENT)(lambda other: job.scratch.get("fragments", other.key)["numbers"])
+    voxels, instances = np.flatnonzero(where), instances[where]
+    order = np.argsort(instances, kind="stable")
+    begins, ends = (np.searchsorted(instances, small["ids"], side, order) for side in ("left", "right"))
+    labels = np.zeros(len(voxels), np.int32)
     table = SeedTable(job.scratch)
-    for instance, begin, end in zip(small["ids"], small["begins"], small["ends"], strict=True):
-        rows = np.flatnonzero(of_voxel == instance)
-        start, stop = points[rows].min(axis=0), points[rows].max(axis=0) + 1
-        lower, upper = table.near(int(begin), int(end), start, stop)
-        blocks, pieces = lower // np.array(job.grid.block_shape), _pieces_of(job, numbers_of, int(instance))
-        labels[rows] = nearest_labels(points[rows], Candidates(job.grid, blocks, lower, upper, pieces))
+    for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        rows = order[begin:end]
+        points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
+        lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
+        blocks, span = lower // np.array(job.grid.block_shape), (int(small["lowest"][i]), int(small["highest"][i]))
+        labels[rows] = nearest_labels(points, SeedsOfInstance(job.grid, blocks, lower, upper, pieces, *span))
     file_patch(job, ABSORBED, block, where, labels)
-
-
-def _pieces_of(job: Job, numbers_of: Callable[[Block], NDArray[np.uint32]], instance: int) -> Pieces:
-    def pieces(block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
-        ids = job.scratch.get("fragments.ids", block.key)["ids"]
-        lut = job.scratch.get("split", block.key)["lut"]
-        return numbers_of(block), np.where(ids == instance, lut, 0)
-
-    return pieces
 
 
 def survey(job: Job) -> None:

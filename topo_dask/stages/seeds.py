@@ -46,7 +46,7 @@ def file_seeds(
     rows : list of (Block, slice)
         Blocks, and the fragments of each.
     ids, new : ndarray of int32, shape (N,)
-        Instance of each fragment, and its new label, 0 for a small one.
+        Instance of each fragment, and its new label, 0 for a small one. Those of an instance are consecutive.
     lower, upper : ndarray of int64, shape (N, 3)
         Box of each fragment.
     """
@@ -64,6 +64,8 @@ def file_seeds(
         "ids": wanted[instance[enters]],
         "begins": begins,
         "ends": np.append(begins[1:], len(opens)),
+        "lowest": np.minimum.reduceat(new[seeds], enters),
+        "highest": np.maximum.reduceat(new[seeds], enters),
     }
     at = np.argsort(instance[enters])  # where each of those wanted is
     low = np.minimum.reduceat(lower[seeds], opens, axis=0)
