@@ -13,7 +13,7 @@ import zarr
 
 import topo_dask
 from topo_dask import plan, segment_volume
-from topo_dask.stages.split import fragments
+from topo_dask.stages.split import number_fragments
 from topo_dask.stages.track import track
 from topo_dask.stores.scratch import FILED, FileScratch, find_filed
 
@@ -139,7 +139,7 @@ def test_a_damaged_bundle_is_named_and_made_again_once_removed(
         ("track", track, ["numbers"]),
         ("track", track, ["numbers.extents"]),
         ("track", track, ["numbers", "numbers.faces", "numbers.extents"]),
-        ("fragments", fragments, ["fragments.ids"]),
+        ("number_fragments", number_fragments, ["fragments.ids"]),
     ],
 )
 def test_bundles_lost_from_a_stage_that_has_not_ended(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.contacts import FIRST_ROWS, MODES, contacts, readable_flow, unite_contacts
+from topo_dask.kernels.contacts import FIRST_ROWS, MODES, readable_flow, tabulate_contacts, unite_contacts
 
 UNIT = 2.0**-24
 
@@ -77,7 +77,7 @@ def volumes(draw, max_side=6, dtypes=DTYPES):
 def test_equals_brute_force(volume, margins, mode):
     numbers, flow = volume
     core = tuple(n - m for n, m in zip(numbers.shape, margins, strict=True))
-    actual = as_table(*contacts(numbers, flow, core, mode))
+    actual = as_table(*tabulate_contacts(numbers, flow, core, mode))
     expected = brute_force(numbers, flow, core, mode)
     assert actual == expected
     assert list(actual) == list(expected)
@@ -100,9 +100,9 @@ def test_tables_of_blocks_add_up(data, volume, mode):
         core = [per_axis[k][i] for k, i in enumerate(index)]
         block = tuple(slice(b, min(e + 1, n)) for (b, e), n in zip(core, numbers.shape, strict=True))
         shape = tuple(e - b for b, e in core)
-        for pair, row in as_table(*contacts(numbers[block], flow[:, *block], shape, mode)).items():
+        for pair, row in as_table(*tabulate_contacts(numbers[block], flow[:, *block], shape, mode)).items():
             total[pair] = [a + b for a, b in zip(total.get(pair, [0, 0]), row, strict=True)]
-    assert total == as_table(*contacts(numbers, flow, numbers.shape, mode))
+    assert total == as_table(*tabulate_contacts(numbers, flow, numbers.shape, mode))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -111,7 +111,7 @@ def test_many_pairs(mode):
     shape = (7, 9, 70)
     numbers = rng.integers(1, 1 << 62, 100)[rng.integers(0, 100, shape)]  # most pairs come back in a grown table
     flow = draw_flow(rng, shape, np.float32)
-    actual = contacts(numbers, flow, shape, mode)
+    actual = tabulate_contacts(numbers, flow, shape, mode)
     assert len(actual[0]) > 8 * FIRST_ROWS
     expected = brute_force(numbers, flow, shape, mode)
     assert as_table(*actual) == expected
@@ -123,7 +123,7 @@ def test_order_of_evaluation(mode):
     rng = np.random.default_rng(5)
     numbers = np.arange(1, 1001).reshape(10, 10, 10)
     flow = rng.uniform(-1e4, 1e4, (3, 10, 10, 10))  # so long that the last bit of a float64 is about one unit
-    actual = as_table(*contacts(numbers, flow, numbers.shape, mode))
+    actual = as_table(*tabulate_contacts(numbers, flow, numbers.shape, mode))
     assert actual == brute_force(numbers, flow, numbers.shape, mode)
 
 
@@ -132,7 +132,7 @@ def test_pairs_that_share_hash_bits():
     numbers[0, 0, ::2] = np.arange(1, 2001) << 32
     numbers[0, 1, ::2] = np.arange(1, 2001) << 40
     flow = np.zeros((3, *numbers.shape), np.float32)
-    assert as_table(*contacts(numbers, flow, numbers.shape, "adjacent")) == brute_force(
+    assert as_table(*tabulate_contacts(numbers, flow, numbers.shape, "adjacent")) == brute_force(
         numbers, flow, numbers.shape, "adjacent"
     )
 
@@ -142,7 +142,7 @@ def test_half_units_round_to_even():
     for half, expected in ((0.5, 0), (1.5, 4), (2.5, 4), (-0.5, 0), (-1.5, -4)):
         flow = np.zeros((3, 1, 1, 3))
         flow[0] = [half * UNIT, 1, half * UNIT]
-        _, sums, _ = contacts(numbers, flow, (1, 1, 3), "adjacent")
+        _, sums, _ = tabulate_contacts(numbers, flow, (1, 1, 3), "adjacent")
         assert sums.tolist() == [expected]
 
 
@@ -150,20 +150,20 @@ def test_reads_a_flow_as_it_lies():
     rng = np.random.default_rng(1)
     numbers = rng.integers(0, 4, (4, 5, 6)).astype(np.int32)
     flow = draw_flow(rng, numbers.shape, np.float32)
-    expected = as_table(*contacts(numbers, flow, numbers.shape, "agglomerate"))
+    expected = as_table(*tabulate_contacts(numbers, flow, numbers.shape, "agglomerate"))
     last = np.moveaxis(np.ascontiguousarray(np.moveaxis(flow, 0, -1)), -1, 0)
     for view in (np.asfortranarray(flow), last, np.repeat(flow, 2, axis=3)[:, :, :, ::2]):
         view.flags.writeable = False
         assert np.shares_memory(view, readable_flow(view))
-        assert as_table(*contacts(np.asfortranarray(numbers), view, numbers.shape, "agglomerate")) == expected
+        assert as_table(*tabulate_contacts(np.asfortranarray(numbers), view, numbers.shape, "agglomerate")) == expected
 
 
 def test_no_contacts():
     flow = np.full((3, 2, 2, 2), np.nan, np.float32)  # nobody looks at the flow where no face counts
     for numbers in (np.zeros((2, 2, 2), int), np.full((2, 2, 2), 3)):
-        pairs, sums, faces = contacts(numbers, flow, (2, 2, 2), "adjacent")
+        pairs, sums, faces = tabulate_contacts(numbers, flow, (2, 2, 2), "adjacent")
         assert (pairs.shape, sums.shape, faces.shape) == ((0, 2), (0,), (0,))
-    assert len(contacts(np.ones((1, 0, 1), int), flow[:, :1, :0, :1], (1, 0, 1), "adjacent")[0]) == 0
+    assert len(tabulate_contacts(np.ones((1, 0, 1), int), flow[:, :1, :0, :1], (1, 0, 1), "adjacent")[0]) == 0
 
 
 TWO = np.array([[[1, 2]]])
@@ -197,7 +197,7 @@ def two(value, dtype=np.float64):
 )
 def test_refuses(numbers, flow, core, mode, error, message):
     with pytest.raises(error, match=message):
-        contacts(numbers, flow, core, mode, origin=(10, 20, 30))
+        tabulate_contacts(numbers, flow, core, mode, origin=(10, 20, 30))
 
 
 @pytest.mark.parametrize("length", [4, 4096])
@@ -206,9 +206,9 @@ def test_refuses_a_sum_that_is_not_exact_or_would_wrap(length):
     numbers[0, 1] = 2
     flow = np.zeros((3, 1, 2, length))
     flow[0] = 2.0**14  # every score is 2**28, which is 2**52 units; 4096 of them wrap to 0
-    assert contacts(numbers[..., :2], flow[..., :2], (1, 2, 2), "adjacent")[1].tolist() == [2**53]
+    assert tabulate_contacts(numbers[..., :2], flow[..., :2], (1, 2, 2), "adjacent")[1].tolist() == [2**53]
     with pytest.raises(OverflowError, match=r"2\*\*53"):
-        contacts(numbers, flow, numbers.shape, "adjacent")
+        tabulate_contacts(numbers, flow, numbers.shape, "adjacent")
 
 
 @settings(max_examples=200, deadline=None)

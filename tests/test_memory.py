@@ -18,13 +18,14 @@ from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.plan import Recipe, plan_stages
-from topo_dask.stages import absorb, track
-from topo_dask.stages.drop import drop, tabulate
+from topo_dask.stages import recover, track
+from topo_dask.stages.drop import drop
 from topo_dask.stages.gather import enclose, gather
 from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.tables import ALL
+from topo_dask.stages.tabulate import tabulate
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FILED, FileScratch
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, flow_dtype, track_bytes
@@ -79,7 +80,7 @@ def test_no_task_takes_more_than_projected(
     filled: float, particles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Blocks are small or large against what is tracked together.
-    for module in (memory, track, absorb):
+    for module in (memory, track, recover):
         monkeypatch.setattr(module, "PARTICLES", particles)
     rng = np.random.default_rng(0)
     config = ClassConfig(group=3, n_steps=20, merge="adjacent", flow_error_threshold=2.0, min_size=3)
@@ -91,7 +92,7 @@ def test_no_task_takes_more_than_projected(
 def test_a_voxel_may_be_a_piece_of_its_own(
     group: int, min_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (memory, track, absorb):
+    for module in (memory, track, recover):
         monkeypatch.setattr(module, "PARTICLES", 1 << 12)
     vectors = np.zeros((3, *SHAPE), "f2")  # nothing moves, but for the one object that is kept among orphans
     vectors[:, :10, :10, :10] = np.clip(5 - np.indices((10, 10, 10)), -1, 1)

@@ -7,18 +7,20 @@ from typing import Any, Literal
 
 from .blocks.geometry import block_id_of, z_order
 from .config import ClassConfig, Merge
-from .stages.absorb import absorb, orphans, survey
+from .stages.absorb import absorb
 from .stages.downsample import downsample
-from .stages.drop import drop, errors, tabulate
+from .stages.drop import drop, measure_errors
 from .stages.gather import contacts_kind, enclose, gather
 from .stages.job import ABSORBED, Columns, Job, View, admit_rows
 from .stages.link import collect, link
 from .stages.localise import localise
+from .stages.recover import recover_orphans, survey
 from .stages.relabel import relabel
 from .stages.settle import index_rows, settle
-from .stages.split import fragments, join, split
+from .stages.split import join, number_fragments, split
+from .stages.tabulate import tabulate
 from .stages.track import lay_out, track
-from .stages.unite import contacts, unite
+from .stages.unite import count_contacts, unite
 from .stores.allocation import keep_freed_memory
 from .stores.scratch import FileScratch, is_seen, listed
 from .stores.volumes import SharedReads, StoredFlow
@@ -55,7 +57,7 @@ class Stage:
     Parameters
     ----------
     name : str
-        A verb; also the kind of the bundle that a block's task files last.
+        What messages call it; also the kind of the bundle that a block's task files last.
     function : callable
         ``function(job, key)`` for each block, or ``function(job)``.
     over : str, optional
@@ -345,13 +347,13 @@ def plan_stages(
         look: dict[str, Any] = {"view": view, "mode": recipe.merge}
         threshold, below = recipe.merge_threshold, tiers if recipe.merge == "agglomerate" else 0
         decide = partial(unite, **look, threshold=threshold, min_size=late, tiers=below)
-        stages.append(Stage("contacts", partial(contacts, **look), "numbers"))
+        stages.append(Stage("contacts", partial(count_contacts, **look), "numbers"))
         stages.extend(_gather_stages(below, threshold))
         left = ((contacts_kind(below - 1), "sums"),), ((view.lut, "lut"),)
         stages.append(Stage("unite", decide, tables=left))
         view = View("numbers", "unite")
     if recipe.split:
-        stages.append(Stage("fragments", partial(fragments, view=view), "numbers", products=FRAGMENTED))
+        stages.append(Stage("fragments", partial(number_fragments, view=view), "numbers", products=FRAGMENTED))
         stages.append(Stage("join", join, "fragments"))
         decide = partial(split, min_fragment_ratio=recipe.min_fragment_ratio)
         table, places = (("fragments.ids", "ids"),), ("split.seeds", "split.small")
@@ -360,7 +362,7 @@ def plan_stages(
         view = View("fragments", "split", (ABSORBED,))
     if recipe.recover:
         stages.append(Stage("survey", survey))
-        stages.append(Stage("orphans", partial(orphans, view=view), "numbers"))
+        stages.append(Stage("orphans", partial(recover_orphans, view=view), "numbers"))
         view = View("fragments", "split", (ABSORBED, "orphans"))
     drops = recipe.flow_error is not None
     if recipe.table or drops:
@@ -368,7 +370,7 @@ def plan_stages(
         combine = partial(tabulate, view=view, centres=drops)
         stages.append(Stage("tabulate", combine, tables=(pieces,), products=("centres",)))
     if recipe.flow_error is not None:
-        stages.append(Stage("errors", partial(errors, view=view), "numbers"))
+        stages.append(Stage("errors", partial(measure_errors, view=view), "numbers"))
         decide = partial(drop, threshold=recipe.flow_error)
         stages.append(Stage("drop", decide, tables=((("errors", "ids"),),), products=("drop.luts",)))
     return Plan(tuple(stages), view, drops, tuple(pyramid))

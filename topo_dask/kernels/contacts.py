@@ -227,7 +227,7 @@ def _check_block(numbers: Ints, flow: Floats, core_shape: tuple[int, ...], mode:
         raise ValueError(f"core_shape: {core_shape}, expected {numbers.shape} less 0 or 1 per axis")
 
 
-def contacts(
+def tabulate_contacts(
     numbers: Ints,
     flow: NDArray[np.generic],
     core_shape: tuple[int, ...],
@@ -277,7 +277,7 @@ def contacts(
     >>> numbers = np.array([[[1, 1, 9], [1, 9, 9]]])
     >>> flow = np.zeros((3, 1, 2, 3), np.float32)
     >>> flow[2] = [1, 0.5, -1]
-    >>> pairs, sums, faces = contacts(numbers, flow, (1, 2, 3), "agglomerate")
+    >>> pairs, sums, faces = tabulate_contacts(numbers, flow, (1, 2, 3), "agglomerate")
     >>> pairs.tolist(), (sums * 2.0**-24).tolist(), faces.tolist()
     ([[1, 9]], [2.25], [3])
     """

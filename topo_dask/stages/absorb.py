@@ -1,160 +1,16 @@
-"""Give voxels the label of the nearest labelled voxel, at any distance: small fragments, then orphans."""
+"""Give the voxels of small fragments the label of the nearest large one of their instance, at any distance."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box
-from ..blocks.memory import PARTICLES
-from ..kernels.extents import measure
-from ..kernels.labels import apply_lut, pick_labels, scatter, voxels_of
-from ..kernels.nearest import box_distances2, nearest_of
-from ..kernels.sinks import number_values
-from .job import ABSORBED, Job, View, extent_columns
+from ..blocks.geometry import Box
+from ..kernels.labels import apply_lut, pick_labels
+from .job import ABSORBED, Job, View
+from .search import RECENT, Candidates, file_patch, nearest_labels
 from .seeds import SMALL, SeedTable
-
-CELL = 32
-"""Edge of the cells by which voxels are searched together."""
-
-RECENT = 4
-"""Blocks whose voxels a task keeps at hand while it searches."""
-
-RADII = (4, 16, 64)
-"""Search radii tried in turn before the whole volume."""
-
-NONE = np.iinfo(np.int64).max
-
-
-Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Boxes that may hold labelled voxels, one a block, and how to read these.
-
-    Parameters
-    ----------
-    grid : BlockGrid
-        Blocks of the volume.
-    blocks : ndarray of int64, shape (M, 3)
-        Grid index of each block.
-    lower, upper : ndarray of int64, shape (M, 3)
-        Its box of labelled voxels.
-    pieces : callable
-        Numbered pieces of a block, and the label of each.
-    """
-
-    grid: BlockGrid
-    blocks: NDArray[np.int64]
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    pieces: Pieces
-
-    def distances2(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Smallest squared distance of a box to the voxels of each block's box."""
-        return box_distances2(start, stop, self.lower, self.upper)
-
-    def near(self, points: NDArray[np.int64], radius: int) -> "Candidates":
-        """Those within a radius of the box of some points, so that a search need not look at all of a volume's."""
-        kept = self.distances2(points.min(axis=0), points.max(axis=0) + 1) <= radius * radius
-        return replace(self, blocks=self.blocks[kept], lower=self.lower[kept], upper=self.upper[kept])
-
-    def box(self, row: int) -> Box:
-        """Box of labelled voxels of one block."""
-        (z, y, x), (d, h, w) = self.lower[row].tolist(), self.upper[row].tolist()
-        return Box((z, y, x), (d, h, w))
-
-    def read(self, row: int, window: Box) -> NDArray[np.int32]:
-        """Labels of a window of one block."""
-        z, y, x = self.blocks[row].tolist()
-        block = self.grid.block((z, y, x))
-        numbers, labels = self.pieces(block)
-        return apply_lut(np.ascontiguousarray(numbers[window.within(block.write)]), labels)
-
-
-def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
-    """Label of the nearest labelled voxel of each point, ties to the lower label; 0 when there is none.
-
-    A result is final once its distance is within the radius that has been searched, so the labels do not depend on
-    the boxes.
-
-    Parameters
-    ----------
-    points : ndarray of int64, shape (N, 3)
-        Voxels in volume coordinates.
-    candidates : Candidates
-        All boxes with labelled voxels.
-    """
-    best = np.full(len(points), NONE)
-    labels = np.zeros(len(points), np.int32)
-    left = np.arange(len(points))
-    for radius in RADII:
-        if len(left) == 0:
-            return labels
-        near = candidates.near(points[left], radius)
-        for group in _by_cell(points, left):
-            _search(points, group, near, radius, best, labels)
-        left = left[best[left] > radius * radius]
-    if len(left):
-        _search(points, left, candidates, None, best, labels)
-    return labels
-
-
-def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    cells = points[rows] // CELL
-    cells -= cells.min(axis=0)
-    _, height, width = (int(n) + 1 for n in cells.max(axis=0))
-    keys = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
-    order = np.argsort(keys, kind="stable")
-    ends = np.flatnonzero(np.diff(keys[order])) + 1
-    del cells, keys
-    yield from np.split(rows[order], ends)
-
-
-def _search(
-    points: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    candidates: Candidates,
-    radius: int | None,
-    best: NDArray[np.int64],
-    labels: NDArray[np.int32],
-) -> None:
-    start, stop = points[rows].min(axis=0), points[rows].max(axis=0) + 1
-    distances2 = candidates.distances2(start, stop)
-    for i in np.argsort(distances2, kind="stable").tolist():
-        worst = int(best[rows].max())
-        limit = worst if radius is None else min(worst, radius * radius)
-        if distances2[i] > limit:
-            break
-        window = candidates.box(i)
-        if limit != NONE:
-            reach = isqrt(limit)
-            lower = tuple(int(v) - reach for v in start)
-            upper = tuple(int(v) + reach for v in stop)
-            window = window.intersect(Box(lower, upper))  # type: ignore[arg-type]
-        if window.size == 0:
-            continue
-        d2, found = nearest_of(candidates.read(i, window), window.start, points[rows])
-        closer = (d2 < best[rows]) | ((d2 == best[rows]) & (found < labels[rows]))
-        best[rows[closer]], labels[rows[closer]] = d2[closer], found[closer]
-
-
-def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]) -> None:
-    """File new labels of some voxels of a block, with the extents of what each label gains."""
-    ids, voxel_numbers = number_values(labels.astype(np.int64))
-    extents = measure(scatter(where, voxel_numbers), len(ids), block.write.start, job.grid.shape)
-    job.scratch.put(
-        kind,
-        block.key,
-        voxels=np.flatnonzero(where),
-        numbers=voxel_numbers,
-        ids=ids.astype(np.int32),
-        **extent_columns(extents),
-    )
 
 
 @dataclass(frozen=True)
@@ -203,38 +59,3 @@ def absorb(job: Job, key: str) -> None:
         blocks, span = lower // np.array(job.grid.block_shape), (int(small["lowest"][i]), int(small["highest"][i]))
         labels[rows] = nearest_labels(points, SeedsOfInstance(job.grid, blocks, lower, upper, pieces, *span))
     file_patch(job, ABSORBED, block, where, labels)
-
-
-def survey(job: Job) -> None:
-    """File which blocks hold labelled voxels, and in which box: where orphans look for labels."""
-    blocks, lower, upper = [], [], []
-    for block in job.occupied("fragments"):
-        extents = job.scratch.get("fragments.extents", block.key)
-        if len(extents["counts"]):
-            blocks.append(block.block_id)
-            lower.append(extents["lower"].min(axis=0))
-            upper.append(extents["upper"].max(axis=0))
-    shape = (len(blocks), 3)
-    job.scratch.put(
-        "survey",
-        "all",
-        blocks=np.array(blocks, np.int64).reshape(shape),
-        lower=np.array(lower, np.int64).reshape(shape),
-        upper=np.array(upper, np.int64).reshape(shape),
-    )
-
-
-def orphans(job: Job, key: str, view: View) -> None:
-    """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel."""
-    block = job.grid.named(key)
-    where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
-    if not where.any():
-        job.scratch.put("orphans", key)
-        return
-    seeds = job.scratch.get("survey", "all")
-    pieces = lru_cache(RECENT)(lambda other: view.pieces(job, other))
-    candidates = Candidates(job.grid, seeds["blocks"], seeds["lower"], seeds["upper"], pieces)
-    parts = block.write.parts(PARTICLES)
-    some = (voxels_of(where[part.within(block.write)]) + np.array(part.start) for part in parts)
-    labels = np.concatenate([nearest_labels(points, candidates) for points in some])
-    file_patch(job, "orphans", block, where, labels)

@@ -1,32 +1,15 @@
-"""Instance statistics from combined sums, the flow errors they allow, and the drop of what fits badly."""
+"""Measure how badly the flow fits each instance, and drop those that it fits worst."""
 
 import numpy as np
 
-from ..kernels.extents import Extents
 from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
-from .job import Job, View, extent_columns, extents_of
+from .job import Job, View, extents_of
 from .tables import ALL, read_columns
 
 
-def tabulate(job: Job, view: View, centres: bool) -> None:
-    """Combine the extents of all pieces by label: one row an instance, whatever its blocks.
-
-    With `centres`, each block is filed the centres of mass of the instances in it.
-    """
-    # Read twice, block by block, so that the rows of all blocks are never held together.
-    table = Extents.empty(max((int(ids.max(initial=0)) for _, ids, _ in view.extents(job)), default=0))
-    for _, ids, pieces in view.extents(job):
-        table.add(ids[ids > 0].astype(np.int64) - 1, pieces.take(ids > 0))
-    if centres:
-        found = table.centres()
-        mine = ((block.key, np.unique(ids[ids > 0])) for block, ids, _ in view.extents(job))
-        job.scratch.put_each("centres", ((key, {"ids": ids, "centres": found[ids - 1]}) for key, ids in mine))
-    job.scratch.put("tabulate", ALL, **extent_columns(table))
-
-
-def errors(job: Job, key: str, view: View) -> None:
+def measure_errors(job: Job, key: str, view: View) -> None:
     """File the sums of squared differences between the flow of a block and the unit vectors to the centres."""
     block = job.grid.named(key)
     numbers, labels = view.pieces(job, block)

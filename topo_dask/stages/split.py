@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block
 from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
@@ -13,7 +12,7 @@ from .seeds import file_seeds
 from .tables import BlockRows, file_luts, read_columns
 
 
-def fragments(job: Job, key: str, view: View) -> None:
+def number_fragments(job: Job, key: str, view: View) -> None:
     """Number the fragments of a block and file them, their planes on all six faces, and their extents."""
     block = job.grid.named(key)
     labels = view.read(job, block)

@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block
 from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, number_nodes
-from ..kernels.contacts import contacts as count_contacts
-from ..kernels.contacts import unite_contacts
+from ..kernels.contacts import tabulate_contacts, unite_contacts
 from ..kernels.labels import number_roots
 from ..stores.scratch import find_filed, listed
 from .gather import contacts_kind, table_of
@@ -15,7 +14,7 @@ from .job import Job, View
 from .tables import file_luts, read_columns
 
 
-def contacts(job: Job, key: str, view: View, mode: str) -> None:
+def count_contacts(job: Job, key: str, view: View, mode: str) -> None:
     """File the contact table of a block: each voxel face once, those on its upper faces included.
 
     Parameters
@@ -29,7 +28,7 @@ def contacts(job: Job, key: str, view: View, mode: str) -> None:
     labels, beyond = _labels_with_margin(job, block, view)
     box = block.write.grow((0, 0, 0), beyond, job.grid.shape)
     flow = job.need_flow().read(box)
-    pairs, sums, faces = count_contacts(labels, flow, block.write.shape, mode, origin=block.write.start)
+    pairs, sums, faces = tabulate_contacts(labels, flow, block.write.shape, mode, origin=block.write.start)
     job.scratch.put("contacts", key, pairs=pairs, sums=sums, faces=faces)
 
 
