@@ -18,7 +18,7 @@ import zarr
 import topo_dask
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.memory import PROCESS_BYTES
-from topo_dask.execute import usable_cores
+from topo_dask.machine import usable_cores
 from topo_dask.synthetic import Tiling, blobs, noisy
 from topo_dask.targets import direct_flow
 

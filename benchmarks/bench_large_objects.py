@@ -27,9 +27,9 @@ from scipy.ndimage import gaussian_filter
 
 import topo_dask
 from topo_dask.blocks.geometry import BlockGrid, Box
-from topo_dask.execute import usable_cores
 from topo_dask.kernels.labels import voxels_of
 from topo_dask.kernels.tracking import advance, region_of
+from topo_dask.machine import usable_cores
 from topo_dask.synthetic import Tiling, blobs, noisy
 from topo_dask.targets import direct_flow
 

@@ -21,7 +21,7 @@ import zarr
 from bench_scaling import CHUNK, CONFIG, TILE, make_tile, peak_mib
 
 import topo_dask
-from topo_dask.execute import usable_cores
+from topo_dask.machine import usable_cores
 
 
 def scatter(tile: Path, path: Path, size: int, corners: np.ndarray) -> None:

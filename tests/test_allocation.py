@@ -76,9 +76,9 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from topo_dask.stores.allocation import keep_freed_memory
 keep_freed_memory()
-at_once = Barrier(4)
+in_parallel = Barrier(4)
 def allocate(_):
-    at_once.wait()
+    in_parallel.wait()
     return [bytearray(1000) for _ in range(100)]
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(allocate, range(4)))

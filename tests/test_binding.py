@@ -11,7 +11,7 @@ from distributed import Client, LocalCluster
 from topo_dask.binding import Binding
 from topo_dask.cli import schedulers
 from topo_dask.cli.schedulers import Scheduling
-from topo_dask.execute import usable_cores
+from topo_dask.machine import usable_cores
 from topo_dask.surroundings import Resources
 
 pytestmark = pytest.mark.skipif(

@@ -261,5 +261,5 @@ def test_a_process_looks_once_which_bundles_there_are(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"numbers\.faces/0\.0\.1 is lost"):
             find_filed(scratch, "numbers.faces", "0.0.1")
     assert sum(call.args[1] == FILED for call in get.call_args_list) == 2
-    with pytest.raises(OSError, match=r"gather\.0 is on record, and it can not be told"):
+    with pytest.raises(OSError, match=r"gather\.0 is on record, and it cannot be told"):
         find_filed(scratch, "gather.0", "0.0.0")

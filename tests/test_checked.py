@@ -286,10 +286,10 @@ def test_what_passes_is_tried_again(answers):
 @pytest.mark.parametrize(
     ("answers", "tries", "message"),
     [
-        ([ConnectionResetError("gone")] * 99, retries.FAILURES, "can not be read: ConnectionResetError: gone"),
-        ([StatusError(503)] * 99, retries.FAILURES, "can not be read: StatusError: status 503"),
-        ([StatusError(403)] * 9, 1, "can not be read: StatusError: status 403"),
-        ([PermissionError("no")] * 9, 1, "can not be read: PermissionError: no"),
+        ([ConnectionResetError("gone")] * 99, retries.FAILURES, "cannot be read: ConnectionResetError: gone"),
+        ([StatusError(503)] * 99, retries.FAILURES, "cannot be read: StatusError: status 503"),
+        ([StatusError(403)] * 9, 1, "cannot be read: StatusError: status 403"),
+        ([PermissionError("no")] * 9, 1, "cannot be read: PermissionError: no"),
         ([None] * 99, retries.TRIES, f"exists, but was not found {retries.TRIES} times"),
     ],
 )
@@ -356,10 +356,10 @@ def test_only_boxes_in_range(index):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"compressors": [BloscCodec(), ZstdCodec()]}, "Blosc inside zstd can not be checked"),
+        ({"compressors": [BloscCodec(), ZstdCodec()]}, "Blosc inside zstd cannot be checked"),
         (
             {"zarr_format": 2, "filters": [numcodecs.Blosc()], "compressors": numcodecs.Zlib()},
-            "Blosc inside zlib can not be checked",
+            "Blosc inside zlib cannot be checked",
         ),
     ],
 )

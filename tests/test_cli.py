@@ -430,7 +430,7 @@ def test_tables_are_refused_before_they_are_computed(
     assert message in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("output", "message"), [("new.csv", "can not be written to"), ("old.csv", "is not writable")])
+@pytest.mark.parametrize(("output", "message"), [("new.csv", "cannot be written to"), ("old.csv", "is not writable")])
 def test_tables_that_can_not_be_written_are_refused(
     stored: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str
 ) -> None:

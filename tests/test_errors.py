@@ -448,14 +448,14 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: segment(p, class_config=one("group", 5)), ValueError, r"class_config\['nuc'\]: group must be"),
     (lambda p: segment(p, threshold=NAN), ValueError, "threshold must be finite, got nan"),
     (lambda p: segment(p, flow_error_threshold=-1), ValueError, "flow_error_threshold must be 0 or more"),
-    (lambda p: unsafe(p, ".."), ValueError, r"class name '\.\.' can not name an output array"),
-    (lambda p: unsafe(p, "../up"), ValueError, "can not name an output array"),
-    (lambda p: unsafe(p, "a/b"), ValueError, "class name 'a/b' can not name an output array"),
-    (lambda p: unsafe(p, "a\\b"), ValueError, "can not name an output array"),
-    (lambda p: unsafe(p, ""), ValueError, "class name '' can not name an output array"),
+    (lambda p: unsafe(p, ".."), ValueError, r"class name '\.\.' cannot name an output array"),
+    (lambda p: unsafe(p, "../up"), ValueError, "cannot name an output array"),
+    (lambda p: unsafe(p, "a/b"), ValueError, "class name 'a/b' cannot name an output array"),
+    (lambda p: unsafe(p, "a\\b"), ValueError, "cannot name an output array"),
+    (lambda p: unsafe(p, ""), ValueError, "class name '' cannot name an output array"),
     (lambda p: unsafe(p, "x" * 300), ValueError, "1 to 100 letters"),
-    (lambda p: unsafe(p, "nuc\n"), ValueError, "can not name an output array"),
-    (lambda p: unsafe(p, "zarr.json"), ValueError, "class name 'zarr.json' can not name an output array"),
+    (lambda p: unsafe(p, "nuc\n"), ValueError, "cannot name an output array"),
+    (lambda p: unsafe(p, "zarr.json"), ValueError, "class name 'zarr.json' cannot name an output array"),
     (
         lambda p: topo_dask.segment_volume(
             as_zarr(np.concatenate([PROB] * 2)),
@@ -518,7 +518,7 @@ def test_an_error_names_the_class_only_where_there_are_several(a: As) -> None:
 def test_a_store_that_can_not_replace_what_it_holds_is_no_output(tmp_path: Path) -> None:
     with (
         ZipStore(tmp_path / "out.zip", mode="w") as store,
-        pytest.raises(ValueError, match="output is in a ZipStore, which can not replace what it holds"),
+        pytest.raises(ValueError, match="output is in a ZipStore, which cannot replace what it holds"),
     ):
         segment(tmp_path, as_zarr(PROB), as_zarr(FLOW), zarr.open_group(store, mode="a"), scratch=tmp_path / "scratch")
     assert [path.name for path in tmp_path.iterdir()] == ["out.zip"]
@@ -592,7 +592,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run {INPUTS} out {CLASS} --scratch out", 2, "must not lie in one another"),
     (f"run {INPUTS} flow {CLASS}", 2, "flow is a zarr array: choose another path"),
     (f"run {INPUTS} empty.toml {CLASS}", 2, "exists and is no zarr group"),
-    (f"run {INPUTS} out --class ../up --resolution-nm 8 --steps 3", 2, "can not name an output array"),
+    (f"run {INPUTS} out --class ../up --resolution-nm 8 --steps 3", 2, "cannot name an output array"),
     (f"run {INPUTS} out --config none.toml", 2, "'none.toml' does not exist"),
     (f"run {INPUTS} out --config broken.toml", 2, "broken.toml is not valid TOML"),
     (f"run {INPUTS} out --config empty.toml", 2, "empty.toml: unknown table 'title'; known are"),

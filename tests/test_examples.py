@@ -30,7 +30,7 @@ def run(name: str, arguments: list[str], folder: Path) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     if re.search(r"CalledProcessError: Command .*'pip', 'download'", done.stderr):
-        pytest.skip("the package index can not be reached")
+        pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

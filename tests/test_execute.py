@@ -109,7 +109,7 @@ def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatc
         return []
 
     monkeypatch.setattr(cluster, "_until_lost", until_lost)
-    monkeypatch.setattr(cluster, "_threads_within_patience", lambda *_: 1)
+    monkeypatch.setattr(cluster, "_wait_for_threads", lambda *_: 1)
     grid = BlockGrid((2, 2, 12), (1, 1, 1))
     job = Job("object", grid, ClassConfig(), scratch=MemoryScratch())
     keys = [block.key for block in grid]

@@ -560,7 +560,7 @@ def test_workers_that_a_local_cluster_gives_up_are_asked_back(
 
 @pytest.mark.faults
 def test_scratch_that_workers_can_not_reach(folder: Path, client: Any) -> None:
-    with pytest.raises(OSError, match=r"can not be reached by 2 workers, tcp://\S+ among them: pass scratch="):
+    with pytest.raises(OSError, match=r"cannot be reached by 2 workers, tcp://\S+ among them: pass scratch="):
         segment(folder, scratch="memory://scratch")
     assert sorted(path.name for path in folder.iterdir()) == ["flow", "semantic"]
 
@@ -766,7 +766,7 @@ def test_no_file_may_grow(folder: Path, nbytes: int) -> None:
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 1, output
     assert "File too large" in output
-    assert nbytes == 600 or "class 'thin', stage" in output  # with 600 bytes the run can not even begin
+    assert nbytes == 600 or "class 'thin', stage" in output  # with 600 bytes the run cannot even begin
     check_resumed(folder)
 
 

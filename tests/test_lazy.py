@@ -263,7 +263,7 @@ def test_global_stages_run_once_and_blocks_on_their_own(monkeypatch: pytest.Monk
 
     def counting(job: Any, some_stages: Any, *rest: Any) -> None:
         for stage in some_stages:
-            stages.extend(stage.name for _ in stage.keys(job))
+            stages.extend(stage.name for _ in stage.keys_left(job))
         run(job, some_stages, *rest)
 
     real = topo_dask.lazy.final_labels

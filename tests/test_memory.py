@@ -64,7 +64,7 @@ def whole_run(folder: Path, vectors: NDArray[Any], mask: NDArray[Any], config: C
     projected = Footprint(shape, halo, 1, item, used, track_bytes(vectors.dtype)).task_mem(block)
     plan = plan_stages(Recipe.of(config), pyramid=cells)
     for stage in (*plan.stages, *plan.writers):
-        for key in stage.keys(job):
+        for key in stage.keys_left(job):
             measured = peak_of(lambda stage=stage, key=key: stage.run(job, key))  # type: ignore[misc]
             if stage.over is not None:
                 assert measured <= projected, f"{stage.name} {key}: {measured} > {projected}"
@@ -241,5 +241,5 @@ def test_the_client_holds_one_block_at_a_time() -> None:
     stage = plan_stages(Recipe()).stages[0]
     job = Job("test", BlockGrid((160, 160, 160), (8, 8, 8)), ClassConfig())
     keys: list[str] = []
-    assert peak_of(lambda: keys.extend(stage.keys(job))) < 200 * 20**3
+    assert peak_of(lambda: keys.extend(stage.keys_left(job))) < 200 * 20**3
     assert len(keys) == 20**3

@@ -54,7 +54,7 @@ def test_a_run_with_background_does_not_go_on_with_error(tmp_path: Path, expecte
         with pytest.raises(MissingChunkError):
             run(tmp_path, "error")
     stop_at(tmp_path, "link", on_missing="background", resume=first == "error")
-    message = r"can not be resumed, .*: on_missing: 'background' then, 'error' now\. Ask for .* overwrite=True"
+    message = r"cannot be resumed, .*: on_missing: 'background' then, 'error' now\. Ask for .* overwrite=True"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, "error", resume=True)
     np.testing.assert_array_equal(run(tmp_path, "background", resume=True), expected)

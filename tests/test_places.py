@@ -10,7 +10,7 @@ from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
 
 import topo_dask
-from topo_dask import surroundings
+from topo_dask import machine, surroundings
 from topo_dask.plan import Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
@@ -52,7 +52,7 @@ def test_what_a_worker_does_not_see_is_an_error(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(surroundings, "sees", lambda array: not str(array.store_path).endswith(name))
     with (
         Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"),
-        pytest.raises(OSError, match=r"can not be reached by 1 workers, .*: give a path or URL that all workers share"),
+        pytest.raises(OSError, match=r"cannot be reached by 1 workers, .*: give a path or URL that all workers share"),
     ):
         topo_dask.segment_volume("s", "f", "o", **COMMON)
 
@@ -146,28 +146,26 @@ def test_the_memory_of_a_container_is_what_its_group_allows(
     for path, limit in (("slurm/job_7", "1073741824"), ("slurm/job_7/step_0", "max"), ("other", "1")):
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
         (tmp_path / path / "limit").write_text(limit + "\n")
-    monkeypatch.setattr(surroundings, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(surroundings, "LIMITS", {kinds: (str(tmp_path), "limit")})
-    assert surroundings.machine_memory() == 2**30
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "LIMITS", {kinds: (str(tmp_path), "limit")})
+    assert machine.machine_memory() == 2**30
     (tmp_path / "cgroup").unlink()
-    assert surroundings.machine_memory() > 2**30
+    assert machine.machine_memory() > 2**30
 
 
 @pytest.mark.parametrize("processes", [True, False])
 def test_workers_without_a_limit_share_the_memory_of_their_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
 ) -> None:
-    memory, options = (
-        surroundings.machine_memory(),
-        {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"},
-    )
+    memory = machine.machine_memory()
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**options, memory_limit=None, processes=processes) as cluster, Client(cluster) as client:
         if processes:  # what this process has does not count
             (tmp_path / "cgroup").write_text("1::/\n")
             (tmp_path / "limit").write_text("1024\n")
-            monkeypatch.setattr(surroundings, "GROUPS", tmp_path / "cgroup")
-            monkeypatch.setattr(surroundings, "LIMITS", {"": (str(tmp_path), "limit")})
-            assert surroundings.machine_memory() == 1024
+            monkeypatch.setattr(machine, "GROUPS", tmp_path / "cgroup")
+            monkeypatch.setattr(machine, "LIMITS", {"": (str(tmp_path), "limit")})
+            assert machine.machine_memory() == 1024
         assert surroundings.resources(None) == (2, 1, memory // 2)
         assert client.submit(surroundings.resources, None).result() == (2, 1, memory // 2)
 
@@ -212,7 +210,7 @@ def test_the_least_memory_of_a_worker_counts(
     monkeypatch.setattr(surroundings, "machine_memory", lambda: 6 << 30)
     if expected is None:
         with pytest.raises(
-            RuntimeError, match="worker a can not tell how much memory it has: start the workers with a memory limit"
+            RuntimeError, match="worker a cannot tell how much memory it has: start the workers with a memory limit"
         ):
             surroundings.resources(None)
     else:
@@ -248,6 +246,6 @@ def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest
     array = zarr.create_array({}, shape=(2,), dtype="u1")
     surroundings.check_sight("flow", array)
     Cluster.workers.append("b")
-    with pytest.raises(OSError, match=r"flow .*can not be reached by 1 workers, b among them") as caught:
+    with pytest.raises(OSError, match=r"flow .*cannot be reached by 1 workers, b among them") as caught:
         surroundings.check_sight("flow", array)
     assert caught.value.__cause__ is Cluster.answers["b"]

@@ -712,7 +712,7 @@ def test_what_others_wrote_is_never_touched(
     paths, arguments = two
     make(tmp_path / "out")
     before = snapshot(tmp_path)
-    with pytest.raises((FileExistsError, ValueError), match=r"output .*(choose another|can not be opened)"):
+    with pytest.raises((FileExistsError, ValueError), match=r"output .*(choose another|cannot be opened)"):
         segment_volume(*paths, tmp_path / "out", **arguments, **how)
     assert snapshot(tmp_path) == before
     assert not (tmp_path / "out.scratch").exists()

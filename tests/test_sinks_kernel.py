@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig, get_postprocess_config
 from topo_dask.kernels.extents import Extents
-from topo_dask.kernels.fixed_point import EXACT, LARGEST, SCALE
+from topo_dask.kernels.fixed_point import EXACT, MAX_SUM, SCALE
 from topo_dask.kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
 from topo_dask.stages.drop import drop
 from topo_dask.stages.job import Job, extent_columns
@@ -28,7 +28,7 @@ def centre_of(cell: int, count: int, units: int) -> float:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.integers(0, 1 << 13), st.integers(1, 1 << 35), st.integers(-LARGEST, LARGEST))
+@given(st.integers(0, 1 << 13), st.integers(1, 1 << 35), st.integers(-MAX_SUM, MAX_SUM))
 def test_the_sum_is_rounded_once(cell: int, count: int, units: int) -> None:
     exact = Fraction(16 * cell * count) + Fraction(units, int(SCALE))
     assert centre_of(cell, count, units) == float(exact) / count

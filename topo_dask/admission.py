@@ -179,7 +179,7 @@ def plan_volume(
     for name in classes:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError(
-                f"class name {name!r} can not name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
+                f"class name {name!r} cannot name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
                 "blanks, the first a letter or digit"
             )
     if len({name.casefold() for name in classes}) < len(classes):

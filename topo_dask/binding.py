@@ -35,7 +35,7 @@ def cores_of(number: int, threads: int, cores: list[int]) -> set[int]:
 class Binding(WorkerPlugin):  # type: ignore[misc]
     """Binds each worker of a LocalCluster, and all threads that it will have, to its cores: ``client.register_plugin``.
 
-    Nothing is done where the system can not, and to a worker that is no process of its own or has no number.
+    Nothing is done where the system cannot, and to a worker that is no process of its own or has no number.
     """
 
     name = "topo_dask binding"

@@ -8,7 +8,7 @@ import numpy as np
 
 from .plan import DONE, EVERY, Stage
 from .stages.job import Job
-from .stores.retries import at_once
+from .stores.retries import in_parallel
 from .stores.scratch import FILED, FileScratch, find, keys_in
 
 PATIENCE = 70.0
@@ -34,7 +34,7 @@ def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = F
     Raises
     ------
     OSError
-        When a task has filed one bundle and another of it is not there, or what was done can not be seen here.
+        When a task has filed one bundle and another of it is not there, or what was done cannot be seen here.
     """
     scratch = job.scratch
     if not isinstance(scratch, FileScratch) or (not new and stage.name in scratch.keys(FILED)):
@@ -78,7 +78,7 @@ def make_good(job: Job, stages: Sequence[Stage]) -> None:
     filed = scratch.keys(FILED)
     for i, stage in enumerate(stages):
         lost = _lost(scratch, stage)
-        if not lost and stage.name in filed and not stage.keys(job):
+        if not lost and stage.name in filed and not stage.keys_left(job):
             continue
         if lost or _is_begun(scratch, stages[i:], filed):
             strike(scratch, stages[i + 1 :])
@@ -109,7 +109,7 @@ def _is_begun(scratch: FileScratch, stages: Sequence[Stage], filed: set[str]) ->
 
 def _listings(scratch: FileScratch, kinds: Sequence[str]) -> dict[str, set[str]]:
     # Keys of all bundles of each kind.
-    return dict(zip(kinds, at_once(*(partial(scratch.keys, kind) for kind in kinds)), strict=True))
+    return dict(zip(kinds, in_parallel(*(partial(scratch.keys, kind) for kind in kinds)), strict=True))
 
 
 def _lost(scratch: FileScratch, stage: Stage) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ _VOXELS = 1 << 25
 small block's kernels, and neighbours share what they read."""
 
 _SHARES = 2
-"""Dask's tasks that what is left would make for each thread, at least: the last ones are short, so that all end at
+"""Batches that are left for each thread, at least: they shrink towards the end of a stage, so that all threads end at
 about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
 
 _LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
@@ -42,10 +42,10 @@ def on_cluster(client: Any) -> Executor:
     """
 
     def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
-        threads = _threads_within_patience(client, stage, job)
-        waiting, killers = _runs_of(keys, stage, job, threads), list[str]()
+        threads = _wait_for_threads(client, stage, job)
+        waiting, killers = _batches_of(keys, stage, job, threads), list[str]()
         while lost := _until_lost(client, stage, job, waiting, tick):
-            left = set(stage.keys(job))  # those that the dead had done are on record
+            left = set(stage.keys_left(job))  # those that the dead had done are on record
             for key in lost:
                 if key not in left:
                     tick()
@@ -59,9 +59,9 @@ def on_cluster(client: Any) -> Executor:
     return execute
 
 
-def _runs_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Iterator[Sequence[str]]:
+def _batches_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Iterator[Sequence[str]]:
     # Tasks next to each other, as many as one of Dask's does.
-    most, at = _VOXELS // prod(stage.seen(job).grid.block_shape), 0
+    most, at = _VOXELS // prod(stage.job_of_tasks(job).grid.block_shape), 0
     while at < len(keys):
         n = max(1, min(most, (len(keys) - at) // (_SHARES * threads)))
         n = 1 << (n.bit_length() - 1)  # in Z-order powers of two are cubes, or halves and quarters of them
@@ -69,7 +69,7 @@ def _runs_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Itera
         at += n
 
 
-def _do_all(stage: Stage, job: Job, keys: Sequence[str]) -> None:
+def _do_batch(stage: Stage, job: Job, keys: Sequence[str]) -> None:
     for key in keys:
         stage.run(job, key)
 
@@ -80,18 +80,18 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
 
     from distributed import KilledWorker, as_completed
 
-    ahead = max(_AHEAD, 4 * _threads_within_patience(client, stage, job))
+    ahead = max(_AHEAD, 4 * _wait_for_threads(client, stage, job))
     group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, Sequence[str]]()
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
         # In one group: the scheduler keeps a note of every group too, and holds tasks back from busy workers only where
         # a group has many.
-        runs = list(islice(waiting, n))
-        names = [(group, keys[0]) for keys in runs]
+        batches = list(islice(waiting, n))
+        names = [(group, keys[0]) for keys in batches]
         # "pure" would have Dask hash the job anew at every call, a tenth of the cost of a run on two workers.
-        futures: list[Any] = client.map(partial(_do_all, stage, job), runs, key=names, pure=False)
-        under_way.update(zip((future.key for future in futures), runs, strict=True))
+        futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
+        under_way.update(zip((future.key for future in futures), batches, strict=True))
         return futures
 
     pending = as_completed(submit(2 * ahead))
@@ -120,7 +120,7 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
             yield from batch
             ended = time.monotonic()
         elif time.monotonic() - checked > _CHECK:
-            _threads_within_patience(client, stage, job)
+            _wait_for_threads(client, stage, job)
             checked = time.monotonic()
             if checked - ended > PATIENCE:
                 _refuse_paused(client, stage, job)
@@ -152,7 +152,7 @@ def ask_back(client: Any) -> None:
         cluster.scale(len(cluster.plan))
 
 
-def _threads_within_patience(client: Any, stage: Stage, job: Job) -> int:
+def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
     # Threads of all workers; RuntimeError when there is none for too long.
     end, demand = time.monotonic() + PATIENCE, None
     while True:

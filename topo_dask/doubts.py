@@ -1,4 +1,4 @@
-"""A second look before the work: some voxels of the inputs are read, and what is hardly meant is warned of."""
+"""A second look before the work: a few voxels are read, and what was probably not meant is warned of."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,7 +29,7 @@ def warn_of_prediction(
     threshold: float,
     names: tuple[str, str] = ("semantic", "flow"),
 ) -> None:
-    """Warn where a prediction looks scaled, out of order or empty; what can not be read is left to the run.
+    """Warn where a prediction looks scaled, out of order or empty; what cannot be read is left to the run.
 
     Parameters
     ----------

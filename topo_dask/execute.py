@@ -4,7 +4,6 @@ Every executor does the same: for each stage, all its tasks; then the next. The 
 The serial executor is the debugger.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from .census import check_filed, take_census
+from .machine import usable_cores
 from .plan import Stage
 from .stages.job import Job
 from .stores.scratch import FileScratch
@@ -61,12 +61,12 @@ def run(
     check : callable, optional
         Raises when the run must not go on; asked before the tasks of each stage and after them.
     new : bool
-        Whether these stages have never been begun, as where a run begins in scratch of its own: what earlier runs have
-        done is not asked for, which a store that is not local takes many looks to deny.
+        Whether no run has begun these stages before: then nobody looks for what is done, as an object store takes long
+        to say that there is nothing.
     """
     for stage in stages:
         check()
-        keys = stage.tasks(job) if new else stage.keys(job)
+        keys = stage.all_keys(job) if new else stage.keys_left(job)
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
         try:
             if keys:
@@ -84,7 +84,7 @@ def check_done(job: Job, stages: Sequence[Stage]) -> None:
     """Raise RuntimeError when a task of these stages is not on record, OSError when a bundle is lost."""
     check_filed(job, stages)
     for stage in stages:
-        if left := stage.keys(job):
+        if left := stage.keys_left(job):
             where = f" in {job.scratch.url}" if isinstance(job.scratch, FileScratch) else ""
             raise RuntimeError(
                 f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record{where} after the run; "
@@ -97,11 +97,6 @@ def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
     for key in keys:
         stage.run(job, key)
         tick()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:

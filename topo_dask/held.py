@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
-from .execute import run, threads, usable_cores
+from .execute import run, threads
 from .kernels.labels import voxels_of
 from .kernels.sinks import CellGrid, cells_of
 from .kernels.tracking import advance
+from .machine import usable_cores
 from .plan import Recipe, plan_stages
 from .stages.job import Job
 from .stages.settle import file_rows

@@ -129,7 +129,7 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
             check_sight(array.name, array.array)
         waited = False
         for stage in stages:
-            if not stage.keys(job):
+            if not stage.keys_left(job):
                 take_census(job, stage, ())
                 continue
             if not waited:  # who finds all done does not wait
@@ -160,7 +160,7 @@ def _work(job: Job, stages: Sequence[Stage], stage: Stage, executor: Executor) -
     except OSError as error:
         _check_kept(job, stages, error)
         raise
-    if left := stage.keys(job):  # a worker may have come that was not asked
+    if left := stage.keys_left(job):  # a worker may have come that was not asked
         raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
 
 
@@ -197,7 +197,7 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
         flow=None if flow is None else _flow_of(flow, channels, spec),
         labels=None if labels is None else Source(labels, "instances"),
-        scratch=spec.scratch.within(f"channel{spec.channel}"),  # whatever the class is called,
+        scratch=spec.scratch.within(f"channel{spec.channel}"),  # a class may have a name that is no path
     )
 
 

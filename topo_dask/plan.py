@@ -82,21 +82,21 @@ class Stage:
         """Kinds of all bundles that its tasks file."""
         return (*self.products, self.name)
 
-    def seen(self, job: Job) -> Job:
+    def job_of_tasks(self, job: Job) -> Job:
         """The job as the tasks of this stage see it."""
         return job
 
-    def tasks(self, job: Job) -> list[str]:
+    def all_keys(self, job: Job) -> list[str]:
         """Keys of all its tasks, done or not, in Z-order."""
         if self.over is None:
             return [self.name]
         if self.over == EVERY:
             return _in_z_order(block.key for block in job.candidates())
-        return self.tasks_over(listed(job.scratch, self.over))
+        return self.keys_over(listed(job.scratch, self.over))
 
-    def keys(self, job: Job) -> list[str]:
+    def keys_left(self, job: Job) -> list[str]:
         """Keys of the tasks to do, in Z-order; those that are on record are left out."""
-        tasks = self.tasks(job)
+        tasks = self.all_keys(job)
         done = job.scratch.keys(DONE if self.over is None else self.name) if tasks else set()
         return [key for key in tasks if key not in done]
 
@@ -104,7 +104,7 @@ class Stage:
         """The jobs that its tasks do a part of."""
         return (job,)
 
-    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+    def keys_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in Z-order."""
         return _merged(keys, (1, 1, 1))
 
@@ -129,11 +129,11 @@ class Stage:
             self.function(job)
             job.scratch.put(DONE, key)
         else:
-            self.function(self.seen(job), key)
+            self.function(self.job_of_tasks(job), key)
 
     def named(self, job: Job, key: str) -> str:
         """What messages call a task: its block and the voxels of that, or its key."""
-        return key if self.over is None else f"block {key} {self.seen(job).grid.named(key).write}"
+        return key if self.over is None else f"block {key} {self.job_of_tasks(job).grid.named(key).write}"
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ class TrackTogether(Stage):
 
     jobs: tuple[Job, ...] = ()
 
-    def tasks(self, job: Job) -> list[str]:
+    def all_keys(self, job: Job) -> list[str]:
         """Keys of the blocks of all classes, in Z-order."""
-        return _in_z_order(set().union(*map(super().tasks, self.jobs)))
+        return _in_z_order(set().union(*map(super().all_keys, self.jobs)))
 
-    def keys(self, job: Job) -> list[str]:
+    def keys_left(self, job: Job) -> list[str]:
         """Keys of the blocks that any class has to do, in Z-order."""
-        return _in_z_order(set().union(*map(super().keys, self.jobs)))
+        return _in_z_order(set().union(*map(super().keys_left, self.jobs)))
 
     def jobs_of(self, job: Job) -> tuple[Job, ...]:
         """The jobs of all classes."""
@@ -178,11 +178,11 @@ class Gathering(Stage):
 
     tier: int = 0
 
-    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+    def keys_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of the regions that hold these blocks or smaller regions."""
         return _merged(keys, (2, 2, 2) if self.tier else (1, 1, 1))
 
-    def seen(self, job: Job) -> Job:
+    def job_of_tasks(self, job: Job) -> Job:
         """The job with regions for blocks."""
         return replace(job, grid=job.grid.gathered(self.tier))
 
@@ -202,11 +202,11 @@ class Downsampling(Stage):
     level: int = 1
     factors: tuple[int, int, int] = (1, 1, 1)
 
-    def tasks_over(self, keys: Iterable[str]) -> list[str]:
+    def keys_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of the blocks that are made of these."""
         return _merged(keys, self.factors)
 
-    def seen(self, job: Job) -> Job:
+    def job_of_tasks(self, job: Job) -> Job:
         """The job with the blocks of the level that is written and the labels of the one before."""
         return job.at(self.level)
 

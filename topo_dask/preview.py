@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from .admission import RunPlan
 from .blocks.geometry import Box
 from .held import segment_held, tabulate_held
+from .machine import machine_memory
 from .plan import Recipe
-from .surroundings import machine_memory
 
 HELD_BYTES = 32
 """Bytes that a voxel takes in memory, at most, beside its inputs: labels, and up to 25 for the work."""
@@ -55,7 +55,7 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
     Raises
     ------
     ValueError, RuntimeError, OSError
-        As in a run, when values or chunks can not be used.
+        As in a run, when values or chunks cannot be used.
     """
     channel, config = plan.classes[name]
     mask = plan.foreground(name).read(box)

@@ -1,7 +1,7 @@
 """Kernels compiled before a run begins, in every process that will do its tasks.
 
 Without that the first task of each worker would compile, which takes seconds: each stage would seem slow at first, and
-a worker that can not run the code at all would tell in the middle of the run.
+a worker that cannot run the code at all would tell in the middle of the run.
 """
 
 import asyncio
@@ -105,5 +105,5 @@ def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Tripl
     )
     plan = plan_stages(Recipe.of(config, table=True), tiers=grid.tiers, pyramid=pyramid)
     for stage in (*plan.stages, *plan.writers):
-        for key in stage.keys(job):
+        for key in stage.keys_left(job):
             stage.work(job, key)

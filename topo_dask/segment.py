@@ -15,7 +15,7 @@ from .plan import track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
-from .stages.table import check_table, instance_columns, write_table
+from .stages.table import check_place, instance_columns, write_table
 from .stores import ledger, locks
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
@@ -36,7 +36,7 @@ from .stores.outputs import (
 from .stores.pages import Pages
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
-from .stores.retries import at_once
+from .stores.retries import in_parallel
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight, shares_memory
@@ -201,10 +201,10 @@ def segment_volume(
         return whole
 
     def admit(look: Callable[[], Any]) -> tuple[str | None, Any]:
-        run_name, group, *_ = at_once(
+        run_name, group, *_ = in_parallel(
             lambda: ledger.admit(store, record, resume=resume, overwrite=overwrite),
             look,
-            *(partial(check_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
+            *(partial(check_place, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
         )
         check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
         return run_name, group

@@ -43,7 +43,7 @@ class Opaque:
 
 
 class _Leased(FileScratch):
-    # It goes with the last graph that holds it. Once it was pickled others may be at work in it: then with the process.
+    # Removed with the last graph that holds it; once it was pickled, when this process ends, as others may use it.
 
     _end: "weakref.finalize[Any, _Leased]"
 

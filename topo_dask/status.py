@@ -121,13 +121,13 @@ def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> 
         if stage.over == EVERY:
             total = candidates()
         elif stage.over is not None:
-            total = len(stage.tasks_over(listed(stage.over))) if all(earlier.is_complete for earlier in found) else None
+            total = len(stage.keys_over(listed(stage.over))) if all(earlier.is_complete for earlier in found) else None
         found.append(StageStatus(stage.name, done, total))
     return found
 
 
 def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int) -> int:
-    # Blocks that a stored chunk of the foreground meets; all of them where the input can not be found again.
+    # Blocks that a stored chunk of the foreground meets; all of them where the input cannot be found again.
     try:
         array, _ = open_input(record["semantic"]["store"].removeprefix("file://").rstrip("/"), "semantic")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where this code runs: which executor, which cluster, how many cores, how much memory."""
+"""Where this code runs: which executor, which cluster, what its workers see and have."""
 
 import os
 import sys
@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
-from numbers import Integral
-from pathlib import Path, PurePosixPath
 from threading import Lock, current_thread, main_thread
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -18,7 +16,8 @@ from uuid import uuid4
 import numpy as np
 
 from .cluster import ask_back, on_cluster
-from .execute import Executor, configured_scheduler, dask_scheduler, threads, usable_cores
+from .execute import Executor, configured_scheduler, dask_scheduler, threads
+from .machine import as_bytes, machine_memory, usable_cores
 from .stores.inputs import sees
 from .stores.scratch import LOCK, FileScratch, find
 
@@ -128,7 +127,7 @@ def _in_cluster_task() -> bool:
 
 
 def active_client() -> Any:
-    """The Dask client that is active here, or None; RuntimeError when it is one that can not be waited for."""
+    """The Dask client that is active here, or None; RuntimeError when it is one that cannot be waited for."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client
@@ -165,7 +164,7 @@ SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
 
 
 def check_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> None:
-    """Raise OSError, with what to do about it, when a worker of the active cluster can not read what is filed here."""
+    """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here."""
     if active_client() is None:
         return
     token = uuid4().hex
@@ -197,50 +196,7 @@ def _check_workers(what: str, remedy: str, question: Callable[..., bool], *argum
     if blind:
         first, saw = min(blind.items(), key=lambda answer: answer[0])
         cause = saw if isinstance(saw, Exception) else None
-        raise OSError(f"{what} can not be reached by {len(blind)} workers, {first} among them: {remedy}") from cause
-
-
-def as_bytes(memory_limit: object) -> int:
-    """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is none."""
-    from dask.utils import parse_bytes
-
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, Integral | str):
-        raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
-    try:
-        given = int(parse_bytes(memory_limit or "0") if isinstance(memory_limit, str) else memory_limit)
-    except ValueError:
-        raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
-    if given <= 0:
-        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
-    if given < 1 << 10:
-        raise ValueError(f"memory_limit {memory_limit!r} is {given} bytes: say what it is in, as in '{given}GiB'")
-    return given
-
-
-GROUPS = Path("/proc/self/cgroup")
-LIMITS = {
-    "": ("/sys/fs/cgroup", "memory.max"),
-    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-}
-"""Where control groups of version 2 and 1 have their limits."""
-
-
-def machine_memory() -> int:
-    """Bytes that processes may use here together: the machine's, or those of their control group."""
-    import psutil
-
-    limits = [int(psutil.virtual_memory().total)]
-    try:
-        groups = GROUPS.read_text().splitlines()
-    except OSError:
-        return limits[0]
-    for group in groups:
-        _, kinds, path = group.split(":", 2)
-        if (files := LIMITS.get(kinds)) is not None:
-            for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
-                with suppress(OSError, ValueError):  # there is none, or it is "max"
-                    limits.append(int(Path(f"{files[0]}{folder}", files[1]).read_text()))
-    return min(limits)
+        raise OSError(f"{what} cannot be reached by {len(blind)} workers, {first} among them: {remedy}") from cause
 
 
 class Resources(NamedTuple):
@@ -291,7 +247,7 @@ def _least_memory(workers: Mapping[str, Any]) -> int:
             continue
         if isinstance(machine, Exception):
             raise RuntimeError(
-                f"worker {name} can not tell how much memory it has: start the workers with a memory limit"
+                f"worker {name} cannot tell how much memory it has: start the workers with a memory limit"
             ) from machine
         own.append(machine // on_host[worker["host"]])
     return int(min(own, default=machine_memory() // len(workers)))  # all that were asked have died

@@ -4,7 +4,7 @@ Two rules, both published in the README of janelia-cellmap/topo: straight to the
 objects (`direct_flow`), and by diffusion for objects a straight line would leave (`diffusion_flow`). NumPy in
 gives NumPy out; a dask array in gives a lazy dask array out, equal bit for bit.
 
-The straight flow needs one number triple per object from the whole volume: blocks emit counts and sums
+The straight flow needs the centre of each object from the whole volume: blocks emit counts and sums
 (chunk), the rows of one id are added up (combine) and every block is written from the table (finalize).
 """
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from topo_dask.blocks.geometry import Box, Triple, triple
-from topo_dask.execute import usable_cores
-from topo_dask.kernels import flow_targets as kernels
-from topo_dask.kernels.flow_targets import COUNT, HIGH, ID, LOW, SUM
+from .blocks.geometry import Box, Triple, triple
+from .kernels import flow_targets as kernels
+from .kernels.flow_targets import COUNT, HIGH, ID, LOW, SUM
+from .machine import usable_cores
 
 if TYPE_CHECKING:
     import dask.array as da

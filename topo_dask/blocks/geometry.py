@@ -2,9 +2,9 @@
 
 ::
 
-    |<------------------ read ------------------>|
-    |  halo  |<----------- write ----------->|  halo  |
-             ^ start                          ^ stop
+    |<------------------- read -------------------->|
+    |  halo  |<---------- write ---------->|  halo  |
+             ^ start                       ^ stop
 
 A task owns the voxels of `write` and reads those of `read`: `write` grown by the halo, clipped to the volume.
 """

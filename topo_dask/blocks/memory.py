@@ -87,8 +87,8 @@ class Footprint:
         return int(max(tracking, labelling) + mask)
 
 
-LARGEST, USUAL = 256, 128
-"""Edge of a block, at most, where the caller leaves it to us; and up to where it grows whoever is idle."""
+MAX_EDGE, MAX_IDLE_EDGE = 256, 128
+"""Edge of a block, at most, where the caller leaves it to us; and where workers would be idle with larger ones."""
 
 
 def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, tasks: int = 1) -> Triple:
@@ -117,7 +117,7 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
         longer = [b + (c if k == axis else 0) for k, (b, c) in enumerate(zip(block, chunks, strict=True))]
         fits = footprint.task_mem((longer[0], longer[1], longer[2])) <= allowed_mem
         busy = prod(footprint.shape) >= tasks * prod(longer)
-        useful = block[axis] < footprint.shape[axis] and longer[axis] <= (LARGEST if busy else USUAL)
+        useful = block[axis] < footprint.shape[axis] and longer[axis] <= (MAX_EDGE if busy else MAX_IDLE_EDGE)
         if fits and useful:
             block = longer
         else:

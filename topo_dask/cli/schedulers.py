@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import click
 
-from ..execute import usable_cores
-from ..surroundings import Resources, as_bytes, machine_memory
+from ..machine import as_bytes, machine_memory, usable_cores
+from ..surroundings import Resources
 
 THREADS_OF_A_WORKER = 4
 """Threads of a worker of a local cluster, at most: few enough that the death of one loses little."""
@@ -31,7 +31,7 @@ _TAKES = {
 
 
 class UnreachableError(click.ClickException):
-    """A cluster that can not be used; nothing has begun."""
+    """A cluster that cannot be used; nothing has begun."""
 
     exit_code = 2
 
@@ -150,7 +150,7 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    # A cluster that is interrupted while it starts can not be closed: a Ctrl-C or SIGTERM takes effect when it has. A
+    # A cluster that is interrupted while it starts cannot be closed: a Ctrl-C or SIGTERM takes effect when it has. A
     # terminal's Ctrl-C reaches all processes, but those of the cluster inherit that it is blocked, so that this one can
     # close them.
     came: list[int] = []

@@ -20,7 +20,7 @@ def open_layers(paths: tuple[str, ...]) -> list[Any]:
 
 
 def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Path:
-    # What can not be written is refused before the work.
+    # What cannot be written is refused before the work.
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ModuleNotFoundError as error:

@@ -98,7 +98,7 @@ def _check_output(output: Path) -> None:
     if not folder.is_dir():
         raise click.UsageError(f"--output {str(output)!r}: there is no folder {folder}")
     if not output.exists() and not os.access(folder, os.W_OK):
-        raise click.UsageError(f"--output {str(output)!r}: the folder {folder} can not be written to")
+        raise click.UsageError(f"--output {str(output)!r}: the folder {folder} cannot be written to")
 
 
 def _check_column(name: str) -> None:

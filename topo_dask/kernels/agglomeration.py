@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel
 from .contact_queue import Queue, enqueue, make_queue, take
-from .contact_tables import check_table
+from .contact_tables import check_contacts
 from .group_graph import Graph, make_graph, resolve, score
 from .plateaus import Room, settle
 
@@ -101,7 +101,7 @@ def agglomerate_contacts(
     >>> agglomerate_contacts(pairs, sums, np.array([1, 1, 1]), 4, threshold=0.0, frozen=frozen)
     array([0, 0, 2, 3])
     """
-    check_table(pairs, sums, faces, n_nodes)
+    check_contacts(pairs, sums, faces, n_nodes)
     left = np.zeros(n_nodes, np.bool_) if frozen is None else frozen.copy()
     if left.shape != (n_nodes,) or left.dtype != np.bool_:
         raise ValueError(f"frozen is {left.dtype} {left.shape}: expected bool ({n_nodes},)")
@@ -121,8 +121,8 @@ def agglomerate_contacts(
 def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, room: Room) -> int:
     """Unite plateau by plateau, from the highest score down.
 
-    `left` marks the roots that are left for the tier above. Returns 0, or -1 as soon as `unite` returns False, or the
-    number of contacts of a plateau for which `room` is too small: to be called again with more.
+    `left` marks the roots that are left for the tier above. Returns 0, or -1 as soon as `merge_groups` returns False,
+    or the number of contacts of a plateau for which `room` is too small: to be called again with more.
     """
     # The list has no use for its places that were passed, and every edge taken was in one of them.
     tied, state = queue.order, queue.state

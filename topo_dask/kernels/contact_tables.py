@@ -157,7 +157,7 @@ def scores_of(sums: NDArray[np.int64], faces: NDArray[np.int64]) -> NDArray[np.f
     return np.divide(scores, faces, out=scores)
 
 
-def check_table(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:
+def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:
     """Refuse what is not a contact table over nodes 0 to n_nodes - 1.
 
     Raises

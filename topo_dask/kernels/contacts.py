@@ -28,7 +28,7 @@ LOW, HIGH, SUM, FACES = 0, 1, 2, 3
 Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.floating]
-Start = tuple[int, int, int]
+Triple = tuple[int, int, int]
 
 
 @part
@@ -71,7 +71,7 @@ def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int
 
 
 @part
-def _score(flow: Floats, at: Start, beyond: Start, axis: int, facing: bool) -> float:
+def _score(flow: Floats, at: Triple, beyond: Triple, axis: int, facing: bool) -> float:
     """Score the face between a voxel and the next one along an axis, in float64."""
     z, y, x = at
     z1, y1, x1 = beyond
@@ -128,7 +128,7 @@ def _add_faces(
 def _add_block(
     numbers: Ints,
     flow: Floats,
-    core: Start,
+    core: Triple,
     facing: bool,
     faces: Int64s,
     rows: Int64s,
@@ -154,7 +154,7 @@ def _add_block(
     return -1
 
 
-def _tabulate(numbers: Ints, flow: Floats, core: Start, facing: bool) -> tuple[Int64s, Start]:
+def _tabulate(numbers: Ints, flow: Floats, core: Triple, facing: bool) -> tuple[Int64s, Triple]:
     """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or -1s."""
     # Arrays are made here: each allocation in a kernel costs a tenth of a second to compile.
     rows, faces, place = np.empty((FIRST_ROWS, 4), np.int64), np.empty(3 * core[2], np.int64), np.zeros(2, np.int64)
@@ -199,7 +199,7 @@ def readable_flow(flow: NDArray[np.generic]) -> Floats:
     return readable
 
 
-def _refuse_face(flow: Floats, bad: Start, origin: tuple[int, ...]) -> NoReturn:
+def _refuse_face(flow: Floats, bad: Triple, origin: tuple[int, ...]) -> NoReturn:
     """Raise the error of a face whose score or sum is out of range."""
     z, y, coded = bad
     x, axis = divmod(coded, 3)

@@ -7,18 +7,18 @@ only. Runs of equal voxels are looked up once, which is what makes the pass chea
 
 import numpy as np
 
-from .compiled import allocating_kernel as kernel
+from .compiled import allocating_kernel
 
 _FIRST_SLOTS = 1024  # power of two; small enough to stay in L1 for blocks with few labels
 
 
-@kernel
+@allocating_kernel
 def new_slots(size: int) -> np.ndarray:
     """Return `size` empty slots, int64 [size]; `size` is a power of two and -1 means empty."""
     return np.full(size, -1, np.int64)
 
 
-@kernel
+@allocating_kernel
 def _probe(slots: np.ndarray, rows: np.ndarray, first: int, second: int) -> int:
     # Two rounds of multiply and xor-shift (as splitmix64 ends) spread consecutive ids over the slots.
     mixed = (np.uint64(first) * np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(second)
@@ -34,7 +34,7 @@ def _probe(slots: np.ndarray, rows: np.ndarray, first: int, second: int) -> int:
     return position
 
 
-@kernel
+@allocating_kernel
 def find_row(slots: np.ndarray, rows: np.ndarray, used: int, first: int, second: int) -> int:
     """Return the row of the key (first, second), entering it as row number `used` when it is new.
 
@@ -57,7 +57,7 @@ def find_row(slots: np.ndarray, rows: np.ndarray, used: int, first: int, second:
     return int(slots[position])
 
 
-@kernel
+@allocating_kernel
 def make_room(slots: np.ndarray, rows: np.ndarray, used: int) -> tuple[np.ndarray, np.ndarray]:
     """Return slots and rows of twice the size when all `used` rows are taken, else the same ones."""
     if used < rows.shape[0]:
@@ -70,7 +70,7 @@ def make_room(slots: np.ndarray, rows: np.ndarray, used: int) -> tuple[np.ndarra
     return more_slots, more_rows
 
 
-@kernel
+@allocating_kernel
 def _count_until_full(
     slots: np.ndarray, rows: np.ndarray, used: int, truth: np.ndarray, labels: np.ndarray, start: int
 ) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def _count_until_full(
     return used, start
 
 
-@kernel
+@allocating_kernel
 def count_pairs(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Count every pair of ids that meets at the same voxel of two flat arrays.
 

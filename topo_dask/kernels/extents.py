@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel
 
-FAR = np.iinfo(np.int64).max
+NOWHERE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Extents:
         return cls(
             np.zeros(n, np.int64),
             np.zeros((n, 3), np.int64),
-            np.full((n, 3), FAR, np.int64),
+            np.full((n, 3), NOWHERE, np.int64),
             np.zeros((n, 3), np.int64),
-            np.full(n, FAR, np.int64),
+            np.full(n, NOWHERE, np.int64),
         )
 
     def add(self, rows: NDArray[np.int64], other: "Extents") -> None:

@@ -14,12 +14,12 @@ SCALE = float(1 << FRACTION_BITS)
 EXACT = float(1 << 53)
 """Largest magnitude up to which every integer is a float64 of its own."""
 
-LARGEST = 1 << 62
+MAX_SUM = 1 << 62
 """Largest magnitude of a sum, which is 2**38 in whole units: two of them still add up within int64."""
 
 
 def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:
-    """Raise OverflowError when a fixed-point sum has passed `LARGEST`.
+    """Raise OverflowError when a fixed-point sum has passed `MAX_SUM`.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:
 
     Examples
     --------
-    >>> check_sums(np.array([0, -LARGEST - 1]), "flow error", "shorten the flow")
+    >>> check_sums(np.array([0, -MAX_SUM - 1]), "flow error", "shorten the flow")
     Traceback (most recent call last):
         ...
     OverflowError: flow error: a sum of 274877906944 exceeds 2**38, the range of fixed-point sums; shorten the flow
     """
     # As Python's integers: the least int64 has no opposite of its own.
     largest = max(int(sums.max(initial=0)), -int(sums.min(initial=0)))
-    if largest > LARGEST:
+    if largest > MAX_SUM:
         raise OverflowError(
             f"{what}: a sum of {largest >> FRACTION_BITS} exceeds 2**{62 - FRACTION_BITS}, "
             f"the range of fixed-point sums; {remedy}"
@@ -47,7 +47,7 @@ def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:
 def add_sums(
     sums: NDArray[np.int64], rows: NDArray[np.integer], terms: NDArray[np.int64], what: str, remedy: str
 ) -> None:
-    """Add fixed-point sums to some rows, in place; OverflowError when one passes `LARGEST`.
+    """Add fixed-point sums to some rows, in place; OverflowError when one passes `MAX_SUM`.
 
     Parameters
     ----------

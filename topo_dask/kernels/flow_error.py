@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel, part
 from .contacts import readable_flow
-from .fixed_point import FRACTION_BITS, LARGEST, SCALE
+from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE
 
 SHORTEST = 1e-8
 """Least length, in voxels, that a vector to a centre is divided by."""
@@ -20,7 +20,7 @@ Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.floating]
 Float64s = NDArray[np.float64]
-Start = tuple[int, int, int]
+Triple = tuple[int, int, int]
 
 
 @part
@@ -28,7 +28,7 @@ def _gather_row(
     row: Ints,
     flow: Floats,
     at: tuple[int, int],
-    start: Start,
+    start: Triple,
     centres: Float64s,
     found: Int64s,
     vectors: Float64s,
@@ -75,10 +75,10 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
     """
     for i in range(n):
         number = row[found[i]]
-        if not units[i] <= LARGEST:
+        if not units[i] <= MAX_SUM:
             return int(found[i])
         sums[number] += np.int64(units[i])
-        if sums[number] > LARGEST:
+        if sums[number] > MAX_SUM:
             return int(found[i])
     return -1
 
@@ -87,14 +87,14 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
 def _add_errors(
     numbers: Ints,
     flow: Floats,
-    start: Start,
+    start: Triple,
     centres: Float64s,
     found: Int64s,
     vectors: Float64s,
     units: Float64s,
     sums: Int64s,
 ) -> tuple[int, int, int]:
-    """Add the errors of a block to ``sums``; return the first voxel that can not be added, or -1s.
+    """Add the errors of a block to ``sums``; return the first voxel that cannot be added, or -1s.
 
     ``found`` [w], ``vectors`` [6, w] and ``units`` [w] hold what is under way, for one row of voxels.
     """
@@ -112,8 +112,8 @@ def _add_errors(
     return -1, -1, -1
 
 
-def _refuse_voxel(numbers: Ints, flow: Floats, voxel: Start, start: Start, n_numbers: int) -> NoReturn:
-    """Raise the error of a voxel that can not be added."""
+def _refuse_voxel(numbers: Ints, flow: Floats, voxel: Triple, start: Triple, n_numbers: int) -> NoReturn:
+    """Raise the error of a voxel that cannot be added."""
     at = tuple(s + v for s, v in zip(start, voxel, strict=True))
     number, value = int(numbers[voxel]), tuple(flow[(slice(None), *voxel)].tolist())
     if not 0 <= number <= n_numbers:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .compiled import allocating_kernel as kernel
+from .compiled import allocating_kernel
 from .contingency import find_row, make_room, new_slots
 
 ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
@@ -17,7 +17,7 @@ ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
 _RESCALE_EVERY = 32  # a value shrinks at most sixfold a step unless it vanishes: 2**-83 in 32 steps
 
 
-@kernel
+@allocating_kernel
 def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
     length = stop - start
     if row[2] == 0:
@@ -32,7 +32,7 @@ def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
     row[8], row[11] = min(row[8], start), max(row[11], stop - 1)
 
 
-@kernel
+@allocating_kernel
 def _run_end(line: np.ndarray, start: int) -> int:
     stop = start + 1
     while stop < line.size and line[stop] == line[start]:
@@ -40,7 +40,7 @@ def _run_end(line: np.ndarray, start: int) -> int:
     return stop
 
 
-@kernel
+@allocating_kernel
 def object_rows(labels: np.ndarray) -> np.ndarray:
     """Add up every object of a block in one pass.
 
@@ -74,7 +74,7 @@ def object_rows(labels: np.ndarray) -> np.ndarray:
     return rows[:used].copy()
 
 
-@kernel
+@allocating_kernel
 def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray) -> None:
     """Write the unit vectors from every voxel of a block to its object's centre.
 
@@ -113,7 +113,7 @@ def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centre
                 start = stop
 
 
-@kernel
+@allocating_kernel
 def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """List the voxels of all objects, object by object, in one pass.
 
@@ -153,7 +153,7 @@ def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tupl
     return voxels, ranks
 
 
-@kernel
+@allocating_kernel
 def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, walls: np.ndarray) -> np.ndarray:
     """Return the ranks of the six face neighbours of an object's voxels.
 
@@ -193,7 +193,7 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, w
     return out
 
 
-@kernel
+@allocating_kernel
 def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
     # u + (sum - 6 u) / 6 is sum / 6: the voxel's own value cancels.
     for i in range(neighbours.shape[0]):
@@ -203,7 +203,7 @@ def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
             out[i, d] = (total + (field[xl, d] + field[xu, d])) * (1.0 / 6.0)
 
 
-@kernel
+@allocating_kernel
 def _rescale(field: np.ndarray) -> None:
     # The fields decay geometrically. A power of two common to all three keeps the direction, bit for bit.
     peak = 0.0
@@ -214,7 +214,7 @@ def _rescale(field: np.ndarray) -> None:
         field *= math.ldexp(1.0, -math.frexp(peak)[1])
 
 
-@kernel
+@allocating_kernel
 def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
     """Diffuse the three fields of an object; outside it they are held at 0.
 
@@ -241,7 +241,7 @@ def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray
     return field
 
 
-@kernel
+@allocating_kernel
 def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray, out: np.ndarray) -> None:
     """Write d u_z / dz, d u_y / dy, d u_x / dx by central differences, scaled to unit length.
 
@@ -268,7 +268,7 @@ def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray
             out[2, voxels[i]] = x / length
 
 
-@kernel
+@allocating_kernel
 def diffusion_object(
     labels: np.ndarray,
     ranks: np.ndarray,

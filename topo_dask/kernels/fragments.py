@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel
 from .labels import apply_lut, check_label_count, number_roots
-from .linking import flatten_roots, unite
+from .linking import flatten_roots, join_sets
 
 
 @kernel
@@ -27,11 +27,11 @@ def _scan(labels, numbers, parents):  # type: ignore[no-untyped-def]
                     # Where both rows go on they have met at the voxel before.
                     if y > 0 and row_above[x] == label and not (goes_on and row_above[x - 1] == label):
                         if number:
-                            unite(parents, number, out_above[x])
+                            join_sets(parents, number, out_above[x])
                         number = out_above[x]
                     if z > 0 and row_before[x] == label and not (goes_on and row_before[x - 1] == label):
                         if number:
-                            unite(parents, number, out_before[x])
+                            join_sets(parents, number, out_before[x])
                         number = out_before[x]
                     if number == 0:
                         n += 1

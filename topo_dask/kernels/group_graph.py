@@ -76,15 +76,6 @@ def contact_of(graph: Graph, a: int, b: int) -> int:
     return slot & _EDGE_BITS if slot >= 0 else -1
 
 
-@part
-def find(parent: NDArray[np.int32], node: int) -> int:
-    """Root of the group of a node."""
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
 def resolve(graph: Graph) -> NDArray[np.int64]:
     """Lowest node of the group of every node."""
     parent = graph.parent
@@ -94,7 +85,7 @@ def resolve(graph: Graph) -> NDArray[np.int64]:
 
 
 @part
-def unite(graph: Graph, a: int, b: int) -> bool:
+def merge_groups(graph: Graph, a: int, b: int) -> bool:
     """Unite two roots; the shorter list of contacts moves. False when a sum or a face count passes 2**53."""
     if graph.length[a] > graph.length[b]:
         a, b = b, a
@@ -120,7 +111,7 @@ def unite(graph: Graph, a: int, b: int) -> bool:
 
 @part
 def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
-    """Make a moved half-edge a contact of (root, other), or add it to the one there. False as in `unite`."""
+    """Make a moved half-edge a contact of (root, other), or add it to the one there. False as in `merge_groups`."""
     edge = half >> 1
     tag = _tag(root, other)
     position = _locate(graph, tag, root, other)

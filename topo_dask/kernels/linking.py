@@ -20,7 +20,7 @@ def find_root(parents, i):  # type: ignore[no-untyped-def]
 
 
 @part
-def unite(parents, i, j):  # type: ignore[no-untyped-def]
+def join_sets(parents, i, j):  # type: ignore[no-untyped-def]
     """Unite the sets of `i` and `j` under the lower root."""
     a, b = find_root(parents, i), find_root(parents, j)
     if a < b:
@@ -39,7 +39,7 @@ def flatten_roots(parents):  # type: ignore[no-untyped-def]
 @kernel
 def _connect(pairs, parents):  # type: ignore[no-untyped-def]
     for i in range(len(pairs)):
-        unite(parents, pairs[i, 0], pairs[i, 1])
+        join_sets(parents, pairs[i, 0], pairs[i, 1])
     flatten_roots(parents)
 
 
@@ -96,7 +96,7 @@ def _link(keys, order, centres, row_offsets, radius, pointers, parents):  # type
                 dy = centres[a, 1] - centres[b, 1]
                 dx = centres[a, 2] - centres[b, 2]
                 if (dz * dz + dy * dy) + dx * dx < limit:
-                    unite(parents, a, b)
+                    join_sets(parents, a, b)
                 j += 1
     flatten_roots(parents)
 

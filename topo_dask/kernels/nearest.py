@@ -23,7 +23,7 @@ LINES = 64
 
 Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
-Box = tuple[int, int, int]
+Triple = tuple[int, int, int]
 
 
 @part
@@ -145,7 +145,7 @@ def _sorted_labels(seeds: Ints) -> Int64s:
     return labels
 
 
-def _key_bits(n_labels: int, seeds_box: tuple[Box, Box], target_box: tuple[Box, Box]) -> int:
+def _key_bits(n_labels: int, seeds_box: tuple[Triple, Triple], target_box: tuple[Triple, Triple]) -> int:
     """Return the number of bits of a rank, after checking that the largest key fits."""
     longest = 0
     for s0, n, t0, m in zip(*seeds_box, *target_box, strict=True):
@@ -159,7 +159,7 @@ def _key_bits(n_labels: int, seeds_box: tuple[Box, Box], target_box: tuple[Box, 
     return bits
 
 
-def _as_box(start: object, shape: object) -> tuple[Box, Box]:
+def _as_integers(start: object, shape: object) -> tuple[Triple, Triple]:
     """Return start and shape as triples of Python integers, which do not overflow."""
     z, y, x = (int(v) for v in np.asarray(start))
     d, h, w = (int(v) for v in np.asarray(shape))
@@ -220,8 +220,8 @@ def nearest(
         raise TypeError(f"seeds: dtype {seeds.dtype}, expected integers that fit int64")
     if seeds.ndim != 3:
         raise ValueError(f"seeds: shape {seeds.shape} has {seeds.ndim} axes, expected 3")
-    start, shape = _as_box(seeds_start, seeds.shape)
-    target, (ta, tb, tc) = _as_box(target_start, target_shape)
+    start, shape = _as_integers(seeds_start, seeds.shape)
+    target, (ta, tb, tc) = _as_integers(target_start, target_shape)
     labels = _sorted_labels(seeds)
     if labels.size == 0 or ta * tb * tc == 0:
         return np.full((ta, tb, tc), NO_SEED, np.int64), np.zeros((ta, tb, tc), np.int64)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from .compiled import allocating_kernel as kernel
+from .compiled import allocating_kernel
 
 
-@kernel
+@allocating_kernel
 def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
     # First and last-plus-one voxel per axis that the ellipsoid can touch, cut at the volume.
     reach = np.empty((3, 2), np.int64)
@@ -15,7 +15,7 @@ def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndar
     return reach
 
 
-@kernel
+@allocating_kernel
 def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> bool:
     """Whether all voxels of an ellipsoid are 0 or already `label`.
 
@@ -40,7 +40,7 @@ def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray,
     return True
 
 
-@kernel
+@allocating_kernel
 def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> None:
     """Set the voxels of an ellipsoid to `label`, in place; parameters as for `ellipsoid_is_free`."""
     reach = _reach(labels, centre, radii)
@@ -53,7 +53,7 @@ def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, l
                     labels[z, y, x] = label
 
 
-@kernel
+@allocating_kernel
 def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
     """Return how many points of a path come before its first ball that meets an object.
 
@@ -71,7 +71,7 @@ def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
     return int(path.shape[0])
 
 
-@kernel
+@allocating_kernel
 def paint_path(labels: np.ndarray, path: np.ndarray, radius: float, label: int) -> None:
     """Set the voxels within `radius` of a path's points to `label`, in place (see `free_length`)."""
     radii = np.full(3, radius)

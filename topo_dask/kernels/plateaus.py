@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from .compiled import part
 from .contact_queue import pop, push
-from .group_graph import Graph, contact_of, find, score, unite
+from .group_graph import Graph, contact_of, merge_groups, score
+from .linking import find_root
 from .searching import first_place
 
 
@@ -36,7 +37,7 @@ def settle(graph: Graph, tied: NDArray[np.int32], count: int, at: float, left: N
     exact = True
     for i in range(2 * count):
         group = np.int64(room.ids[i])
-        root = find(graph.parent, group)
+        root = find_root(graph.parent, group)
         if exact and graph.lowest[root] == group and not left[root] and (i == 0 or room.ids[i - 1] != group):
             exact = _grow(graph, group, at, 2 * count, room)
     return exact
@@ -62,7 +63,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
     """Leave every node of a plateau that has a node left already."""
     ids, stack, size = room.ids, room.items, 0
     for i in range(n):  # each group gets on the stack once: here, or when it is left
-        if (i == 0 or ids[i] != ids[i - 1]) and left[find(graph.parent, np.int64(ids[i]))]:
+        if (i == 0 or ids[i] != ids[i - 1]) and left[find_root(graph.parent, np.int64(ids[i]))]:
             stack[size] = ids[i]
             size += 1
     while size > 0:
@@ -71,7 +72,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
         place = first_place(ids, n, group)
         while place < n and ids[place] == group:
             neighbour = np.int64(room.neighbours[place])
-            root = find(graph.parent, neighbour)
+            root = find_root(graph.parent, neighbour)
             if not left[root]:
                 left[root] = True
                 stack[size] = neighbour
@@ -81,7 +82,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
 
 @part
 def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
-    """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `unite`."""
+    """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `merge_groups`."""
     size, newest = 0, group
     while True:
         place = first_place(room.ids, n, newest)
@@ -90,17 +91,17 @@ def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
             push(room.keys, room.items, size, -np.float64(neighbour), neighbour)
             size += 1
             place += 1
-        root = find(graph.parent, group)
+        root = find_root(graph.parent, group)
         newest = -1
         while newest < 0:
             if size == 0:
                 return True
             neighbour = pop(room.keys, room.items, size)
             size -= 1
-            other = find(graph.parent, neighbour)
+            other = find_root(graph.parent, neighbour)
             if other != root:
                 edge = contact_of(graph, root, other)
                 if edge >= 0 and score(graph, edge) == at:
                     newest = neighbour
-        if not unite(graph, root, other):
+        if not merge_groups(graph, root, other):
             return False

@@ -1,6 +1,6 @@
 """What LLVM has to be told before it makes a loop SIMD.
 
-Numba passes arrays as bare pointers, so LLVM must assume that a store to one may change another, and it can not
+Numba passes arrays as bare pointers, so LLVM must assume that a store to one may change another, and it cannot
 check that at run time for a gather, whose addresses are data. It then leaves the loop scalar. Scoped alias metadata
 settles the question: what `gather` reads is never written by `store`. That holds here because flow fields are only
 read while particles move. Index checks are the caller's: none of these wraps or checks bounds.

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
-from .fixed_point import FRACTION_BITS, LARGEST, SCALE, add_sums, check_sums
+from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE, add_sums, check_sums
 
 _CENTRES = 1 << 16
 """Centres computed at a time, which bounds what that takes beside them."""
 
-FAR = 1 << 16
-"""Voxels that an end point may lie outside the volume: beyond, sums and the hash of `link_sinks` need not fit int64."""
+MAX_OUTSIDE = 1 << 16
+"""Voxels that an end point may lie outside the volume: further out, sums and the hash of a cell may not fit int64."""
 
 _WHAT = "end points relative to their cell"
 _REMEDY = "choose a smaller convergence_radius, so that fewer end in one cell and nearer to its origin"
@@ -62,7 +62,7 @@ def _cells(positions, edge, shape, sizes, out):  # type: ignore[no-untyped-def]
     for i in range(len(positions)):
         number = 0
         for k in range(3):
-            if not -FAR <= positions[i, k] <= sizes[k] + FAR:
+            if not -MAX_OUTSIDE <= positions[i, k] <= sizes[k] + MAX_OUTSIDE:
                 return i
             cell = np.rint(positions[i, k] / edge)
             cell = cell if cell > 0.0 else 0.0
@@ -173,7 +173,7 @@ def _sum_ends(positions, numbers, origins, scale, counts, sums):  # type: ignore
         for k in range(3):
             total = sums[row, k] + np.int64(np.rint((positions[i, k] - origins[row, k]) * scale))
             sums[row, k] = total
-            if total > LARGEST or total < -LARGEST:
+            if total > MAX_SUM or total < -MAX_SUM:
                 return  # before it wraps around; the sum is there to be found
 
 

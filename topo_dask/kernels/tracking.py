@@ -185,7 +185,7 @@ def start_positions(mask: NDArray[np.bool_], origin: Shape) -> NDArray[np.float6
 
 @part
 def _displacement(vectors, words, at, i, axis, step):  # type: ignore[no-untyped-def]
-    # Which of both it is is known when it is compiled.
+    # Which branch it is is known when it is compiled.
     if words is None:
         return gather(vectors, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(axis))
     return step * half_to_single(load(words, i) >> np.uint64(16 * axis))

@@ -100,7 +100,7 @@ class Pyramid(LocalVolume):  # type: ignore[misc]
 
 
 def _usable_levels(layer: Layer) -> list[tuple[int, tuple[int, ...]]]:
-    # Levels that are whole multiples of the finest: what does not divide can not stand for a scale of the viewer.
+    # Levels that are whole multiples of the finest: what does not divide cannot stand for a scale of the viewer.
     leading = (1,) if layer.kind == "flow" else ()
     found = []
     for n in range(len(layer.levels)):

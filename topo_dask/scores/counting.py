@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..execute import usable_cores
 from ..kernels.contingency import count_pairs
+from ..machine import usable_cores
 
 _BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
 _FAN_IN = 16  # tables combined by one task

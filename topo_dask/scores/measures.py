@@ -77,7 +77,7 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
     Parameters
     ----------
     truth, labels
-        As for `contingency`; or a ContingencyTable as the only one.
+        As for `contingency`; or a ContingencyTable in place of both.
     ignore : sequence of int, default (0,)
         Voxels with one of these true ids do not count. Label 0 is an id like any other.
 
@@ -123,7 +123,7 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
     Parameters
     ----------
     truth, labels
-        As for `contingency`; or a ContingencyTable as the only one.
+        As for `contingency`; or a ContingencyTable in place of both.
     ignore : sequence of int, default (0,)
         Voxels with one of these true ids do not count. Label 0 is an id like any other.
 
@@ -225,7 +225,7 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     Parameters
     ----------
     truth, labels
-        As for `contingency`; or a ContingencyTable as the only one. 0 is no object.
+        As for `contingency`; or a ContingencyTable in place of both. 0 is no object.
     least_share : float, default 0.1
         Share of an object's voxels from which on an overlap counts, above 0 and at most 1; smaller ones are
         taken for ragged borders.

@@ -106,9 +106,11 @@ class Job:
 
 def admit_rows(job: Job, step: str, tables: Iterable[Columns]) -> None:
     """Raise MemoryError when the longest of the tables has more rows than a global step may take at once."""
-    rows = [sum(count_rows(job.scratch, *column) for column in columns) for columns in tables if job.allowed_mem]
-    if rows and job.allowed_mem:
-        check_rows(step, max(rows), job.allowed_mem)
+    if job.allowed_mem is None:
+        return
+    rows = (sum(count_rows(job.scratch, *column) for column in columns) for columns in tables)
+    if longest := max(rows, default=0):
+        check_rows(step, longest, job.allowed_mem)
 
 
 @dataclass(frozen=True)

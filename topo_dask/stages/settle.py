@@ -15,11 +15,11 @@ from .track import SinkTable, file_sinks
 PARTS = "rows.parts"
 """Kind of the records of the parts that are sorted."""
 
-Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
+EndPoints = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Voxels and end points, shape (N, 3)."""
 
 
-def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where: str = "") -> Rows:
+def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where: str = "") -> EndPoints:
     """Voxels of any integer type and end points of any number type as int64 and float64.
 
     Raises

@@ -55,7 +55,7 @@ def _place(folder: str, name: str) -> str:
     return f"{folder}/{name}.csv"
 
 
-def check_table(folder: str, name: str) -> None:
+def check_place(folder: str, name: str) -> None:
     """Raise FileExistsError when there is a file where a table would go and it is no table of ours."""
     try:
         head = folder_at(folder).read(f"{name}.csv", len(_HEAD))

@@ -10,7 +10,7 @@ from .tables import ALL
 def tabulate(job: Job, view: View, centres: bool) -> None:
     """Combine the extents of all pieces by label: one row an instance, whatever its blocks.
 
-    With `centres`, each block is filed the centres of mass of the instances in it.
+    With `centres` it files, for each block, the centres of mass of the instances in it.
     """
     # Read twice, block by block, so that the rows of all blocks are never held together.
     table = Extents.empty(max((int(ids.max(initial=0)) for _, ids, _ in view.extents(job)), default=0))

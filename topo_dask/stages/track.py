@@ -16,7 +16,7 @@ from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
 
 _SMALL = 8
-"""Of particles that lie close together what is around them is read, where their page is so many times as large."""
+"""The flow around particles that lie close together is read in place of their page where that is so much larger."""
 
 
 def lay_out(job: Job, key: str) -> None:

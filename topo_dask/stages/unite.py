@@ -24,6 +24,7 @@ def count_contacts(job: Job, key: str, view: View, mode: str) -> None:
     mode : {"adjacent", "agglomerate"}
         Score of a face.
     """
+    assert not view.patches  # the planes of the next blocks are read without
     block = job.grid.named(key)
     labels, beyond = _labels_with_margin(job, block, view)
     box = block.write.grow((0, 0, 0), beyond, job.grid.shape)

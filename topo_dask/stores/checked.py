@@ -5,7 +5,7 @@ store of ours between it and the data::
 
     CheckedArray[...] ── zarr decodes ── _CheckedStore.get: fetch once, try again, check the bytes ── the array's store
 
-A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) can not be seen by anybody.
+A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) cannot be seen by anybody.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class _CheckedStore(Store):
             found = await (look() if self._local else persist(look))
             listed = found is None and not self._local and await PersistentStore(self._store).exists(key, looks=1)
         except Exception as error:
-            raise self.refuse(key, f"can not be read: {type(error).__name__}: {error}") from error
+            raise self.refuse(key, f"cannot be read: {type(error).__name__}: {error}") from error
         if listed:
             raise self.refuse(key, f"exists, but was not found {TRIES} times")
         return found
@@ -204,7 +204,7 @@ class CheckedArray:
     Raises
     ------
     ValueError
-        When `on_missing` is neither, or when the array is packed in a way that can not be checked: Blosc or shards
+        When `on_missing` is neither, or when the array is packed in a way that cannot be checked: Blosc or shards
         inside another compressor.
 
     Notes
@@ -286,7 +286,7 @@ class CheckedArray:
         MissingChunkError
             When a chunk does not exist and `on_missing` is "error"; a FileNotFoundError.
         ChunkError
-            When a chunk is damaged or can not be read; an OSError.
+            When a chunk is damaged or cannot be read; an OSError.
         """
         box = self._box(index)
         try:
@@ -311,7 +311,7 @@ class CheckedArray:
         return tuple(box)
 
     def _culprit(self, box: tuple[slice, ...], error: Exception) -> ChunkError:
-        """Error that names the chunk of the box that can not be decoded."""
+        """Error that names the chunk of the box that cannot be decoded."""
         shape = stored_shape(self.array)
         touched = [range(part.start // size, -(-part.stop // size)) for part, size in zip(box, shape, strict=True)]
         for chunk in product(*touched):
@@ -326,7 +326,7 @@ class CheckedArray:
                 return named
             except Exception as cause:
                 return self._store.refuse(key, f"is damaged: {type(cause).__name__}: {cause}")
-        return ChunkError(f"{self.name} ({self.path}): {box} can not be read: {type(error).__name__}: {error}")
+        return ChunkError(f"{self.name} ({self.path}): {box} cannot be read: {type(error).__name__}: {error}")
 
 
 def stored_shape(array: Any) -> tuple[int, ...]:

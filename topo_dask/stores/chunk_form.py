@@ -50,9 +50,7 @@ def _packed(names: Sequence[str], nbytes: int | None) -> Form:
         return Form("raw" if nbytes is not None else "other", nbytes, tail)
     last = inner.pop()
     if any(name in _BLOSC for name in inner):
-        raise ValueError(
-            f"Blosc inside {last} can not be checked before it is decoded; pack the array with one of them"
-        )
+        raise ValueError(f"Blosc inside {last} cannot be checked before it is decoded; pack the array with one of them")
     if last not in _BLOSC:
         return Form("other", None, tail)
     known = nbytes is not None and all(name == "crc32c" for name in inner)
@@ -75,7 +73,7 @@ def _form_v3(codecs: Iterable[Any], shape: Sequence[int], itemsize: int) -> Form
     if names[at] == "bytes":
         return form
     if form.packing != "raw":
-        raise ValueError(f"shards inside {names} can not be checked before they are decoded; compress the inner chunks")
+        raise ValueError(f"shards inside {names} cannot be checked before they are decoded; compress the inner chunks")
     return Form("shard", None, form.tail, index_of(chain[at]["configuration"], shape, itemsize))
 
 
@@ -118,7 +116,7 @@ def form_of(array: "zarr.Array[Any]") -> Form:
 
 
 def check_bytes(data: NDArray[np.uint8], form: Form) -> None:
-    """ValueError when the bytes can not be a chunk of this form."""
+    """ValueError when the bytes cannot be a chunk of this form."""
     if data.size <= form.tail:
         raise ValueError(f"it has {data.size} bytes" if data.size else "it is empty")
     data = data[: data.size - form.tail]

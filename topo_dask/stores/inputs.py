@@ -7,7 +7,7 @@ from .chunk_form import document_of
 from .first_axis import without_first_axis
 from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
 from .persistent import impatient, persistent
-from .retries import at_once
+from .retries import in_parallel
 
 if TYPE_CHECKING:
     import zarr
@@ -73,7 +73,7 @@ def sees(array: Any) -> bool:
 
 def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":
     """Open foreground and flow, see `open_input`; the place in space is that of the first that knows its own."""
-    (opened, place), (opened_flow, place_of_flow) = at_once(
+    (opened, place), (opened_flow, place_of_flow) = in_parallel(
         lambda: open_input(semantic, "semantic", level), lambda: open_input(flow, "flow", level)
     )
     return opened, opened_flow, place or place_of_flow
@@ -180,7 +180,7 @@ def resolve_input(
     FileNotFoundError
         When there is nothing at the path.
     ValueError
-        When a group is no multiscale image, its metadata can not be used, its last axes are not z, y, x, it has several
+        When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
         time points, it has no such level, or a level is asked of an array.
     """
     where = os.fspath(path_or_url)

@@ -13,7 +13,7 @@ from ..blocks.geometry import Triple
 from .outputs import HALF, MARK, METADATA, OutputSpec, Target, existing_group, names_in
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
-from .retries import at_once
+from .retries import in_parallel
 
 
 def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
@@ -70,7 +70,7 @@ def open_output(
     def level(path: str, one: OutputSpec) -> Any:
         return group[path] if there and path in group else _create(group, path, one.shape, spec.chunks, mark)
 
-    arrays = at_once(*(partial(level, path, one) for path, one in spec.levels(name)))
+    arrays = in_parallel(*(partial(level, path, one) for path, one in spec.levels(name)))
     if spec.pyramid is not None:
         in_image = "multiscales" in group.attrs.asdict().get("ome", group.attrs)
         group[place].attrs.update(spec.pyramid.attributes(name, in_image=in_image))
@@ -192,4 +192,4 @@ def _clear(array: Any, spec: OutputSpec) -> None:
         for at in range(0, spec.shape[0], spec.block_shape[0]):
             array[at : at + spec.block_shape[0]] = 0
             if array[at : at + spec.block_shape[0]].any():  # an object store may deny what it should remove
-                raise OSError(f"output {array.store_path} can not be emptied: plane {at} and those behind hold labels")
+                raise OSError(f"output {array.store_path} cannot be emptied: plane {at} and those behind hold labels")

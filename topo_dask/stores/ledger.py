@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from .locks import claim
-from .retries import at_once
+from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
@@ -66,7 +66,7 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     ValueError
         When `resume` is set and the run there is another one; the message says what differs.
     """
-    old, void, ours = at_once(
+    old, void, ours = in_parallel(
         lambda: recorded(scratch),
         lambda: _note(scratch, VOID, VOID),
         lambda: scratch.holds_only(CLASSES),  # left by tasks that outlived their run
@@ -86,7 +86,7 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     differences = _differences(old, json.loads(json.dumps(record)))
     if differences:
         raise ValueError(
-            f"the run in {scratch.url} can not be resumed, it is another one: {'; '.join(differences)}. Ask for what "
+            f"the run in {scratch.url} cannot be resumed, it is another one: {'; '.join(differences)}. Ask for what "
             "it was begun with, or pass overwrite=True to begin again"
         )
     return name
@@ -154,7 +154,7 @@ def clear(scratch: FileScratch) -> None:
     if scratch.is_empty():
         return
     scratch.put(VOID, VOID)
-    at_once(lambda: scratch.discard(CLASSES), lambda: scratch.discard(RUN))
+    in_parallel(lambda: scratch.discard(CLASSES), lambda: scratch.discard(RUN))
     scratch.discard(VOID)
 
 

@@ -26,7 +26,7 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
     Returns
     -------
     chunks : set of tuple of int, or None
-        None when the store can not list, or when its listing misses even the metadata of the array.
+        None when the store cannot list, or when its listing misses even the metadata of the array.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
 
 
 def _names(array: "zarr.Array[Any]", depth: int) -> "list[str] | None":
-    """Keys under an array, relative to it, and of `depth` parts at most on a disk; None when the store can not list."""
+    """Keys under an array, relative to it, and of `depth` parts at most on a disk; None when the store cannot list."""
     store: Any = impatient(array.store_path.store)
     path = array.store_path.path
     if type(store) is LocalStore:
@@ -81,7 +81,7 @@ def _names(array: "zarr.Array[Any]", depth: int) -> "list[str] | None":
 def _files(root: str, depth: int) -> list[str]:
     """Files below a folder, at most `depth` levels down.
 
-    Unlike zarr's own listing it follows links and raises when a folder can not be read: a chunk that is not listed
+    Unlike zarr's own listing it follows links and raises when a folder cannot be read: a chunk that is not listed
     would count as empty.
     """
     found, folders = [], [("", 1)]

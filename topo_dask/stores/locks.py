@@ -40,7 +40,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
 
     A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
-    this machine that is no more is swept. Whether a process of another machine, or of another container, lives can not
+    this machine that is no more is swept. Whether a process of another machine, or of another container, lives cannot
     be seen from here: who insists sweeps its lock, and it has to look whether its own is still there.
 
     Parameters
@@ -146,6 +146,6 @@ def _is_held(key: str, holder: dict[str, Any]) -> bool:
 def at_work(scratch: FileScratch) -> dict[str, Any] | None:
     """Machine (``host``) and process (``pid``) of the run at work in scratch; None where there is none.
 
-    Whether a process of another machine lives can not be seen from here: it counts as being at work.
+    Whether a process of another machine lives cannot be seen from here: it counts as being at work.
     """
     return _other_run(scratch, "", insist=False)

@@ -111,7 +111,7 @@ class Multiscale:
 
 
 def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
-    """Entry of `multiscales` in the attributes of a group, or None; ValueError when it can not be used."""
+    """Entry of `multiscales` in the attributes of a group, or None; ValueError when it cannot be used."""
     ome = attributes.get("ome")
     namespaced = isinstance(ome, Mapping)
     images = (ome if namespaced else attributes).get("multiscales")  # type: ignore[union-attr]

@@ -150,7 +150,7 @@ def check_outputs(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Refuse an output that can not take the labels; nothing is written.
+    """Refuse an output that cannot take the labels; nothing is written.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def check_outputs(
     PermissionError
         When the group or array given can only be read.
     ValueError
-        When the store can not replace what it holds, when one array is given for several classes, when an array that
+        When the store cannot replace what it holds, when one array is given for several classes, when an array that
         was given, or that an earlier run made, does not fit the run, or when a group has the zarr format of another
         version of OME-Zarr.
     """
@@ -182,7 +182,7 @@ def check_outputs(
         raise PermissionError("output is open for reading only: open it with mode='r+'")
     if target.node is not None and not target.node.store.supports_deletes:
         raise ValueError(
-            f"output is in a {type(target.node.store).__name__}, which can not replace what it holds: give a folder or "
+            f"output is in a {type(target.node.store).__name__}, which cannot replace what it holds: give a folder or "
             "an object store"
         )
     if target.is_array:
@@ -329,7 +329,7 @@ def existing_group(target: Target) -> Any:
         ) from error
     except (OSError, ValueError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"output {target.url} can not be opened as a zarr group: {error}") from error
+        raise kind(f"output {target.url} cannot be opened as a zarr group: {error}") from error
 
 
 def check_owned(target: Target, place: str, run: str) -> None:
@@ -408,7 +408,7 @@ def find_labels(url: str, name: str | None = None) -> str:
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
-    """Raise ValueError when an array can not take the labels of these blocks."""
+    """Raise ValueError when an array cannot take the labels of these blocks."""
     if tuple(array.shape) != spec.shape or np.dtype(array.dtype) != np.int32 or array.fill_value != 0:
         raise ValueError(
             f"output must be int32 of shape {spec.shape} with fill value 0, got {array.dtype} of shape "

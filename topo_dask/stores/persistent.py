@@ -60,7 +60,7 @@ class PersistentStore(WrapperStore[Store]):
             await insist(lambda: self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        """Remove all objects with a prefix; OSError when they can not be removed."""
+        """Remove all objects with a prefix; OSError when they cannot be removed."""
 
         async def gone() -> bool | None:
             # An object store answers 404 where it should remove, and zarr takes that for done.
@@ -70,7 +70,7 @@ class PersistentStore(WrapperStore[Store]):
         with self._named(prefix):
             removed = await persist(gone, retries.FAILURES)
         if not removed:
-            raise OSError(f"{self}/{prefix} can not be removed")
+            raise OSError(f"{self}/{prefix} cannot be removed")
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether no look finds an object with a prefix."""
@@ -113,7 +113,7 @@ class PersistentStore(WrapperStore[Store]):
         with self._named(key):
             removed = await persist(gone, retries.FAILURES)
         if not removed:
-            raise OSError(f"{self}/{key} can not be removed")
+            raise OSError(f"{self}/{key} cannot be removed")
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:

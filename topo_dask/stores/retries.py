@@ -63,14 +63,14 @@ async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = N
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
 
-def at_once(*questions: Callable[[], Any]) -> list[Any]:
+def in_parallel(*questions: Callable[[], Any]) -> list[Any]:
     """Answers to questions none of which waits for another; the error of the first that has one.
 
     Where a store that is not local takes many looks to deny, they are all taken in the time of one question.
 
     Examples
     --------
-    >>> at_once(lambda: 1, lambda: 2)
+    >>> in_parallel(lambda: 1, lambda: 2)
     [1, 2]
     """
     if len(questions) < 2:
@@ -79,14 +79,14 @@ def at_once(*questions: Callable[[], Any]) -> list[Any]:
         return [future.result() for future in [pool.submit(question) for question in questions]]
 
 
-def in_turn(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterator[T]:
+def in_order(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterator[T]:
     """What an act makes of each of some objects, in their order; up to so many are under way at a time.
 
     A request to an object store takes some hundredths of a second, and waits all that time.
 
     Examples
     --------
-    >>> list(in_turn(abs, [-1, 2, -3], 2))
+    >>> list(in_order(abs, [-1, 2, -3], 2))
     [1, 2, 3]
     """
     with ThreadPoolExecutor(ahead) as pool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .folders import Folder, folder_at
-from .retries import in_turn
+from .retries import in_order
 from .sharing import of_this_process
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -218,7 +218,7 @@ class FileScratch:
             pass
 
     def _each(self, act: Callable[[S], T], objects: Iterable[S]) -> Iterator[T]:
-        return in_turn(act, objects, _AHEAD) if "://" in self.url else map(act, objects)
+        return in_order(act, objects, _AHEAD) if "://" in self.url else map(act, objects)
 
     def lengths(self, kind: str, key: str) -> dict[str, int]:
         """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""
@@ -331,7 +331,7 @@ def _is_filed(scratch: FileScratch, kind: str, key: str) -> bool:
         record = next((record for record in records if kind in record), None)
         if record is None:
             raise OSError(
-                f"no bundle {scratch.url}/{kind} is on record, and it can not be told which there are; run again with "
+                f"no bundle {scratch.url}/{kind} is on record, and it cannot be told which there are; run again with "
                 "resume=True"
             )
         known[kind] = np.array(sorted(keys_in(record, kind)), "S")  # a tenth of what a set takes

@@ -22,7 +22,7 @@ class Disk:
 
 
 def disk_of(url: str | None) -> Disk | None:
-    """The disk that a path is on, or will be; None for what is on no disk, and where that can not be told.
+    """The disk that a path is on, or will be; None for what is on no disk, and where that cannot be told.
 
     Stores tell nothing of their space, and some file systems, such as ``/proc``, no size, or more free than there is.
 

@@ -1,6 +1,6 @@
 """Volumes that stages read from and write to: NumPy or zarr arrays behind the same few words.
 
-Whatever comes in leaves as native, C-contiguous NumPy; whatever can not be used is refused when it is opened.
+Whatever comes in leaves as native, C-contiguous NumPy; whatever cannot be used is refused when it is opened.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def check_unmasked(array: Any, name: str) -> None:
 
 
 def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
-    """Refuse what can not be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
+    """Refuse what cannot be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
 
     `lacking` is the remedy where one axis is missing.
 
@@ -40,7 +40,7 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     TypeError
         When the data type is not boolean, integer or real.
     ValueError
-        When the number of axes, the shape or the chunk shape can not be used.
+        When the number of axes, the shape or the chunk shape cannot be used.
     """
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "buif" or dtype.itemsize > 8:
@@ -174,7 +174,7 @@ class Foreground:
         """Blocks that may have foreground, in raster order: those that a stored chunk meets. One is held at a time.
 
         A chunk that was never written has the array's fill value, which is background unless it counts as foreground or
-        is no number. All blocks where the store can not tell, or where a chunk that is not there is an error.
+        is no number. All blocks where the store cannot tell, or where a chunk that is not there is an error.
         """
         array = self.source.array
         sparse = isinstance(array, CheckedArray) and array.on_missing == "background"
@@ -318,7 +318,7 @@ class HeldFlow:
         return self.region(box)
 
     def release(self) -> None:
-        """Free the layout; `region` can not be called any more."""
+        """Free the layout; `region` cannot be called any more."""
         self._vectors = None
 
     def read(self, box: Box) -> NDArray[np.floating]:

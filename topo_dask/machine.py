@@ -1,0 +1,54 @@
+"""What this machine has, and lets this process have: cores and memory."""
+
+import os
+from contextlib import suppress
+from numbers import Integral
+from pathlib import Path, PurePosixPath
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def as_bytes(memory_limit: object) -> int:
+    """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is none."""
+    from dask.utils import parse_bytes
+
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, Integral | str):
+        raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
+    try:
+        given = int(parse_bytes(memory_limit or "0") if isinstance(memory_limit, str) else memory_limit)
+    except ValueError:
+        raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
+    if given <= 0:
+        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    if given < 1 << 10:
+        raise ValueError(f"memory_limit {memory_limit!r} is {given} bytes: say what it is in, as in '{given}GiB'")
+    return given
+
+
+GROUPS = Path("/proc/self/cgroup")
+LIMITS = {
+    "": ("/sys/fs/cgroup", "memory.max"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+}
+"""Where control groups of version 2 and 1 have their limits."""
+
+
+def machine_memory() -> int:
+    """Bytes that processes may use here together: the machine's, or those of their control group."""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().total)]
+    try:
+        groups = GROUPS.read_text().splitlines()
+    except OSError:
+        return limits[0]
+    for group in groups:
+        _, kinds, path = group.split(":", 2)
+        if (files := LIMITS.get(kinds)) is not None:
+            for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+                with suppress(OSError, ValueError):  # there is none, or it is "max"
+                    limits.append(int(Path(f"{files[0]}{folder}", files[1]).read_text()))
+    return min(limits)
