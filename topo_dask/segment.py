@@ -11,7 +11,7 @@ from .admission import RunPlan, check_space, look_twice, plan_volume
 from .census import make_good, strike
 from .config import Preset
 from .execute import Progress, check_done, run
-from .plan import track_together
+from .plan import Plan, track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
@@ -227,21 +227,18 @@ def segment_volume(
         run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record)
         new = earlier is None
         jobs = _open_jobs(plan, target, open_group(target, group, spec), spec, store, run_name, new=new)
+        work = partial(run, executor=executor, progress=bars, check=check)
         if together := plan.shared_channels > 3:
-            run(next(iter(jobs.values())), [track_together(list(jobs.values()))], executor, bars, check, new=new)
+            work(next(iter(jobs.values())), [track_together(list(jobs.values()))], new=new)
         for name, job in jobs.items():
-            stages, writers = plan.plans[name].stages, plan.plans[name].writers
-            run(job, stages[:1], executor, bars, check, new=new and not together)
-            run(job, stages[1:], executor, bars, check, new=new)
-            for writer in writers:
-                check_owned(target, spec.place(name), run_name)
-                run(job, (writer,), executor, bars, check, new=new)
-            check_owned(target, spec.place(name), run_name)
-            check_done(job, (*stages, *writers))
-            columns = instance_columns(job, drops=plan.plans[name].drops)
-            if target.url is not None:
-                write_table(columns, name, target.beside(".tables"))
-            publish(target, name, spec, {"instances": len(columns["label"]), "record": ledger.digest(record)})
+            stages, owned = plan.plans[name].stages, partial(check_owned, target, spec.place(name), run_name)
+            work(job, stages[:1], new=new and not together)
+            work(job, stages[1:], new=new)
+            for writer in plan.plans[name].writers:
+                owned()
+                work(job, (writer,), new=new)
+            owned()
+            _publish(job, plan.plans[name], target, spec, ledger.digest(record))
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
@@ -314,6 +311,15 @@ def _open_jobs(
         if not new:
             make_good(jobs[name], (*plan.plans[name].stages, *stages))
     return jobs
+
+
+def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, digest: str) -> None:
+    # The table first: labels that are whole have one.
+    check_done(job, (*plan.stages, *plan.writers))
+    columns = instance_columns(job, drops=plan.drops)
+    if target.url is not None:
+        write_table(columns, job.name, target.beside(".tables"))
+    publish(target, job.name, spec, {"instances": len(columns["label"]), "record": digest})
 
 
 def make_job(

@@ -87,5 +87,5 @@ def check_exact(sums: np.ndarray, what: str) -> None:
     if largest > EXACT:
         raise OverflowError(
             f"{what}: a fixed-point sum of {largest} exceeds 2**53 units of 2**-{FRACTION_BITS}; "
-            "flow vectors are expected to be about one voxel long"
+            "flow vectors are expected to be about one voxel long, and a contact to have at most 2**29 faces"
         )
