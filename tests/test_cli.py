@@ -31,7 +31,7 @@ from topo_dask.config import get_postprocess_config
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
-from topo_dask.stores.outputs import MARK
+from topo_dask.stores.foreign import MARK
 from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
 

@@ -17,8 +17,8 @@ from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
 from topo_dask.stores import label_arrays, ledger, locks
+from topo_dask.stores.foreign import METADATA
 from topo_dask.stores.ledger import CLASSES
-from topo_dask.stores.outputs import METADATA
 from topo_dask.stores.scratch import FileScratch
 
 QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}

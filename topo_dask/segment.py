@@ -19,10 +19,10 @@ from .stages.table import check_place, instance_columns, write_table
 from .stores import ledger, locks
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
+from .stores.foreign import MARK
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
 from .stores.multiscales import read_multiscales
 from .stores.outputs import (
-    MARK,
     OutputSpec,
     Target,
     absolute,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Box, Triple
 from ..blocks.sampling import sample_boxes
 from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
+from ..stores.foreign import MARK
 from ..stores.inputs import as_volume, resolve_input
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
-from ..stores.outputs import MARK
 
 Kind = Literal["image", "labels", "flow"]
 

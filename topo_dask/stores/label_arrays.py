@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Triple
-from .outputs import HALF, MARK, METADATA, OutputSpec, Target, existing_group, names_in
+from .foreign import HALF, MARK, METADATA, names_in
+from .outputs import OutputSpec, Target, existing_group
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels
 from .retries import in_parallel

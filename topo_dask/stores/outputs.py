@@ -7,7 +7,6 @@
 """
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,23 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Triple
+from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .inputs import absolute_node
 from .multiscales import VERSIONS
 from .persistent import impatient, persistent, store_at
 from .pyramids import LABELS, Pyramid
-
-MARK = "topo_dask"
-"""Attribute that says that an array or group was written by this package, and by which run."""
-
-_OF_AN_ARRAY = re.compile(
-    r"([0-9]+/)?(zarr\.json|\.zgroup|\.zattrs|\.zarray|\.zmetadata|(c/)?[0-9]+([./][0-9]+)*)(\.[0-9a-f]{32}\.partial)?"
-)
-
-METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
-"""Files that zarr keeps besides chunks."""
-
-HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")
-"""End of the name of a file that zarr is writing, or was when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +191,7 @@ def check_outputs(
                 for path, fits in spec.levels(name):
                     if path in group:
                         check_output(group[path], fits)
-        elif (stray := _stray(group, place)) is not None:
+        elif (stray := leftover_file(group, place)) is not None:
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
             )
@@ -228,8 +215,8 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
     import zarr
 
     old = group[place]
-    foreign = _foreign(old) if isinstance(old, zarr.Group) else []
-    foreign = foreign or (_strange(old) if overwrite else [])
+    foreign = unmarked_members(old) if isinstance(old, zarr.Group) else []
+    foreign = foreign or (unknown_files(old) if overwrite else [])
     if MARK not in old.attrs or foreign:
         held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
@@ -243,56 +230,6 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
     mark = old.attrs[MARK]
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
-
-
-def _foreign(group: Any) -> list[str]:
-    # What lies in a group of ours and is neither its metadata nor a level of ours.
-    return [
-        name for name in names_in(group) if (MARK not in group[name].attrs if name in group else _stray(group, name))
-    ]
-
-
-def names_in(group: Any) -> list[str]:
-    """Names of what lies in a group, zarr's or not, its metadata left out."""
-    from zarr.core.sync import sync
-
-    async def names() -> list[str]:
-        return [name async for name in group.store.list_dir(group.path)]
-
-    inside = sync(names()) if group.store.supports_listing else []
-    return sorted({name.strip("/") for name in inside} - METADATA)
-
-
-def _stray(group: Any, place: str) -> str | None:
-    # A file where nothing is to zarr: new labels would take a chunk that is there for theirs. Folders that are empty,
-    # and metadata that are not whole, are what is left of a removal that was killed.
-    from zarr.core.sync import sync
-
-    path = f"{group.path}/{place}".lstrip("/")
-
-    async def first() -> str | None:
-        if await group.store.exists(path):
-            return path
-        async for file in group.store.list_prefix(f"{path}/"):
-            if HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
-                return str(file)
-        return None
-
-    return sync(first()) if group.store.supports_listing else None
-
-
-def _strange(node: Any) -> list[str]:
-    # The first file below arrays of ours that is neither a chunk nor metadata: to replace them is to remove all.
-    from zarr.core.sync import sync
-
-    async def first() -> list[str]:
-        async for key in node.store.list_prefix(f"{node.path}/"):
-            inner = key.removeprefix(f"{node.path}/")
-            if not _OF_AN_ARRAY.fullmatch(inner):
-                return [inner]
-        return []
-
-    return sync(first()) if node.store.supports_listing else []
 
 
 def existing_group(target: Target) -> Any:

@@ -1,0 +1,71 @@
+"""What lies where labels are to go, and was not written by this package: it is never removed."""
+
+import re
+from typing import Any
+
+MARK = "topo_dask"
+"""Attribute that says that an array or group was written by this package, and by which run."""
+
+_OF_AN_ARRAY = re.compile(
+    r"([0-9]+/)?(zarr\.json|\.zgroup|\.zattrs|\.zarray|\.zmetadata|(c/)?[0-9]+([./][0-9]+)*)(\.[0-9a-f]{32}\.partial)?"
+)
+
+METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+"""Files that zarr keeps besides chunks."""
+
+HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")
+"""End of the name of a file that zarr is writing, or was when it was killed."""
+
+
+def unmarked_members(group: Any) -> list[str]:
+    """Names of what lies in a group of ours and is neither its metadata nor a level of ours."""
+    return [
+        name
+        for name in names_in(group)
+        if (MARK not in group[name].attrs if name in group else leftover_file(group, name))
+    ]
+
+
+def names_in(group: Any) -> list[str]:
+    """Names of what lies in a group, zarr's or not, its metadata left out."""
+    from zarr.core.sync import sync
+
+    async def names() -> list[str]:
+        return [name async for name in group.store.list_dir(group.path)]
+
+    inside = sync(names()) if group.store.supports_listing else []
+    return sorted({name.strip("/") for name in inside} - METADATA)
+
+
+def leftover_file(group: Any, place: str) -> str | None:
+    """A file where nothing is to zarr, or None: new labels would take a chunk that is there for theirs.
+
+    Folders that are empty, and metadata that are not whole, are what is left of a removal that was killed.
+    """
+    from zarr.core.sync import sync
+
+    path = f"{group.path}/{place}".lstrip("/")
+
+    async def first() -> str | None:
+        if await group.store.exists(path):
+            return path
+        async for file in group.store.list_prefix(f"{path}/"):
+            if HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
+                return str(file)
+        return None
+
+    return sync(first()) if group.store.supports_listing else None
+
+
+def unknown_files(node: Any) -> list[str]:
+    """The first file below arrays of ours that is neither a chunk nor metadata: to replace them is to remove all."""
+    from zarr.core.sync import sync
+
+    async def first() -> list[str]:
+        async for key in node.store.list_prefix(f"{node.path}/"):
+            inner = key.removeprefix(f"{node.path}/")
+            if not _OF_AN_ARRAY.fullmatch(inner):
+                return [inner]
+        return []
+
+    return sync(first()) if node.store.supports_listing else []
