@@ -25,7 +25,8 @@ LAYERS = {
     "stages": {"stages", "stores", "blocks", "kernels", "config"},
     "plan": {"stages", "stores", "blocks", "config"},
     "census": {"plan", "stages", "stores"},
-    "execute": {"census", "plan", "stages", "stores"},
+    "machine": set(),
+    "execute": {"census", "machine", "plan", "stages", "stores"},
 }
 
 

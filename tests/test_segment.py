@@ -420,6 +420,14 @@ RESUMABLE = [
 ]
 
 
+FUNCTIONS = {
+    "contacts": "count_contacts",
+    "fragments": "number_fragments",
+    "orphans": "recover_orphans",
+    "errors": "measure_errors",
+}
+
+
 class StopHereError(Exception):
     pass
 
@@ -445,7 +453,8 @@ def count_tasks(patch: pytest.MonkeyPatch) -> tuple[Tasks, Tasks]:
 
 def break_stage(patch: pytest.MonkeyPatch, name: str, after: int, late: bool) -> None:
     """Make a stage of the second class stop in its task number `after`, before or behind the work."""
-    function = name.split(".", maxsplit=1)[0]
+    kind = name.split(".", maxsplit=1)[0]
+    function = FUNCTIONS.get(kind, kind)
     real: Callable[..., None] = getattr(plan_module, function)
     calls: list[str] = []
 
