@@ -193,13 +193,16 @@ def test_what_was_done_without_a_block_is_done_again(
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
 
 
-def test_what_a_task_has_filed_must_be_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("hidden", "message"), [("track", "was filed by a task and is not there"), ("numbers.faces", "is lost")]
+)
+def test_what_a_task_has_filed_must_be_seen(tmp_path: Path, hidden: str, message: str) -> None:
     store_inputs(tmp_path)
     looks = iter(range(99))
 
     def late(scratch: FileScratch, kind: str, looks_at: int | None = None) -> set[str]:
         keys = real(scratch, kind, looks_at)
-        return keys - {"0.0.1"} if kind == "track" and (patience == 0 or next(looks) < 3) else keys
+        return keys - {"0.0.1"} if kind == hidden and (patience == 0 or next(looks) < 3) else keys
 
     real = FileScratch.keys
     wait = patch("topo_dask.census.time.sleep")
@@ -209,7 +212,7 @@ def test_what_a_task_has_filed_must_be_seen(tmp_path: Path) -> None:
                 segment(tmp_path)
                 assert slept.called
                 continue
-            with pytest.raises(OSError, match=r"track/0\.0\.1 was filed by a task and is not there"):
+            with pytest.raises(OSError, match=rf"{hidden}/0\.0\.1 {message}"):
                 segment(tmp_path, overwrite=True)
 
 

@@ -133,13 +133,14 @@ def _compare_when_seen(
     scratch: FileScratch, stage: Stage, tasks: Collection[str], *, new: bool
 ) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
     # The next stage takes what is listed for all there is.
-    end = time.monotonic() + PATIENCE
+    done, end = set(tasks), time.monotonic() + PATIENCE
     while True:
         lost, there = _compare(scratch, stage, new=new)
-        seen = scratch.keys(DONE) if stage.over is None else there[stage.name]
-        if not (hidden := set(tasks) - seen):
+        hidden = done - (scratch.keys(DONE) if stage.over is None else there[stage.name])
+        if not hidden and done.isdisjoint(key for _, key in lost):
             return lost, there
         if time.monotonic() > end:
+            _refuse_lost(scratch, lost)
             raise OSError(
                 f"scratch bundle {scratch.url}/{stage.name}/{min(hidden)} was filed by a task and is not there: files "
                 "were removed, or workers have another folder there: pass scratch=<a path or URL that all share>"
