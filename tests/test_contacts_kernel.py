@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.contacts import FIRST_ROWS, MODES, readable_flow, tabulate_contacts, unite_contacts
+from topo_dask.kernels.contacts import FIRST_ROWS, MODES, tabulate_contacts, unite_contacts
+from topo_dask.kernels.flow_types import readable_flow
 
 UNIT = 2.0**-24
 
@@ -192,7 +193,6 @@ def two(value, dtype=np.float64):
         (TWO.astype(np.uint64), two(1), (1, 1, 2), "adjacent", TypeError, "numbers: dtype uint64"),
         (TWO, two(1).astype(complex), (1, 1, 2), "adjacent", TypeError, "flow: dtype complex128"),
         (TWO, two(1).astype(np.longdouble), (1, 1, 2), "adjacent", TypeError, "flow: dtype"),
-        (TWO, two(1).astype(bool), (1, 1, 2), "adjacent", TypeError, "flow: dtype bool"),
     ],
 )
 def test_refuses(numbers, flow, core, mode, error, message):

@@ -17,6 +17,7 @@ from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, chec
 from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
+from topo_dask.kernels.flow_types import used_dtype
 from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages import recover, track
 from topo_dask.stages.drop import drop
@@ -28,7 +29,7 @@ from topo_dask.stages.tables import ALL
 from topo_dask.stages.tabulate import tabulate
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FILED, FileScratch
-from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, flow_dtype, track_bytes
+from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 
 
 def peak_of(work: Callable[[], None]) -> int:
@@ -60,7 +61,7 @@ def whole_run(folder: Path, vectors: NDArray[Any], mask: NDArray[Any], config: C
         output=levels[0],
         levels=tuple(CoarserLevel(*pair) for pair in zip(cells, levels[1:], strict=True)),
     )
-    item, used = vectors.dtype.itemsize, flow_dtype(vectors.dtype).itemsize
+    item, used = vectors.dtype.itemsize, used_dtype(vectors.dtype).itemsize
     projected = Footprint(shape, halo, 1, item, used, track_bytes(vectors.dtype)).task_mem(block)
     plan = plan_stages(Recipe.of(config), pyramid=cells)
     for stage in (*plan.stages, *plan.writers):
@@ -124,7 +125,7 @@ def test_particles_that_leave_take_no_more_than_projected(dtype: str, tmp_path: 
         foreground=Foreground(Source(np.ones(shape, np.bool_), "semantic")),
         flow=StoredFlow(Source(flow, "flow", slice(0, 3))),
     )
-    item, work_item = vectors.dtype.itemsize, flow_dtype(vectors.dtype).itemsize
+    item, work_item = vectors.dtype.itemsize, used_dtype(vectors.dtype).itemsize
     projected = Footprint(shape, halo, 1, item, work_item, track_bytes(vectors.dtype)).task_mem(block)
     stage = plan_stages(Recipe.of(job.config)).stages[0]
     stage.run(job, "3.2.2")  # compiles

@@ -11,6 +11,7 @@ from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes
 from .doubts import warn_of_prediction
+from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages
 from .stores.checked import CheckedArray, OnMissing
@@ -18,7 +19,7 @@ from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
-from .stores.volumes import Foreground, Source, check_prediction, flow_dtype, track_bytes
+from .stores.volumes import Foreground, Source, check_prediction, track_bytes
 from .surroundings import Resources, resources
 
 DEFAULT_HALO = 16
@@ -193,7 +194,7 @@ def plan_volume(
     margin = triple(default if halo is None else halo, "halo", at_least=0)
     workers, threads, memory = machine or resources(memory_limit)
     allowed = allowed_per_task(memory, threads)
-    items = semantic.dtype.itemsize, flow.dtype.itemsize, flow_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
+    items = semantic.dtype.itemsize, flow.dtype.itemsize, used_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
     # Classes in the same stored chunks share the read of the flow.
     shared = flow.shape[0] if len(classes) > 1 and (flow.shards or flow.chunks)[0] > 3 else 3
     footprint = Footprint(shape, margin, *items, shared)

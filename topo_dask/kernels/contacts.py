@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel, part
 from .fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
+from .flow_types import readable_flow
 from .linking import connected
 
 MODES = ("adjacent", "agglomerate")
@@ -167,36 +168,6 @@ def _tabulate(numbers: Ints, flow: Floats, core: Triple, facing: bool) -> tuple[
         if at == core[0] * core[1]:
             return rows[:n], (-1, -1, -1)
         rows = np.concatenate((rows, np.empty_like(rows)))
-
-
-def readable_flow(flow: NDArray[np.generic]) -> Floats:
-    """Return a flow in a type the kernels read; float32 and float64 in any layout are not copied.
-
-    Parameters
-    ----------
-    flow : ndarray of real numbers
-        float16 and integers are converted to float32; foreign byte order to native.
-
-    Returns
-    -------
-    ndarray of float32 or float64
-
-    Raises
-    ------
-    TypeError
-        When `flow` does not hold real numbers of at most 64 bits.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> readable_flow(np.array([1, -1], np.int8)).dtype
-    dtype('float32')
-    """
-    if flow.dtype.kind not in "fiu" or flow.dtype.itemsize > 8:
-        raise TypeError(f"flow: dtype {flow.dtype}, expected float16, float32, float64 or integers")
-    wide = flow.dtype.kind == "f" and flow.dtype.itemsize == 8
-    readable: Floats = flow.astype(np.float64 if wide else np.float32, copy=False)
-    return readable
 
 
 def _refuse_face(flow: Floats, bad: Triple, origin: tuple[int, ...]) -> NoReturn:

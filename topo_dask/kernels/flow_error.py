@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
-from .contacts import readable_flow
 from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE
+from .flow_types import readable_flow
 
 SHORTEST = 1e-8
 """Least length, in voxels, that a vector to a centre is divided by."""

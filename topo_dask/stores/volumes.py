@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
-from ..kernels.halves import widen
+from ..kernels.flow_types import readable_flow, used_dtype
 from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, region_of
 from .checked import CheckedArray
 from .limits import check_metadata
@@ -80,12 +80,6 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def flow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type in which a flow is used: its own for float32 and float64, else float32."""
-    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
-    return native if native in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f4")
-
-
 def track_bytes(dtype: np.dtype[Any]) -> int:
     """Bytes of a vector that a task which tracks holds beside what it reads.
 
@@ -94,7 +88,7 @@ def track_bytes(dtype: np.dtype[Any]) -> int:
     """
     if dtype.name == "float16":
         return 2 * HALVES_BYTES
-    used = flow_dtype(dtype)
+    used = used_dtype(dtype)
     return 3 * used.itemsize * (2 if dtype.newbyteorder("=") == used else 3)
 
 
@@ -225,11 +219,7 @@ class Foreground:
 def _as_tracked(flow: NDArray[Any]) -> NDArray[np.floating]:
     # float16 is laid out without a copy in the type in which it is used.
     dtype = flow.dtype.newbyteorder("=")
-    return flow.astype(dtype if dtype == np.float16 else flow_dtype(dtype), copy=False)
-
-
-def _as_used(flow: NDArray[Any]) -> NDArray[np.floating]:
-    return widen(flow) if flow.dtype == np.float16 else flow.astype(flow_dtype(flow.dtype), copy=False)
+    return flow.astype(dtype if dtype == np.float16 else used_dtype(dtype), copy=False)
 
 
 class Flow(Protocol):
@@ -261,7 +251,7 @@ class StoredFlow:
 
     def read(self, box: Box) -> NDArray[np.floating]:
         """Vectors of a box, shape (3, d, h, w), float32 or float64."""
-        return _as_used(self.source.read(box))
+        return readable_flow(self.source.read(box))
 
     def region(self, box: Box) -> Region:
         """The box laid out for tracking; the page at hand if there is one."""
@@ -323,7 +313,7 @@ class HeldFlow:
 
     def read(self, box: Box) -> NDArray[np.floating]:
         """Vectors of a box, shape (3, d, h, w), float32 or float64; a view where it can be one."""
-        return _as_used(self._flow[(slice(None), *box.slices)])
+        return readable_flow(self._flow[(slice(None), *box.slices)])
 
     def region(self, box: Box) -> Region:
         """The whole volume, laid out for tracking, whatever the box."""
