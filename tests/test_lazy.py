@@ -27,7 +27,7 @@ from topo_dask.lazy import Options, choose_blocks, prepare
 from topo_dask.spilled import spill
 from topo_dask.stages import track as track_stage
 
-contract = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+contract = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def blobs(shape: tuple[int, int, int] = (20, 30, 25)) -> tuple[np.ndarray, np.ndarray]:

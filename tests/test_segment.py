@@ -316,11 +316,11 @@ def test_small_blocks_are_done_several_at_a_time(cluster: LocalCluster, tmp_path
 
 @hypothesis.settings(deadline=None)
 @given(n=st.integers(0, 300), edge=st.integers(1, 400), threads=st.integers(1, 9))
-def test_runs_of_tasks_are_all_tasks_in_order_and_end_in_short_ones(n: int, edge: int, threads: int) -> None:
+def test_batches_of_tasks_are_all_tasks_in_order_and_end_in_short_ones(n: int, edge: int, threads: int) -> None:
     keys = [f"0.0.{i}" for i in range(n)]
     stage = Stage("track", lambda job, key: None, EVERY)
     job = Job("x", BlockGrid((edge,) * 3, (edge,) * 3), ClassConfig())
-    runs = list(cluster_module._runs_of(keys, stage, job, threads))
+    runs = list(cluster_module._batches_of(keys, stage, job, threads))
     assert [key for run in runs for key in run] == keys
     assert all(len(run) * edge**3 <= cluster_module._VOXELS or len(run) == 1 for run in runs)
     assert all(len(run) == 1 for run in runs[-threads:])

@@ -31,7 +31,7 @@ _BLOCK = re.compile(r"\d+\.\d+\.\d+")
 _HEAD = 1 << 16
 """Bytes that the head of a bundle may take."""
 
-_AHEAD = 16
+_AHEAD = 8
 """Bundles of a store that is not local that are read or written at a time, where many are one after the other."""
 
 FILED = "filed"
