@@ -16,7 +16,7 @@ import numpy as np
 
 from topo_dask.blocks.geometry import BlockGrid, block_id_of, z_order
 from topo_dask.blocks.memory import RECENT_MEM
-from topo_dask.cluster import _runs_of
+from topo_dask.cluster import _batches_of
 from topo_dask.config import ClassConfig
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
@@ -46,7 +46,7 @@ def runs(grid: BlockGrid, order: str, workers: int) -> Iterator[list[str]]:
         yield keys
     else:
         stage, job = Stage("track", lambda job, key: None, EVERY), Job("object", grid, ClassConfig())
-        yield from map(list, _runs_of(keys, stage, job, workers))
+        yield from map(list, _batches_of(keys, stage, job, workers))
 
 
 def decoded(size: int, workers: int, threads: int, order: str) -> float:
