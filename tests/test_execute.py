@@ -8,7 +8,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 from distributed.core import Status
 
 from topo_dask import cluster
@@ -141,6 +141,26 @@ def test_a_cluster_that_adapts_is_given_a_reason_to_start_workers(
         adapting.adapt(minimum=0, maximum=1, interval="50ms")
         cluster.on_cluster(client)(stage, job, keys, lambda: None)
     assert job.scratch.keys("note") == set(keys)
+
+
+def wait_paused(job: Job, key: str) -> None:
+    pause(get_worker())
+    time.sleep(4.5)
+    get_worker().status = Status.running
+    note_on_disk(job, key)
+
+
+def test_a_paused_worker_may_end_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 2.5)  # of heartbeats, half a second each, some have come by then
+    monkeypatch.setattr(cluster, "_CHECK", 0.1)
+    _, job, keys = job_of_some_blocks(tmp_path)
+    with (
+        dask.config.set({"distributed.worker.memory.pause": False}),
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as paused,
+        Client(paused) as client,
+    ):
+        cluster.on_cluster(client)(Stage("note", wait_paused, EVERY), job, keys[:1], lambda: None)
+    assert job.scratch.keys("note") == set(keys[:1])
 
 
 def test_a_cluster_whose_workers_are_all_paused_is_not_waited_for(

@@ -129,14 +129,19 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
 
 
 def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:
-    # Dask pauses a worker that is short of memory. One that does nothing frees none.
+    # Dask pauses a worker that is short of memory: it ends its task and takes no other. Without a task it frees none.
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if workers and all(worker["status"] == "paused" for worker in workers):
+    if workers and all(worker["status"] == "paused" and not _is_busy(worker) for worker in workers):
         raise RuntimeError(
             f"class {job.name!r}, stage {stage.name!r}: no task has ended for {PATIENCE:.0f} s, and all workers are "
             "paused, as Dask does with those short of memory. Give them more or choose a smaller memory_limit; then "
             "run again with resume=True"
         )
+
+
+def _is_busy(worker: Any) -> bool:
+    counts = worker["metrics"].get("task_counts", {})
+    return any(counts.get(state) for state in ("executing", "long-running"))
 
 
 def ask_back(client: Any) -> None:
