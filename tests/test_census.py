@@ -193,6 +193,22 @@ def test_what_was_done_without_a_block_is_done_again(
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
 
 
+def test_a_stage_takes_what_is_on_record_for_all_whatever_is_listed(
+    interrupted: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    def lacks_one(scratch: FileScratch, kind: str, looks: int | None = None) -> set[str]:
+        return keys(scratch, kind, looks) - {"0.1.1"}
+
+    def link(job: Any, min_size: int) -> None:
+        with patch.object(FileScratch, "keys", lacks_one):
+            real(job, min_size)
+
+    keys, real = FileScratch.keys, plan.link
+    store_inputs(tmp_path)
+    with patch.object(plan, "link", link):
+        np.testing.assert_array_equal(segment(tmp_path), interrupted[2])
+
+
 @pytest.mark.parametrize(
     ("hidden", "message"), [("track", "was filed by a task and is not there"), ("numbers.faces", "is lost")]
 )

@@ -294,16 +294,24 @@ def is_seen(scratch: Scratch, kind: str, key: str) -> bool:
 
 
 def listed(scratch: Scratch, kind: str) -> set[str]:
-    """Keys of the bundles of a kind whose stage is done and on record; OSError when a store denies all there are.
+    """Keys of the bundles of a kind whose stage is done, as they are on record; OSError where there is nothing at all.
 
-    What takes no bundles for all bundles would file, as done, that there is nothing.
+    A listing may lack some, or all, where a store or a file system of a network is late: who took it for all would
+    file, as done, what lacks them.
     """
+    record = _record_of(scratch, kind) if isinstance(scratch, FileScratch) else None
+    if record is not None:
+        return keys_in(record, kind)
     keys = scratch.keys(kind)
     if not keys and isinstance(scratch, FileScratch):
-        records = scratch.keys(FILED)
-        if not records or any(len(scratch.get(FILED, name).get(kind, ())) for name in records):
-            raise OSError(f"no bundles are found in {scratch.url}/{kind}, and no record that there are none")
+        raise OSError(f"no bundles are found in {scratch.url}/{kind}, and no record that there are none")
     return keys
+
+
+def _record_of(scratch: FileScratch, kind: str) -> Arrays | None:
+    # The record of the stage that files bundles of this kind.
+    records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
+    return next((record for record in records if kind in record), None)
 
 
 def keys_in(record: Arrays, kind: str) -> set[str]:
@@ -327,8 +335,7 @@ def _is_filed(scratch: FileScratch, kind: str, key: str) -> bool:
     # A process looks once: what the stages of a run file depends on its inputs alone, also where they do it again.
     known = of_this_process("filed keys", scratch.url, dict[str, NDArray[np.bytes_]])
     if kind not in known:
-        records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
-        record = next((record for record in records if kind in record), None)
+        record = _record_of(scratch, kind)
         if record is None:
             raise OSError(
                 f"no bundle {scratch.url}/{kind} is on record, and it cannot be told which there are; run again with "
