@@ -157,7 +157,7 @@ def _turn_of(job: Job) -> Iterator[None]:
 def _work(job: Job, stages: Sequence[Stage], stage: Stage, executor: Executor) -> None:
     try:
         run(job, (stage,), executor)
-    except OSError as error:
+    except (OSError, KeyError) as error:  # a bundle that is not there is a KeyError
         _check_kept(job, stages, error)
         raise
     if left := stage.keys_left(job):  # a worker may have come that was not asked
