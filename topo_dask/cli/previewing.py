@@ -30,7 +30,8 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
 
     Takes the options of `run` that choose classes and parameters, and the same --config. Says how many instances there
     are and how large, and draws foreground, flow and labels in three planes. The labels are those of the box alone:
-    what its faces cut is counted, and looks different in the whole volume. Nothing but the figure is written.
+    what its faces cut is counted, and looks different in the whole volume. Nothing but the figure is written, of
+    several classes one each, with the name of the class added.
 
     \b
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16
@@ -71,8 +72,9 @@ def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
 
 
 def _say(found: "Preview") -> str:
-    n, whole = len(found.voxels), found.voxels[~found.cut]
-    text = f"{n} {'instance' if n == 1 else 'instances'}, {np.count_nonzero(found.cut)} cut by the box"
+    n, cut, whole = len(found.voxels), np.count_nonzero(found.cut), found.voxels[~found.cut]
+    text = f"{n} {'instance' if n == 1 else 'instances'}" + (f", {cut} cut by the box" if cut else "")
     if len(whole):
-        text += f", the others of {whole.min()} to {whole.max()} voxels, median {np.median(whole):.0f}"
+        others = ", the others of" if cut else " of"
+        text += f"{others} {whole.min()} to {whole.max()} voxels, median {np.median(whole):.0f}"
     return text
