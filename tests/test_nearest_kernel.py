@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.nearest import LINES, NO_SEED, box_distances2, box_reaches2, nearest, nearest_of
+from topo_dask.kernels.nearest import (
+    LINES,
+    NO_SEED,
+    box_distances2,
+    box_reaches2,
+    look_around,
+    nearest,
+    nearest_of,
+)
 
 
 def brute_force(seeds, seeds_start, target_start, target_shape):
@@ -64,6 +72,33 @@ def test_points_equal_brute_force(box, points):
     d2, label = nearest_of(*box, points)
     assert d2.tolist() == [int(e[0].item()) for e in expected]
     assert label.tolist() == [int(e[1].item()) for e in expected]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(seeded_boxes(), st.integers(0, 4)), min_size=1, max_size=3),
+    st.lists(starts, min_size=1, max_size=8),
+    st.integers(0, 4),
+)
+def test_around_points_equals_brute_force(boxes, points, radius):
+    # Several blocks, in which the labels of a span alone are seeds; some points are not asked about.
+    points = np.array(points, np.int64)
+    rows = np.arange(0, len(points), 2)
+    span = (2, 5)
+    best, labels = np.full(len(points), NO_SEED), np.zeros(len(points), np.int32)
+    expected = [(NO_SEED, 0)] * len(points)
+    for (seeds, start), shift in boxes:
+        numbers = (seeds % 7).astype(np.uint32)
+        lut = np.array([(n + shift) % 7 for n in range(6)], np.int32)
+        look_around(numbers, lut, span, start, points, rows, radius, best, labels)
+        meant = np.append(0, np.where((lut >= span[0]) & (lut <= span[1]), lut, 0))[numbers]
+        for row in rows:
+            d2, label = (
+                int(found.item()) for found in brute_force(meant, start, tuple(points[row].tolist()), (1, 1, 1))
+            )
+            if d2 <= radius * radius:
+                expected[row] = min(expected[row], (d2, label))
+    assert list(zip(best.tolist(), labels.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("target_start", [(0, 0, 0), (-3, 5, -70), (40, 0, 2)])

@@ -1,37 +1,13 @@
 """Give the voxels of small fragments the label of the nearest large one of their instance, at any distance."""
 
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..blocks.geometry import Box
-from ..kernels.labels import apply_lut, pick_labels
+from ..kernels.labels import apply_lut
 from .job import ABSORBED, Job, View
 from .search import RECENT, Candidates, file_patch, nearest_labels
 from .seeds import SMALL, SeedTable
-
-
-@dataclass(frozen=True)
-class SeedsOfInstance(Candidates):
-    """Boxes that hold seeds of one instance; other labels in them count as none.
-
-    Parameters
-    ----------
-    lowest, highest : int
-        First and last label of its large fragments: all that are between them are its own.
-    """
-
-    lowest: int
-    highest: int
-
-    def read(self, row: int, window: Box) -> NDArray[np.int32]:
-        """Labels of the instance in a window of one block."""
-        z, y, x = self.blocks[row].tolist()
-        block = self.grid.block((z, y, x))
-        numbers, labels = self.pieces(block)
-        return pick_labels(numbers[window.within(block.write)], labels, self.lowest, self.highest)
 
 
 def absorb(job: Job, key: str) -> None:
@@ -57,5 +33,5 @@ def absorb(job: Job, key: str) -> None:
         points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
         lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
         blocks, span = lower // np.array(job.grid.block_shape), (int(small["lowest"][i]), int(small["highest"][i]))
-        labels[rows] = nearest_labels(points, SeedsOfInstance(job.grid, blocks, lower, upper, pieces, *span))
+        labels[rows] = nearest_labels(points, Candidates(job.grid, blocks, lower, upper, pieces, span))
     file_patch(job, ABSORBED, block, where, labels)

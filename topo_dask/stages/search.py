@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box
 from ..kernels.extents import measure
-from ..kernels.labels import apply_lut, scatter
-from ..kernels.nearest import box_distances2, nearest_of
+from ..kernels.labels import pick_labels, scatter
+from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of
 from ..kernels.sinks import number_values
 from .job import Job, extent_columns
 
@@ -20,11 +20,11 @@ CELL = 32
 RECENT = 4
 """Blocks whose voxels a task keeps at hand while it searches."""
 
-RADII = (4, 16, 64)
-"""Search radii tried in turn before the whole volume."""
+AROUND = 4
+"""Radius in voxels within which each voxel is looked around by itself: most find their label there."""
 
-NONE = np.iinfo(np.int64).max
-
+RADII = (16, 64)
+"""Search radii tried in turn for the others, before the whole volume."""
 
 Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
 
@@ -43,6 +43,8 @@ class Candidates:
         Its box of labelled voxels.
     pieces : callable
         Numbered pieces of a block, and the label of each.
+    span : tuple of 2 int
+        First and last label that counts as one.
     """
 
     grid: BlockGrid
@@ -50,6 +52,7 @@ class Candidates:
     lower: NDArray[np.int64]
     upper: NDArray[np.int64]
     pieces: Pieces
+    span: tuple[int, int] = (1, int(np.iinfo(np.int32).max))
 
     def distances2(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
         """Smallest squared distance of a box to the voxels of each block's box."""
@@ -60,6 +63,11 @@ class Candidates:
         kept = self.distances2(points.min(axis=0), points.max(axis=0) + 1) <= radius * radius
         return replace(self, blocks=self.blocks[kept], lower=self.lower[kept], upper=self.upper[kept])
 
+    def block(self, row: int) -> Block:
+        """One of the blocks."""
+        z, y, x = self.blocks[row].tolist()
+        return self.grid.block((z, y, x))
+
     def box(self, row: int) -> Box:
         """Box of labelled voxels of one block."""
         (z, y, x), (d, h, w) = self.lower[row].tolist(), self.upper[row].tolist()
@@ -67,10 +75,9 @@ class Candidates:
 
     def read(self, row: int, window: Box) -> NDArray[np.int32]:
         """Labels of a window of one block."""
-        z, y, x = self.blocks[row].tolist()
-        block = self.grid.block((z, y, x))
+        block = self.block(row)
         numbers, labels = self.pieces(block)
-        return apply_lut(np.ascontiguousarray(numbers[window.within(block.write)]), labels)
+        return pick_labels(numbers[window.within(block.write)], labels, *self.span)
 
 
 def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
@@ -86,9 +93,12 @@ def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray
     candidates : Candidates
         All boxes with labelled voxels.
     """
-    best = np.full(len(points), NONE)
+    best = np.full(len(points), NO_SEED)
     labels = np.zeros(len(points), np.int32)
-    left = np.arange(len(points))
+    if len(points) == 0:
+        return labels
+    _look_around(points, candidates.near(points, AROUND), best, labels)
+    left = np.flatnonzero(best > AROUND * AROUND)
     for radius in RADII:
         if len(left) == 0:
             return labels
@@ -99,6 +109,19 @@ def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray
     if len(left):
         _search(points, left, candidates, None, best, labels)
     return labels
+
+
+def _look_around(
+    points: NDArray[np.int64], candidates: Candidates, best: NDArray[np.int64], labels: NDArray[np.int32]
+) -> None:
+    distances2 = candidates.distances2(points.min(axis=0), points.max(axis=0) + 1)
+    for i in np.argsort(distances2, kind="stable").tolist():
+        gaps2 = box_distances2(candidates.lower[i], candidates.upper[i], points, points + 1)
+        rows = np.flatnonzero(gaps2 <= np.minimum(best, AROUND * AROUND))
+        if len(rows):
+            block = candidates.block(i)
+            pieces = candidates.pieces(block)
+            look_around(*pieces, candidates.span, block.write.start, points, rows, AROUND, best, labels)
 
 
 def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -128,7 +151,7 @@ def _search(
         if distances2[i] > limit:
             break
         window = candidates.box(i)
-        if limit != NONE:
+        if limit != NO_SEED:
             reach = isqrt(limit)
             lower = tuple(int(v) - reach for v in start)
             upper = tuple(int(v) + reach for v in stop)
