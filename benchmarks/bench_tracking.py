@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from topo_dask.kernels.tracking import advance, region_of, start_positions
+from topo_dask.kernels.tracking import advance, region_of, start_particles
 from topo_dask.synthetic import blobs, noisy
 from topo_dask.targets import direct_flow
 
@@ -42,7 +42,7 @@ def main() -> None:
     resting = ~vectors.any(axis=0)
     directions = np.random.default_rng(0).standard_normal((3, np.count_nonzero(resting)))
     vectors[:, resting] = directions / np.linalg.norm(directions, axis=0)
-    starts = start_positions(labels > 0, (0, 0, 0))
+    starts = start_particles(labels > 0, (0, 0, 0))[0]
     moves = len(starts) * args.steps
     for dtype in ("float16", "float32", "float64"):
         flow = vectors.astype(dtype)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import topo_dask
 from topo_dask import held
 from topo_dask.config import ClassConfig
+from topo_dask.kernels import tracking
 from topo_dask.plan import Recipe
-from topo_dask.stages import track
+from topo_dask.stages import recover, track
 
 contract = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -25,12 +26,21 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def draw_parts(patch: pytest.MonkeyPatch, data: st.DataObject) -> None:
+    """All voxels of such blocks are one part, in few tiles; let them be many."""
+    particles = data.draw(st.sampled_from([1 << 20, 1, 12, 50]), label="particles of a part")
+    patch.setattr(track, "PARTICLES", particles)
+    patch.setattr(recover, "PARTICLES", particles)
+    patch.setattr(tracking, "TILE", data.draw(st.sampled_from([(4, 8, 8), (1, 2, 3), (2, 2, 2)]), label="tile"))
+
+
 @contextmanager
 def slabs_of(data: st.DataObject) -> Iterator[None]:
     """Volumes as small as those drawn here are one slab in memory; let them be many, as large ones are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held, "SLAB_VOXELS", data.draw(st.sampled_from([1 << 20, 1, 60, 200]), label="voxels of a slab"))
         patch.setattr(held, "SLAB_PLANES", data.draw(st.integers(1, 3), label="planes of a slab"))
+        draw_parts(patch, data)
         yield
 
 
@@ -40,6 +50,7 @@ def pages_of(data: st.DataObject) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(track, "PAGE_MARGIN", data.draw(st.sampled_from([16, 0, 1, 2, 4]), label="margin of a page"))
         patch.setattr(track, "_SMALL", data.draw(st.sampled_from([8, 1, 0]), label="page over part"))
+        draw_parts(patch, data)
         yield
 
 

@@ -21,13 +21,13 @@ def test_every_half_is_widened_exactly() -> None:
 GENERIC = """
 import numpy as np
 from topo_dask.kernels.halves import widen
-from topo_dask.kernels.tracking import advance, region_of, start_positions
+from topo_dask.kernels.tracking import advance, region_of, start_particles
 halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
 flow = np.random.default_rng(0).normal(size=(3, 9, 9, 9)).astype(np.float16)
 ends = []
 for vectors in (flow, flow.astype(np.float32)):
-    ends.append(start_positions(np.ones((9, 9, 9), bool), (0, 0, 0)))
+    ends.append(start_particles(np.ones((9, 9, 9), bool), (0, 0, 0))[0])
     advance(region_of(vectors, (0, 0, 0), 0.7), (9, 9, 9), ends[-1], np.full(729, 50))
 np.testing.assert_array_equal(*ends)
 print(ends[0].sum())

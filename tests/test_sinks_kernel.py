@@ -137,9 +137,9 @@ def test_end_points_beyond_the_range_are_refused(n: int) -> None:
         sum_ends(ends, np.ones(n, np.uint32), np.array([0]), grid)
     table = SinkTable(grid)
     for at in range(0, n, 128):
-        table.add(ends[at : at + 128])
+        table.add(np.arange(at, min(at + 128, n)), ends[at : at + 128])
     with pytest.raises(OverflowError, match=message):
-        table.combine()
+        table.combine((1, 1, n))
     job = job_of_two_blocks(ClassConfig())
     for key in ("0.0.0", "0.0.1"):
         sums = np.array([[0, 0, -1 << 62]])

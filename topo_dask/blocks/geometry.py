@@ -85,8 +85,15 @@ class Box:
         stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
-    def parts(self, most: int) -> "Iterator[Box]":
-        """The box in raster order, at most so many voxels at a time, if a row has no more: planes, or rows of a plane.
+    def parts(self, most: int, planes: int = 1) -> "Iterator[Box]":
+        """The box in raster order, at most so many voxels at a time, if a row has no more: planes, or rows of some.
+
+        Parameters
+        ----------
+        most : int
+            Voxels of a part, at most.
+        planes : int
+            Least planes of a part. With more than one the parts are in raster order, not all voxels.
 
         Examples
         --------
@@ -94,12 +101,14 @@ class Box:
         [(2, 4, 5), (1, 4, 5)]
         >>> [part.shape for part in Box((0, 0, 0), (1, 4, 5)).parts(15)]
         [(1, 3, 5), (1, 1, 5)]
+        >>> [part.shape for part in Box((0, 0, 0), (3, 4, 5)).parts(20, planes=2)]
+        [(2, 2, 5), (2, 2, 5), (1, 2, 5), (1, 2, 5)]
         """
-        _, height, width = self.shape
-        planes = max(1, most // max(1, height * width))
-        rows = height if planes > 1 else min(height, max(1, most // max(1, width)))
+        _, height, width = (max(1, n) for n in self.shape)
+        planes = max(1, min(max(planes, most // (height * width)), most // width))
+        rows = min(height, max(1, most // (planes * width)))
         for z in range(self.start[0], self.stop[0], planes):
-            for y in range(self.start[1], self.stop[1], max(1, rows)):
+            for y in range(self.start[1], self.stop[1], rows):
                 yield Box((z, y, self.start[2]), (z + planes, y + rows, self.stop[2])).intersect(self)
 
     def within(self, outer: "Box") -> tuple[slice, slice, slice]:

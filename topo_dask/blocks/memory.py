@@ -18,8 +18,8 @@ PARTICLES = 1 << 20
 PARTICLE_BYTES = 160
 """Bytes of a particle on its way: position, steps left, and what sorting by page takes."""
 
-SINK_BYTES = 48
-"""Bytes of a voxel while others are tracked: its cell, and a sink that no other ends in."""
+SINK_BYTES = 56
+"""Bytes of a voxel while others are tracked: its place, its cell, and a sink that no other ends in."""
 
 VOXEL_BYTES = 165
 """Bytes of a voxel once all are tracked, beside the flow: a sink or fragment of its own takes that, with its extents;

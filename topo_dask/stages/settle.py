@@ -78,14 +78,16 @@ def settle(job: Job, key: str) -> None:
     bundles = [job.scratch.get("rows", f"{key}@{part}") for part in job.scratch.get("rows.index", key)["parts"]]
     coords = np.concatenate([bundle["coords"] for bundle in bundles]) - np.array(block.write.start)
     ends = np.concatenate([bundle["positions"] for bundle in bundles])
-    flat = np.ravel_multi_index(tuple(coords.T), block.write.shape)
-    order = np.argsort(flat)
-    if (twice := np.flatnonzero(np.diff(flat[order]) == 0)).size:
-        voxel = tuple((coords[order[twice[0]]] + np.array(block.write.start)).tolist())
-        raise ValueError(f"fg_coords must name each voxel once; {voxel} is there twice")
+    voxels = np.ravel_multi_index(tuple(coords.T), block.write.shape)
     mask = np.zeros(block.write.shape, np.bool_)
-    mask.reshape(-1)[flat] = True
+    mask.reshape(-1)[voxels] = True
+    if np.count_nonzero(mask) < len(voxels):
+        ascending = np.sort(voxels)
+        twice = np.unravel_index(ascending[:-1][ascending[1:] == ascending[:-1]][0], mask.shape)
+        voxel = tuple(int(a + b) for a, b in zip(twice, block.write.start, strict=True))
+        raise ValueError(f"fg_coords must name each voxel once; {voxel} is there twice")
+    del mask
     table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
-    table.add(ends[order])
-    file_sinks(job, block, mask, table)
+    table.add(voxels, ends)
+    file_sinks(job, block, table)
     job.scratch.put("settle", key)

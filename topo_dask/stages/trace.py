@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block
-from ..kernels.tracking import start_positions
 from .job import Job
 from .track import end_points
 
@@ -17,9 +16,9 @@ def trace(job: Job, key: str) -> None:
     assert job.foreground is not None
     mask = job.foreground.read(block.write)
     if mask.any():
-        voxels = start_positions(mask, block.write.start).astype(np.int64)
-        positions = np.concatenate(list(end_points(job, block, mask)))
-        flat = np.ravel_multi_index(tuple(voxels.T), job.grid.shape)
+        voxels, positions = (np.concatenate(column) for column in zip(*end_points(job, block, mask), strict=True))
+        coords = np.unravel_index(voxels, mask.shape)
+        flat = np.ravel_multi_index([c + n for c, n in zip(coords, block.write.start, strict=True)], job.grid.shape)
         job.scratch.put("ends", key, voxels=flat, positions=positions)
     job.scratch.put("trace", key)
 

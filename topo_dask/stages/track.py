@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box
+from ..blocks.geometry import Block, BlockGrid, Box, Triple
 from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
-from ..kernels.labels import scatter
 from ..kernels.paging import pages_of
 from ..kernels.sinks import CellGrid, add_ends, cells_of, number_values, sum_ends
-from ..kernels.tracking import advance, start_positions
+from ..kernels.tracking import TILE, advance, start_particles
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
 
@@ -35,22 +34,24 @@ def track(job: Job, key: str) -> None:
         job.scratch.put("track", key)
         return
     table = SinkTable(CellGrid.for_radius(job.grid.shape, job.config.convergence_radius))
-    for ends in end_points(job, block, mask):
-        table.add(ends)
-    file_sinks(job, block, mask, table)
+    for voxels, ends in end_points(job, block, mask):
+        table.add(voxels, ends)
+    file_sinks(job, block, table)
 
 
-def end_points(job: Job, block: Block, mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
-    """Where the foreground voxels of a block end, in raster order, some at a time."""
+def end_points(
+    job: Job, block: Block, mask: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Foreground voxels of a block, raster indices in it, and where they end: some at a time, neighbours together."""
     flow, n_steps = job.need_flow(), job.config.n_steps
     region = flow.region(block.read) if n_steps else None
-    for part in block.write.parts(PARTICLES):
-        positions = start_positions(mask[part.within(block.write)], part.start)
+    for part in block.write.parts(PARTICLES, TILE[0]):
+        positions, voxels = start_particles(mask, block.write.start, part.within(block.write))
         if region is not None and len(positions):
             steps_left = np.full(len(positions), n_steps, np.int64)
             advance(region, job.grid.shape, positions, steps_left)
             follow_leavers(flow, job.grid, positions, steps_left)
-        yield positions
+        yield voxels, positions
 
 
 def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
@@ -90,18 +91,20 @@ class SinkTable:
 
     def __init__(self, grid: CellGrid) -> None:
         self._grid = grid
+        self._voxels: list[NDArray[np.int64]] = []
         self._cells: list[NDArray[np.int64]] = []
         self._rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
 
-    def add(self, ends: NDArray[np.float64]) -> None:
-        """Add the end points of the next voxels in raster order."""
+    def add(self, voxels: NDArray[np.int64], ends: NDArray[np.float64]) -> None:
+        """Add voxels, raster indices in the block, and their end points."""
         cells = cells_of(ends, self._grid)
         ids, numbers = number_values(cells)
         self._rows.append((ids, *sum_ends(ends, numbers, ids, self._grid)))
+        self._voxels.append(voxels)
         self._cells.append(cells)
 
-    def combine(self) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.int64]]]:
-        """Sink of each voxel, from 1, and the table's columns; the table is empty then."""
+    def combine(self, shape: Triple) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.int64]]]:
+        """Sink of each voxel of the block, from 1, 0 for none, and the table's columns; the table is empty then."""
         cells = np.concatenate(self._cells)
         self._cells.clear()
         ids, numbers = number_values(cells)
@@ -115,14 +118,17 @@ class SinkTable:
             rows = order[np.searchsorted(ascending, some_ids)]
             counts[rows] += some_counts
             add_ends(sums, rows, some_sums)
-        return numbers, {"ids": ids, "counts": counts, "sums": sums}
+        out, end = np.zeros(shape, np.uint32), len(numbers)
+        while self._voxels:
+            voxels = self._voxels.pop()
+            out.reshape(-1)[voxels] = numbers[end - len(voxels) : end]
+            end -= len(voxels)
+        return out, {"ids": ids, "counts": counts, "sums": sums}
 
 
-def file_sinks(job: Job, block: Block, mask: NDArray[np.bool_], table: SinkTable) -> None:
-    """File the sinks of a block, given those of its foreground voxels in raster order."""
-    voxel_numbers, columns = table.combine()
-    numbers = scatter(mask, voxel_numbers)
-    del voxel_numbers
+def file_sinks(job: Job, block: Block, table: SinkTable) -> None:
+    """File the sinks of a block, and which one each of its voxels ends in."""
+    numbers, columns = table.combine(block.write.shape)
     file_numbers(job, block, numbers, len(columns["ids"]))
     job.scratch.put("track", block.key, **columns)
 
