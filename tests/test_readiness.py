@@ -4,10 +4,12 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from topo_dask import readiness
 from topo_dask.config import ClassConfig, Merge
+from topo_dask.stages import search
 
 # In a process of its own, where no other test has called a kernel. Prints what a run called that was not ready.
 CODE = """
@@ -27,7 +29,8 @@ def make_ready(*arguments, original=segment.make_ready):
 segment.make_ready, ready = make_ready, []
 rng, shape = np.random.default_rng(1), (64, 40, 40)
 semantic = zarr.create_array({}, data=rng.random((1, *shape)), chunks=(1, 32, 20, 20))
-for group, merge, limit in [(1, None, 0), (2, None, 2.0), (3, None, 0), (3, "adjacent", 0), (2, "agglomerate", 2.0)]:
+kinds = [(2, "adjacent", 0), (1, None, 0), (3, None, 0), (3, "adjacent", 0), (2, "agglomerate", 2.0)]
+for group, merge, limit in kinds:
     for dtype in ("float16", ">f4", "float64"):
         flow = zarr.create_array({}, data=rng.normal(0.2, 0.8, (3, *shape)).astype(dtype), chunks=(3, 32, 20, 20))
         options = {"group": group, "n_steps": 60, "convergence_radius": 3.0, "min_size": 3, "merge": merge}
@@ -45,6 +48,21 @@ def test_tasks_compile_nothing() -> None:
     assert len(lines) == 15
     assert [line for line in lines if not line.endswith("[]")] == []
     assert int(lines[0].split()[0]) > 5
+
+
+@pytest.mark.parametrize("merge", [None, "adjacent", "agglomerate"])
+@pytest.mark.parametrize("group", [2, 3])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "float16", "float32", "float64"])
+def test_the_nearest_label_is_searched_near_and_far(
+    dtype: str, group: int, merge: Merge | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each is done by kernels of its own.
+    found = set()
+    for name in ("look_around", "nearest_of"):
+        kernel = getattr(search, name)
+        monkeypatch.setattr(search, name, lambda *some, name=name, kernel=kernel: (found.add(name), kernel(*some))[1])
+    readiness._try_once.__wrapped__((group, merge, False), np.dtype(dtype).str, ())
+    assert found == {"look_around", "nearest_of"}
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "uint64", "float16", ">f4", "float64"])

@@ -93,12 +93,16 @@ def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Tripl
     for factors in pyramid:
         shape = coarse_shape(shape, factors)
         levels.append(CoarserLevel(factors, Output(np.zeros(shape, np.int32))))
+    # What starts in the first planes ends beyond a gap, a wide or a narrow one, and one voxel is far from all others.
+    mask = rng.random(_SHAPE) < 0.7
+    mask[4:16] = mask[19] = mask[-12:] = False
+    mask[-1, 0, 0] = True
     grid = BlockGrid(_SHAPE, _BLOCK)
     job = Job(
         name="compilation",
         grid=grid,
         config=config,
-        foreground=Foreground(Source(rng.random(_SHAPE) < 0.7, "semantic")),
+        foreground=Foreground(Source(mask, "semantic")),
         flow=StoredFlow(Source(flow, "flow", slice(0, 3)), pages=Pages(1 << 20)),
         output=Output(np.zeros(_SHAPE, np.int32)),
         levels=tuple(levels),
