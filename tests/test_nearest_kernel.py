@@ -15,6 +15,7 @@ from topo_dask.kernels.nearest import (
     look_around,
     nearest,
     nearest_of,
+    point_distances2,
 )
 
 
@@ -193,3 +194,5 @@ def test_box_distances(start_a, shape_a, start_b, shape_b):
     for one, other in ((box_a, box_b), (box_b, box_a)):
         assert box_distances2(*one, other[0][None], other[1][None]).tolist() == [min(between)]
         assert box_reaches2(*one, other[0][None], other[1][None]).tolist() == [max(between)]
+    points = np.array([[p + i for p, i in zip(start_a, a, strict=True)] for a in np.ndindex(*shape_a)])
+    assert point_distances2(points, *box_b).min() == min(between)

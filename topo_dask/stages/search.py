@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid, Box
 from ..kernels.extents import measure
 from ..kernels.labels import pick_labels, scatter
-from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of
+from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of, point_distances2
 from ..kernels.sinks import number_values
 from .job import Job, extent_columns
 
@@ -116,8 +116,9 @@ def _look_around(
 ) -> None:
     distances2 = candidates.distances2(points.min(axis=0), points.max(axis=0) + 1)
     for i in np.argsort(distances2, kind="stable").tolist():
-        gaps2 = box_distances2(candidates.lower[i], candidates.upper[i], points, points + 1)
+        gaps2 = point_distances2(points, candidates.lower[i], candidates.upper[i])
         rows = np.flatnonzero(gaps2 <= np.minimum(best, AROUND * AROUND))
+        del gaps2
         if len(rows):
             block = candidates.block(i)
             pieces = candidates.pieces(block)
