@@ -103,6 +103,14 @@ def test_a_voxel_may_be_a_piece_of_its_own(
     whole_run(tmp_path, vectors, np.ones(SHAPE, np.bool_), config)
 
 
+def test_a_block_may_be_one_small_fragment(tmp_path: Path) -> None:
+    mask = np.ones(SHAPE, np.bool_)
+    mask[:48, :48, :48] = False
+    mask[:45, :45, :45] = True
+    config = ClassConfig(group=2, n_steps=0, convergence_radius=10.0, min_fragment_ratio=0.5)
+    whole_run(tmp_path, np.ones((3, *SHAPE), "f2"), mask, config)
+
+
 @pytest.mark.parametrize("shape", [(9, 16, 20), (3, 300, 20), (1, 7, 5000)])
 def test_particles_are_tracked_some_at_a_time(shape: Triple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(track, "PARTICLES", 1 << 12)
