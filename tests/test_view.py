@@ -14,6 +14,7 @@ from command_line import invoke
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
+from topo_dask.cli.showing import open_layers
 from topo_dask.looking.colours import colour_flow, colour_labels, stretch
 from topo_dask.looking.layers import find_layers
 from topo_dask.looking.sections import choose_box, choose_level, draw_sections
@@ -104,6 +105,7 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
         (["labels", "--level", "1"], "level 1: none of ['labels'] has levels"),
         (["image.zarr", "--level", "2"], "image.zarr has 2 levels, from 0; got level 2"),
         (["image.zarr", "labels", "--level", "1"], "what is drawn together must have one shape at level 1"),
+        (["image=a/raw", "image=b/raw"], "got a/raw: (8, 12, 16), b/raw: (4, 12, 16)"),
         (["nowhere"], "nowhere: there is no zarr array and no zarr group"),
         (["."], "there is no zarr array and no zarr group"),
         (["flow=labels"], "labels must have 3 channels a class to be a flow"),
@@ -111,6 +113,8 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
     ],
 )
 def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], message: str) -> None:
+    for name, depth in {"a": 8, "b": 4}.items():
+        zarr.create_array(f"{name}/raw", shape=(depth, 12, 16), dtype="u1")
     result = invoke("show", *words)
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
@@ -200,6 +204,31 @@ def test_a_figure_of_layers_at_different_places_is_refused(folder: Path) -> None
     result = invoke("show", "image.zarr", "b")
     assert result.exit_code == 2
     assert "must lie at one place" in result.stderr
+
+
+def test_two_layers_of_one_name_are_compared_too(folder: Path) -> None:
+    for k, name in enumerate("ab"):
+        Path(name).mkdir()
+        write_image(f"{name}/raw", image_of(space("nanometer"), [scale(*SIZE), shift(0, 0, 8 * k)]), shape=(8, 12, 16))
+    with pytest.raises(ValueError, match="must lie at one place"):
+        choose_level([*find_layers("a/raw"), *find_layers("b/raw")], 0)
+
+
+def test_every_layer_has_a_name_of_its_own(folder: Path) -> None:
+    for name in ("a/x/labels/nuc", "b/x/labels/nuc", "c.zarr/labels/nuc"):
+        zarr.create_array(name, shape=(8, 12, 16), dtype="i4")
+    found = open_layers(("a/x/labels/nuc", "b/x/labels/nuc", "c.zarr/labels/nuc", "labels", "image=labels"))
+    names = ["a/x/labels/nuc", "b/x/labels/nuc", "c.zarr/labels/nuc", "labels", "labels (2)"]
+    assert [layer.name for layer in found] == names
+    viewer = open_viewer(found)
+    neuroglancer.stop()
+    assert [layer.name for layer in viewer.state.layers] == names
+
+
+def test_the_viewer_loses_no_layer_of_the_same_name(folder: Path) -> None:
+    viewer = open_viewer([*find_layers("labels"), *find_layers("image=labels")])
+    neuroglancer.stop()
+    assert [layer.type for layer in viewer.state.layers] == ["segmentation", "image"]
 
 
 def test_labels_that_are_not_whole_are_called_unfinished(folder: Path) -> None:

@@ -13,10 +13,10 @@ LAYERS = click.argument("layers", metavar="IMAGE|LABELS|FLOW...", nargs=-1, requ
 
 
 def open_layers(paths: tuple[str, ...]) -> list[Any]:
-    """All layers at some paths."""
-    from ..looking.layers import find_layers
+    """All layers at some paths, with names that differ."""
+    from ..looking.layers import find_layers, tell_apart
 
-    return [layer for path in paths for layer in find_layers(path)]
+    return tell_apart([layer for path in paths for layer in find_layers(path)])
 
 
 def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Path:

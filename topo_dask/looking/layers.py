@@ -1,7 +1,8 @@
 """What can be looked at: images, labels and flow in zarr, with their levels and the size of their voxels."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -36,6 +37,8 @@ class Layer:
         Where the finest level lies in space.
     channel : int or slice, optional
         Channel of an array of four axes; for a flow, its three.
+    folder : str
+        What comes before the name in the path.
     """
 
     kind: Kind
@@ -43,6 +46,7 @@ class Layer:
     levels: tuple[Any, ...]
     placement: Placement | None = None
     channel: int | slice | None = None
+    folder: str = ""
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:
@@ -116,6 +120,34 @@ def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
     return found
 
 
+def tell_apart(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers with names that differ: with more of the path in front, and numbered where that is the same.
+
+    Examples
+    --------
+    >>> paths = [("raw", "a"), ("raw", "b"), ("raw", "b"), ("flow", "b")]
+    >>> [layer.name for layer in tell_apart([Layer("image", name, (), folder=folder) for name, folder in paths])]
+    ['a/raw', 'b/raw', 'b/raw (2)', 'flow']
+    """
+    folders = defaultdict(set)
+    for layer in layers:
+        folders[layer.name].add(layer.folder)
+    if any(len(several) > 1 for several in folders.values()):
+        return tell_apart([_lengthen(layer) if len(folders[layer.name]) > 1 else layer for layer in layers])
+    seen: Counter[str] = Counter()
+    named = []
+    for layer in layers:
+        seen[layer.name] += 1
+        n = seen[layer.name]
+        named.append(layer if n == 1 else replace(layer, name=f"{layer.name} ({n})"))
+    return named
+
+
+def _lengthen(layer: Layer) -> Layer:
+    rest, _, last = layer.folder.rpartition("/")
+    return replace(layer, name=f"{last}/{layer.name}", folder=rest) if layer.folder else layer
+
+
 def _layers(path: str, kind: Any) -> Iterator[Layer]:
     node = open_node(path)
     if hasattr(node, "shape"):
@@ -144,11 +176,12 @@ def _channels(
     if first.ndim not in (3, 4):
         raise ValueError(f"{path} must have axes (z, y, x) or (channel, z, y, x), got shape {tuple(first.shape)}")
     kind = kind or _guess(first, attributes)
-    name = "/".join(path.split("/")[-2:]) if kind == "labels" else path.rsplit("/", maxsplit=1)[-1]
+    parts, n = path.split("/"), 2 if kind == "labels" else 1
+    folder, name = "/".join(parts[:-n]), "/".join(parts[-n:])
     if first.ndim == 3:
         if kind == "flow":
             raise ValueError(f"{path} must have 3 channels a class to be a flow, got shape {tuple(first.shape)}")
-        yield Layer(kind, name, levels, placement)
+        yield Layer(kind, name, levels, placement, folder=folder)
         return
     width = 3 if kind == "flow" else 1
     if first.shape[0] % width or first.shape[0] > width * MOST_CHANNELS:
@@ -157,7 +190,7 @@ def _channels(
         )
     for c in range(first.shape[0] // width):
         called = name if first.shape[0] == width else f"{name} {c}"
-        yield Layer(kind, called, levels, placement, slice(3 * c, 3 * c + 3) if kind == "flow" else c)
+        yield Layer(kind, called, levels, placement, slice(3 * c, 3 * c + 3) if kind == "flow" else c, folder)
 
 
 def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:

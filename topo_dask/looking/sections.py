@@ -36,20 +36,26 @@ def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
             raise ValueError(f"{layer.name} has {len(layer.levels)} levels, from 0; got level {level}")
     if level > 0 and max(len(layer.levels) for layer in layers) == 1:
         raise ValueError(f"level {level}: none of {[layer.name for layer in layers]} has levels")
-    shapes = {layer.name: layer.shape(n) for layer, n in levels.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"what is drawn together must have one shape at level {level}, got {shapes}")
+    shapes = [(layer.name, layer.shape(n)) for layer, n in levels.items()]
+    if len({shape for _, shape in shapes}) > 1:
+        raise ValueError(f"what is drawn together must have one shape at level {level}, got {_say(shapes)}")
     _check_places(levels)
     return levels
 
 
 def _check_places(levels: dict[Layer, int]) -> None:
     # Writers do not agree on the translation of coarse levels: what lies within a voxel lies at the same place.
-    places = {layer.name: layer.placement.translation_nm for layer in levels if layer.placement}
+    places = [(layer.name, layer.placement.translation_nm) for layer in levels if layer.placement]
     sizes = [np.multiply(layer.voxel_size_nm, layer.factors(n)) for layer, n in levels.items() if layer.voxel_size_nm]
-    known = [place for place in places.values() if place is not None]
+    known = [place for _, place in places if place is not None]
     if known and (np.ptp(known, axis=0) > np.max(sizes, axis=0)).any():
-        raise ValueError(f"what is drawn together must lie at one place, got translations in nanometres of {places}")
+        raise ValueError(
+            f"what is drawn together must lie at one place, got translations in nanometres of {_say(places)}"
+        )
+
+
+def _say(found: Sequence[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in found)
 
 
 def choose_box(shape: Triple, spans: Sequence[slice] | None = None, chosen: int = CHOSEN) -> Box:

@@ -168,10 +168,10 @@ def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: in
         for layer in (first, *others):
             source = _source(layer, first)
             if layer.kind == "labels":
-                state.layers[layer.name] = neuroglancer.SegmentationLayer(source=source)
+                state.layers.append(layer.name, neuroglancer.SegmentationLayer(source=source))
             else:
                 shader = FLOW_SHADER if layer.kind == "flow" else IMAGE_SHADER
-                state.layers[layer.name] = neuroglancer.ImageLayer(source=source, shader=shader)
+                state.layers.append(layer.name, neuroglancer.ImageLayer(source=source, shader=shader))
         size, shape = first.voxel_size_nm or (1.0, 1.0, 1.0), first.shape()
         # The viewer's panels show the first two axes of its own space: x and y.
         state.dimensions = _space(first, (1, 1, 1), reverse=True)
