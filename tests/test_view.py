@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import zlib
+from itertools import combinations
 from pathlib import Path
 
 import neuroglancer
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import zarr
 from command_line import invoke
+from matplotlib.transforms import Bbox
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
 from topo_dask.cli.showing import open_layers
 from topo_dask.looking.colours import colour_flow, colour_labels, stretch
-from topo_dask.looking.layers import find_layers
+from topo_dask.looking.layers import Layer, find_layers
 from topo_dask.looking.sections import choose_box, choose_level, draw_sections
 from topo_dask.looking.viewer import Pyramid, open_viewer
 
@@ -95,6 +97,28 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
     assert figure.axes[0].get_aspect() == SIZE[1] / SIZE[2]
 
 
+@pytest.mark.parametrize("box", [(64, 64, 64), (64, 64, 1), (64, 1, 64), (1, 64, 600)])
+def test_a_box_of_any_shape_has_a_figure_to_be_read(box: tuple[int, int, int]) -> None:
+    array = zarr.create_array({}, shape=tuple(100_000 + n for n in box), chunks=(64, 64, 64), dtype="u1")
+    spans = [slice(100_000, 100_000 + n) for n in box]
+    figure = draw_sections([Layer("image", "n" * 60, (array,)), Layer("labels", "n" * 70, (array,))], spans)
+    width, height = figure.get_size_inches()
+    assert width == pytest.approx(5.2)
+    assert height < 9
+    figure.draw_without_rendering()
+    taken = [axes.get_tightbbox() for axes in figure.axes]
+    assert not [pair for pair in combinations(taken, 2) if Bbox.intersection(*pair)]
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        ticks = [tick.label1.get_window_extent() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        assert ticks
+        assert not [pair for pair in combinations(ticks, 2) if Bbox.intersection(*pair)]
+    pictures = [axes.get_window_extent() for axes in figure.axes]
+    assert min(min(picture.width, picture.height) for picture in pictures) > 7
+    if min(box) > 1:
+        assert all(picture.width == pytest.approx(picture.height) for picture in pictures)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -118,6 +142,12 @@ def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], messag
     result = invoke("show", *words)
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
+
+
+def test_the_wheel_of_a_flow_is_where_there_is_room(folder: Path) -> None:
+    layers = find_layers("flow")[:1]
+    for box, wheels in (([slice(None)] * 3, [1, 0, 0]), ([slice(None), slice(None), slice(3, 4)], [0, 0, 1])):
+        assert [len(axes.child_axes) for axes in draw_sections(layers, box).axes] == wheels
 
 
 def test_a_box_may_not_be_huge() -> None:

@@ -1,6 +1,7 @@
 """A figure of a box: image, flow and labels, each in three planes across the box."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,16 @@ CHOSEN = 512
 """Edge of the box that is drawn, at most, where the caller leaves it to us."""
 
 WIDTH, FONT = 2.4, 7
+"""Inches of a column, and points of its text."""
+
+THINNEST = 0.03
+"""Width of a picture over its height, or height over width, at least: a thinner plane is stretched to it."""
+
+LOWEST = 0.3
+"""Height of a row over the width of a column, at least: the names of its axes take as much."""
+
+LINE = 28
+"""Characters of a title that fit over a column."""
 
 
 def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
@@ -143,6 +154,8 @@ def draw_sections(
 ) -> "Figure":
     """Draw each layer in three planes of a box; labels lie over the first image. Only these planes are read.
 
+    A plane has the proportions of its voxels, but where it would be a line: then it is stretched to be seen.
+
     Parameters
     ----------
     layers : sequence of Layer
@@ -171,26 +184,37 @@ def draw_sections(
     box = choose_box(layers[0].shape(levels[layers[0]]), spans)
     at = choose_planes(box, planes)
     size = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None) or (1.0, 1.0, 1.0)
-    edges = [n * s for n, s in zip(box.shape, size, strict=True)]
-    heights = [edges[1] / edges[2], edges[0] / edges[2], edges[0] / edges[1]]
+    z, y, x = (n * s for n, s in zip(box.shape, size, strict=True))
+    slopes = [min(max(slope, THINNEST), 1 / THINNEST) for slope in (y / x, z / x, z / y)]
+    heights = [min(max(slope, LOWEST), 1.0) for slope in slopes]
     figure = Figure(figsize=(WIDTH * len(levels) + 0.4, WIDTH * sum(heights) + 1.2), dpi=150, layout="constrained")
     grid = figure.subplots(3, len(levels), squeeze=False, height_ratios=heights)
     for axis, row in enumerate(grid):
         down, right = (a for a in range(3) if a != axis)
         extent = (box.start[right] - 0.5, box.stop[right] - 0.5, box.stop[down] - 0.5, box.start[down] - 0.5)
         for axes, layer, picture in zip(row, levels, _draw_planes(levels, box, axis, at[axis], seed), strict=True):
-            axes.imshow(picture, extent=extent, aspect=size[down] / size[right], interpolation="nearest")
-            axes.tick_params(labelsize=FONT, length=2, width=0.5)
+            aspect = slopes[axis] * box.shape[right] / box.shape[down]
+            axes.imshow(picture, extent=extent, aspect=aspect, interpolation="nearest")
+            _set_ticks(axes, WIDTH * min(1.0, 1 / slopes[axis]), len(str(box.stop[right])))
             axes.set_xlabel(f"{AXES[right]} (voxels)", size=FONT)
             if axis == 0:
-                axes.set_title(layer.name, size=FONT + 1)
+                axes.set_title(fill(layer.name, LINE), size=FONT + 1)
         row[0].set_ylabel(f"{AXES[axis]} = {at[axis]}\n{AXES[down]} (voxels)", size=FONT)
-    _add_wheel([axes for axes, layer in zip(grid[0], levels, strict=True) if layer.kind == "flow"])
+    widest = max(range(3), key=lambda axis: min(slopes[axis], 1 / slopes[axis]))
+    _add_wheel([axes for axes, layer in zip(grid[widest], levels, strict=True) if layer.kind == "flow"])
     return figure
 
 
+def _set_ticks(axes: Any, width: float, digits: int) -> None:
+    # At whole voxels, in full, and only as many below a picture of this width as there is room for.
+    axes.tick_params(labelsize=FONT, length=2, width=0.5)
+    axes.locator_params(integer=True, min_n_ticks=1)
+    axes.locator_params("x", nbins=max(1, int(72 * width / (FONT * (digits + 1)))))
+    axes.ticklabel_format(useOffset=False, style="plain")
+
+
 def _add_wheel(axes: Sequence[Any]) -> None:
-    # What the colours of a flow mean, in a corner of its first picture.
+    # What the colours of a flow mean, in a corner of a picture that has room.
     for one in axes:
         wheel = one.inset_axes((0.02, 0.02, 0.16, 0.16))
         wheel.imshow(flow_wheel(96))
