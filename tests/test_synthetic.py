@@ -10,6 +10,9 @@ MAKERS = [
     (lambda seed: blobs((64, 60, 56), 10, seed, margin=1), 10, 1),
     (lambda seed: tubes((64, 60, 56), 10, seed, radius=2.0, length=60, margin=2), 10, 2),
     (lambda seed: touching_plates((96, 90, 100), 5, seed, margin=1), 25, 1),
+    (lambda seed: blobs((24, 22, 26), 30, seed, radius=(1, 2), margin=1), 30, 1),
+    (lambda seed: tubes((40, 36, 40), 10, seed, radius=1.0, length=40, margin=1), 10, 1),
+    (lambda seed: touching_plates((64, 64, 64), 3, seed, thickness=2, radius=(10, 12), margin=1), 15, 1),
 ]
 
 
@@ -57,7 +60,11 @@ def test_plates_touch_their_neighbours_in_the_stack_over_their_whole_face():
         (lambda: blobs((32, 32, 32), 500), "found no free place in 1000 tries"),
         (lambda: blobs((8, 64, 64), 1), "expected room"),
         (lambda: tubes((32, 32, 32), 1, radius=0.5), "radius is 0.5"),
+        (lambda: tubes((32, 32, 32), 1, length=0), "length is 0"),
+        (lambda: blobs((32, 32, 32), 5, radius=(0.3, 0.5)), r"radius is \(0.3, 0.5\); expected at least 1"),
         (lambda: touching_plates((32, 32, 32), 1), "expected room"),
+        (lambda: touching_plates((96, 96, 96), thickness=1), "thickness is 1; expected at least 2 for bend 4.0"),
+        (lambda: touching_plates((96, 96, 96), thickness=2, bend=-9, radius=(12, 16)), "expected at least 3 for bend"),
         (lambda: noisy(np.zeros((3, 2, 2, 2)), -1.0), "sigma is -1.0"),
         (lambda: noisy(np.zeros((3, 2, 2, 2)), 1.0, labels=np.zeros((2, 2))), r"shape \(2, 2\)"),
         (lambda: Tiling(np.zeros((2, 2, 2)), np.zeros((3, 2, 2, 3)), (4, 4, 4)), r"\(3, 2, 2, 3\)"),

@@ -9,6 +9,7 @@ from ..kernels import painting
 Shape = tuple[int, int, int]
 
 _TRIES = 1000  # places tried for one object before the volume counts as full
+_LEAST_STRETCH = 0.8  # of one axis of a plate's ellipse over the other
 
 
 def blobs(
@@ -25,8 +26,8 @@ def blobs(
     seed : int, default 0
         Seed of the random numbers.
     radius : tuple of float, default (7.5, 13.8)
-        Lowest and highest semi-axis, voxels; each axis of each object is drawn by itself. 600 objects of the
-        default fill about 17 % of 256**3 voxels.
+        Lowest and highest semi-axis, voxels, at least 1; each axis of each object is drawn by itself. 600 objects of
+        the default fill about 17 % of 256**3 voxels.
     margin : int, default 0
         Voxels left free along the faces of the volume; with 1 or more, tiles of the volume do not touch.
 
@@ -38,7 +39,7 @@ def blobs(
     Raises
     ------
     ValueError
-        An object finds no free place in 1000 tries, or is larger than the volume.
+        An object finds no free place in 1000 tries, is larger than the volume, or is thinner than 1.
 
     Examples
     --------
@@ -47,6 +48,8 @@ def blobs(
     >>> labels.shape, int(labels.max())
     ((64, 64, 64), 9)
     """
+    if min(radius) < 1.0:
+        raise ValueError(f"radius is {radius}; expected at least 1, so that no object lies between the voxels")
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
     for label in range(1, n + 1):
@@ -81,7 +84,7 @@ def tubes(
     radius : float, default 3.0
         Radius of the tubes, voxels, at least 1.
     length : int, default 120
-        Length of a walk, voxels.
+        Length of a walk, voxels, at least 1.
     margin : int, default 0
         Voxels left free along the faces of the volume.
 
@@ -93,7 +96,7 @@ def tubes(
     Raises
     ------
     ValueError
-        A tube finds no free place in 1000 tries, is wider than the volume, or is thinner than 1.
+        A tube finds no free place in 1000 tries, is wider than the volume, or is thinner or shorter than 1.
 
     Examples
     --------
@@ -103,6 +106,8 @@ def tubes(
     """
     if radius < 1.0:
         raise ValueError(f"radius is {radius}; expected at least 1, so that tubes are connected through faces")
+    if length < 1:
+        raise ValueError(f"length is {length}; expected at least 1")
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
     for label in range(1, n + 1):
@@ -143,7 +148,7 @@ def touching_plates(
     plates : int, default 5
         Plates in a stack.
     thickness : int, default 5
-        Voxels from one face of a plate to the other.
+        Voxels from one face of a plate to the other, more than a plate rises from one voxel to the next.
     radius : tuple of float, default (14.0, 22.0)
         Lowest and highest radius of a stack, voxels.
     bend : float, default 4.0
@@ -159,7 +164,7 @@ def touching_plates(
     Raises
     ------
     ValueError
-        A stack finds no free place in 1000 tries, or is larger than the volume.
+        A stack finds no free place in 1000 tries, or is larger than the volume; or plates are too thin for their bend.
 
     Examples
     --------
@@ -167,6 +172,13 @@ def touching_plates(
     >>> int(touching_plates((96, 96, 96), seed=1).max())
     25
     """
+    # A rim rises by less than this from voxel to voxel: twice the bend over the shorter radius of the ellipse.
+    rise = 2 * abs(bend) / (_LEAST_STRETCH * max(1.0, min(radius)))
+    if thickness < 1 + rise:
+        raise ValueError(
+            f"thickness is {thickness}; expected at least {1 + math.ceil(rise)} for bend {bend} and radius {radius}, "
+            "so that plates are connected through faces"
+        )
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
     for stack in range(n_stacks):
@@ -274,7 +286,7 @@ def _stack(rng: np.random.Generator, plates: int, thickness: int, radius: float,
     """Draw one stack piled up along axis 0, int32; plates are numbered 1..plates."""
     half = int(radius)
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
-    stretch = rng.uniform(0.8, 1.0)
+    stretch = rng.uniform(_LEAST_STRETCH, 1.0)
     distance = (y / stretch) ** 2 + x**2
     lift = np.rint(bend * distance / radius**2).astype(int)
     lift -= lift[distance <= radius**2].min()
