@@ -73,6 +73,17 @@ def test_the_output_of_a_run_is_its_labels(folder: Path, ome_zarr: str) -> None:
     assert layer.name.endswith("/nuc")
 
 
+def test_a_group_of_labels_is_its_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zarr.open_group("image.zarr/labels", mode="w")
+    for name in ("cell", "nuc"):
+        write_image(f"image.zarr/labels/{name}", image_of(space("nanometer"), [scale(*SIZE)]), shape=(8, 12, 16))
+    assert kinds("image.zarr/labels") == [("labels", "labels/cell", 1), ("labels", "labels/nuc", 1)]
+    assert kinds("image.zarr/labels/") == kinds("image.zarr")[1:] == kinds("image.zarr/labels")
+    assert invoke("show", "image.zarr", "image.zarr/labels/nuc", "image.zarr/labels").exit_code == 0
+    monkeypatch.chdir("image.zarr/labels")
+    assert kinds(".") == [("labels", "./cell", 1), ("labels", "./nuc", 1)]
+
+
 def test_a_section_is_that_of_the_array(folder: Path) -> None:
     layers = [*find_layers("labels"), find_layers("flow")[1]]
     figure = draw_sections(layers, [slice(1, 7), slice(None), slice(2, 15)], planes=(3, 4, 5))

@@ -52,8 +52,9 @@ FIGURE = click.option(
 def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
     """Draw a figure of any box: three planes of each image, of labels and of flow.
 
-    Takes zarr arrays, OME-Zarr images with all their labels, and the OUTPUT of a run. Labels are drawn over the first
-    image. What an array holds is told by its metadata, type or values; image=PATH, labels=PATH or flow=PATH say it.
+    Takes zarr arrays, OME-Zarr images with all their labels, their labels alone, and the OUTPUT of a run. Labels are
+    drawn over the first image. What an array holds is told by its metadata, type or values; image=PATH, labels=PATH or
+    flow=PATH say it.
 
     \b
       topo-dask show raw.zarr labels.zarr -o figure.png

@@ -96,7 +96,7 @@ class Crop:
 
 
 def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
-    """Layers at a path or URL: an array, an OME-Zarr image with its labels, or the output of a run.
+    """Layers at a path or URL: an array, an OME-Zarr image with its labels, its group of labels, or a run's output.
 
     What an array holds is told by its metadata, else by its type: integers of 4 and more bytes are labels, three real
     channels for each class a flow, anything else an image. ``image=PATH``, ``labels=PATH`` and ``flow=PATH`` say it.
@@ -161,6 +161,8 @@ def _layers(path: str, kind: Any) -> Iterator[Layer]:
         state = " (unfinished)" if isinstance(mark, Mapping) and not mark.get("complete") else ""
         for layer in _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs):
             yield replace(layer, name=layer.name + state)
+    elif os.path.basename(os.path.abspath(path)) == "labels":
+        kind = kind or "labels"
     for name, child in sorted(node.members()):
         ours = hasattr(child, "shape") and MARK in child.attrs
         if (ours and multiscale is None) or name == "labels":
