@@ -108,6 +108,15 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
     assert figure.axes[0].get_aspect() == SIZE[1] / SIZE[2]
 
 
+def test_a_level_that_is_coarser_along_some_axes_has_the_proportions_of_its_voxels(folder: Path) -> None:
+    chains = [[scale(30, 8, 8)], [scale(30, 32, 32)]]
+    group = write_image("flat", image_of(space("nanometer"), *chains), shape=(8, 40, 64))
+    del group["s1"]
+    group.create_array("s1", shape=(8, 10, 16), dtype="u1")
+    figure = draw_sections(find_layers("flat"), level=1)
+    assert [axes.get_aspect() for axes in figure.axes] == pytest.approx([1, 30 / 32, 30 / 32])
+
+
 @pytest.mark.parametrize("box", [(64, 64, 64), (64, 64, 1), (64, 1, 64), (1, 64, 600)])
 def test_a_box_of_any_shape_has_a_figure_to_be_read(box: tuple[int, int, int]) -> None:
     array = zarr.create_array({}, shape=tuple(100_000 + n for n in box), chunks=(64, 64, 64), dtype="u1")

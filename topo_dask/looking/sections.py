@@ -57,12 +57,16 @@ def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
 def _check_places(levels: dict[Layer, int]) -> None:
     # Writers do not agree on the translation of coarse levels: what lies within a voxel lies at the same place.
     places = [(layer.name, layer.placement.translation_nm) for layer in levels if layer.placement]
-    sizes = [np.multiply(layer.voxel_size_nm, layer.factors(n)) for layer, n in levels.items() if layer.voxel_size_nm]
     known = [place for _, place in places if place is not None]
-    if known and (np.ptp(known, axis=0) > np.max(sizes, axis=0)).any():
+    if known and (np.ptp(known, axis=0) > np.max(_voxel_sizes(levels), axis=0)).any():
         raise ValueError(
             f"what is drawn together must lie at one place, got translations in nanometres of {_say(places)}"
         )
+
+
+def _voxel_sizes(levels: dict[Layer, int]) -> list[Any]:
+    # Of the levels that are drawn, in nanometres.
+    return [np.multiply(layer.voxel_size_nm, layer.factors(n)) for layer, n in levels.items() if layer.voxel_size_nm]
 
 
 def _say(found: Sequence[tuple[str, Any]]) -> str:
@@ -183,7 +187,7 @@ def draw_sections(
     levels = choose_level(layers, level)
     box = choose_box(layers[0].shape(levels[layers[0]]), spans)
     at = choose_planes(box, planes)
-    size = next((layer.voxel_size_nm for layer in layers if layer.voxel_size_nm), None) or (1.0, 1.0, 1.0)
+    size = next(iter(_voxel_sizes(levels)), (1.0, 1.0, 1.0))
     z, y, x = (n * s for n, s in zip(box.shape, size, strict=True))
     slopes = [min(max(slope, THINNEST), 1 / THINNEST) for slope in (y / x, z / x, z / y)]
     heights = [min(max(slope, LOWEST), 1.0) for slope in slopes]
