@@ -389,8 +389,8 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 
 
 TABLES = [
-    ("table out", "out has tables of mito, nuc: choose one with --class, got None"),
-    ("table out --class nucleus", "choose one with --class, got 'nucleus'"),
+    ("table out", "out has labels of mito, nuc: choose a class"),
+    ("table out --class nucleus", "out has labels of mito, nuc, and none of 'nucleus'"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
     ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
 ]
@@ -402,6 +402,42 @@ def test_tables_are_refused_with_the_remedy(segmented: Path, command: str, messa
     result = invoke(*command.split())
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
+
+
+def test_tables_go_with_their_labels(segmented: Path) -> None:
+    edited = "out.tables/mito.csv"
+    Path(edited).write_text(Path(edited).read_text().replace(",27,", ",28,", 1))
+    words = "table", "moved", "--class"
+    Path("out").rename("moved")
+    assert invoke("table", "out", "--class", "nuc").exit_code == 2  # there are no labels
+    assert invoke(*words, "nuc").exit_code == 0
+    Path("out.tables").rename("moved.tables")
+    Path("moved/labels/nuc/0/c").rename("away")  # so it is read
+    assert invoke(*words, "nuc").stdout.splitlines()[1].split()[1] == "27"
+    refused = invoke(*words, "mito")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "moved.tables/mito.csv is not the table that the run left of these labels of 'mito'" in refused.stderr
+    assert "28" in invoke("table", "moved.tables/mito.csv").stdout  # as the message says
+    Path("moved.tables/mito.csv").unlink()
+    assert invoke(*words, "mito").stdout.splitlines()[1].split()[1] == "27"
+
+
+def test_tables_of_earlier_versions_are_known_by_the_number_of_instances(segmented: Path) -> None:
+    group = zarr.open_group("out/labels/nuc", mode="r+")
+    group.attrs[MARK] = {key: value for key, value in group.attrs[MARK].items() if key != "table"}
+    shown = invoke("table", "out", "--class", "nuc")
+    assert shown.exit_code == 0
+    lines = Path("out.tables/nuc.csv").read_bytes().splitlines(keepends=True)
+    for other in (lines[:-1], [b"label\r\n", *lines[1:]]):
+        Path("out.tables/nuc.csv").write_bytes(b"".join(other))
+        assert "is not the table that the run left" in invoke("table", "out", "--class", "nuc").stderr
+
+
+def test_plain_labels_have_their_table(stored: Path) -> None:
+    options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", "none", "--quiet"
+    assert invoke("run", "one", "one_flow", "plain", *options).exit_code == 0
+    Path("plain/nuc/c").rename("away")  # so it is read
+    assert len(invoke("table", "plain").stdout.splitlines()) == 2
 
 
 NOT_WORTH_COMPUTING = [

@@ -919,6 +919,36 @@ def test_a_table_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_table_of_labels_elsewhere_is_not_replaced_unless_it_is_said(tmp_path: Path) -> None:
+    paths, arguments = store_one_class(tmp_path), settings({"round": CONFIG["round"]})
+    segment_volume(*paths, tmp_path / "out", **arguments)
+    table = snapshot(tmp_path / "out.tables")
+    (tmp_path / "out").rename(tmp_path / "kept")
+    before = snapshot(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"round\.csv exists, of labels that are not here: move it,"):
+            segment_volume(*paths, tmp_path / "out", **arguments, resume=resume)
+        assert snapshot(tmp_path) == before
+    segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True)
+    assert snapshot(tmp_path / "out.tables") == table
+
+
+def test_labels_that_are_replaced_take_their_table_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, whole: Any
+) -> None:
+    paths, arguments = two
+    (tmp_path / "out.tables").mkdir()
+    for name, table in whole[1].items():
+        (tmp_path / "out.tables" / name).write_bytes(table)
+    with monkeypatch.context() as patch:
+        patch.setattr("topo_dask.segment.open_output", deny)
+        with pytest.raises(StopHereError):
+            segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True)
+    assert len(snapshot(tmp_path / "out.tables")) == 1  # that of the other class, whose turn has not come
+    segment_volume(*paths, tmp_path / "out", **arguments, resume=True)
+    assert snapshot(tmp_path / "out.tables") == whole[1]
+
+
 def test_a_run_on_threads_does_not_import_distributed(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "semantic.zarr", data=np.ones((1, 8, 8, 8), np.float32))
     zarr.create_array(tmp_path / "flow.zarr", data=np.ones((3, 8, 8, 8), np.float32))

@@ -15,7 +15,7 @@ from .plan import Plan, track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
-from .stages.table import check_place, instance_columns, write_table
+from .stages.table import find_table, instance_columns, remove_table, write_table
 from .stores import ledger, locks
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
@@ -129,7 +129,8 @@ def segment_volume(
     MemoryError
         When a task is projected to take more than is allowed.
     FileExistsError
-        When there is an output or an unfinished run, and neither `resume` nor `overwrite` says what to do with it.
+        When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
+        it.
     PermissionError
         When the group or array given as output is open for reading only.
     OSError
@@ -201,12 +202,17 @@ def segment_volume(
         return whole
 
     def admit(look: Callable[[], Any]) -> tuple[str | None, Any]:
-        run_name, group, *_ = in_parallel(
+        run_name, group, *tables = in_parallel(
             lambda: ledger.admit(store, record, resume=resume, overwrite=overwrite),
             look,
-            *(partial(check_place, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
+            *(partial(find_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
         )
         check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
+        if not (run_name or overwrite) and (old := next(filter(None, tables), None)):
+            raise FileExistsError(
+                f"table {old} exists, of labels that are not here: move it, choose another output, or pass "
+                "overwrite=True to replace it"
+            )
         return run_name, group
 
     insist = resume or overwrite
@@ -238,7 +244,7 @@ def segment_volume(
                 owned()
                 work(job, (writer,), new=new)
             owned()
-            _publish(job, plan.plans[name], target, spec, ledger.digest(record))
+            _publish(job, plan.plans[name], target, spec, {"record": ledger.digest(record)})
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
@@ -304,6 +310,8 @@ def _open_jobs(
         go_on = not new and name in compartment.keys(CLEARED)
         if not new and not go_on:
             strike(compartment, stages)  # the arrays are made anew, and hold nothing that was written
+        if not go_on and target.url is not None:
+            remove_table(target.beside(".tables"), name)
         arrays = open_output(target, group, name, spec, run_name, store.url, resume=go_on)
         compartment.put(CLEARED, name)
         check_sight("output", arrays[0])
@@ -313,13 +321,12 @@ def _open_jobs(
     return jobs
 
 
-def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, digest: str) -> None:
-    # The table first: labels that are whole have one.
+def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, facts: Mapping[str, Any]) -> None:
+    # The table first: labels that are whole have one, and their mark says which it is, wherever both are moved.
     check_done(job, (*plan.stages, *plan.writers))
     columns = instance_columns(job, drops=plan.drops)
-    if target.url is not None:
-        write_table(columns, job.name, target.beside(".tables"))
-    publish(target, job.name, spec, {"instances": len(columns["label"]), "record": digest})
+    table = {} if target.url is None else {"table": write_table(columns, job.name, target.beside(".tables"))}
+    publish(target, job.name, spec, {"instances": len(columns["label"]), **facts, **table})
 
 
 def make_job(

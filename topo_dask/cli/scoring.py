@@ -40,7 +40,7 @@ def score(
     from ..stores.inputs import open_labels
     from ..stores.outputs import find_labels
 
-    place = find_labels(labels, name)
+    place = find_labels(labels, name).url
     arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))
     table = scores.contingency(*arrays)
     found: dict[str, Any] = {

@@ -70,9 +70,10 @@ def table(
 ) -> None:
     """Show, filter, sort or export the table of instances.
 
-    Of the OUTPUT of a run the table that the run left is read. Of any other volume of LABELS (D, H, W) it is computed,
-    block by block. Columns: label; voxels; bounding box and centroid in voxels; flow_error, which is the mean squared
-    difference of the flow from unit vectors to the centroid.
+    Of the OUTPUT of a run the table that the run left is read: that of the labels as it wrote them, whatever was edited
+    since. Of any other volume of LABELS (D, H, W), such as OUTPUT/labels/NAME, it is computed, block by block. Columns:
+    label; voxels; bounding box and centroid in voxels; flow_error, which is the mean squared difference of the flow
+    from unit vectors to the centroid.
 
     \b
       topo-dask table labels.zarr --class nuc --where 'voxels > 1000' --sort voxels --descending
@@ -135,25 +136,23 @@ def read_condition(text: str) -> Condition:
 def _load(
     place: str, name: str | None, flow: str | None, level: int | None, conditions: Sequence[Condition]
 ) -> Columns:
-    from ..stages.table import find_tables, read_table
+    from ..stages.table import read_table, read_table_of
+    from ..stores.inputs import open_input, open_labels
+    from ..stores.outputs import find_labels
 
     if place.endswith(".csv"):
         return read_table(place)
-    tables = {} if flow is not None else find_tables(f"{place.rstrip('/')}.tables")
-    if tables:
-        if name is None and len(tables) == 1:
-            (name,) = tables
-        if name not in tables:
-            raise click.UsageError(f"{place} has tables of {', '.join(tables)}: choose one with --class, got {name!r}")
-        return read_table(tables[name])
+    found = find_labels(place, name)
+    labels = open_labels(found.url, "labels", level)
+    if found.mark and flow is None:
+        stored = read_table_of(found.mark, f"{place.rstrip('/')}.tables")
+        if stored is not None:
+            return stored
     for condition in conditions:
         if flow is None and condition.column == "flow_error":
             raise _unknown(condition)
     from ..api import instance_table
-    from ..stores.inputs import open_input, open_labels
-    from ..stores.outputs import find_labels
 
-    labels = open_labels(find_labels(place, name), "labels", level)
     return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
 
 

@@ -1,6 +1,7 @@
 """The table of instances: what the combined sums say about each, without a look at the voxels."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -55,21 +56,42 @@ def _place(folder: str, name: str) -> str:
     return f"{folder}/{name}.csv"
 
 
-def check_place(folder: str, name: str) -> None:
-    """Raise FileExistsError when there is a file where a table would go and it is no table of ours."""
+def find_table(folder: str, name: str) -> str | None:
+    """Place of the table of a class that a run would replace, or None; FileExistsError for a file that is none."""
     try:
         head = folder_at(folder).read(f"{name}.csv", len(_HEAD))
     except FileNotFoundError:
-        return
+        return None
     if head != _HEAD:
         raise FileExistsError(
             f"{_place(folder, name)} exists and is no table of topo_dask: move it or choose another output"
         )
+    return _place(folder, name)
 
 
-def write_table(columns: Mapping[str, NDArray[Any]], name: str, folder: str) -> None:
-    """Write the table of a class's instances to ``<folder>/<class>.csv``."""
-    folder_at(folder).write(f"{name}.csv", map(str.encode, _lines(columns)))
+def remove_table(folder: str, name: str) -> None:
+    """Remove the table of a class; one that a store denies to have is told from that of new labels by its digest."""
+    files = folder_at(folder)
+    if files.sees(f"{name}.csv"):
+        files.remove(f"{name}.csv")
+
+
+def write_table(columns: Mapping[str, NDArray[Any]], name: str, folder: str) -> str:
+    """Write the table of a class's instances to ``<folder>/<class>.csv``; its digest, for the mark of the labels."""
+    written = hashlib.sha256()
+
+    def parts() -> Iterator[bytes]:
+        for lines in _lines(columns):
+            part = lines.encode()
+            written.update(part)
+            yield part
+
+    folder_at(folder).write(f"{name}.csv", parts())
+    return _short(written)
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:16])
 
 
 def write_columns(file: TextIO, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -88,11 +110,35 @@ def _lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
         yield text.getvalue()
 
 
-def find_tables(folder: str) -> dict[str, str]:
-    """Place of the table of each class in a folder, by class in alphabetical order; empty where there is no folder."""
-    names = folder_at(folder).names()
-    classes = sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv"))
-    return {name: _place(folder, name) for name in classes}
+def read_table_of(mark: Mapping[str, Any], folder: str) -> dict[str, NDArray[Any]] | None:
+    """Columns of the table that a run left of labels which are whole; None where there is no file.
+
+    Parameters
+    ----------
+    mark : mapping
+        Mark of the labels. That of an earlier version has no digest of the table: the number of instances must do.
+    folder : str
+        Where the table would be.
+
+    Raises
+    ------
+    ValueError
+        When the file there is not the table of these labels.
+    """
+    name = mark["class"]
+    try:
+        text = folder_at(folder).read(f"{name}.csv")
+    except FileNotFoundError:
+        return None
+    place = _place(folder, name)
+    fits = mark["table"] == _short(hashlib.sha256(text)) if "table" in mark else text.startswith(_HEAD)
+    columns = _parse(text, place) if fits else {}
+    if not fits or len(columns["label"]) != mark.get("instances"):
+        raise ValueError(
+            f"{place} is not the table that the run left of these labels of {name!r}: it is that of other labels, or "
+            "was changed; move it away and the table is computed, or give it in place of the output to see it as it is"
+        )
+    return columns
 
 
 def read_table(place: str) -> dict[str, NDArray[Any]]:
@@ -106,8 +152,11 @@ def read_table(place: str) -> dict[str, NDArray[Any]]:
         When the file is no such table.
     """
     folder, name = os.path.split(place)
-    text = folder_at(folder).read(name).decode(errors="replace")
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    return _parse(folder_at(folder).read(name), place)
+
+
+def _parse(text: bytes, place: str) -> dict[str, NDArray[Any]]:
+    rows = list(csv.reader(io.StringIO(text.decode(errors="replace"), newline="")))
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
         raise ValueError(f"{place} is no table of topo_dask: its columns must be {', '.join(COLUMNS)}")
     columns = zip(*rows[1:], strict=True) if rows[1:] else [()] * len(COLUMNS)

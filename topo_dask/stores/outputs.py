@@ -9,7 +9,7 @@
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -311,8 +311,15 @@ def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
     return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
 
 
-def find_labels(url: str, name: str | None = None) -> str:
-    """Path or URL of the labels of a class in the output of a run, OME-Zarr or plain.
+class Found(NamedTuple):
+    """Path or URL of labels, and the mark of the run that wrote them; empty where none did, or it is not known."""
+
+    url: str
+    mark: dict[str, Any]
+
+
+def find_labels(url: str, name: str | None = None) -> Found:
+    """The labels of a class in the output of a run, OME-Zarr or plain.
 
     Parameters
     ----------
@@ -324,7 +331,8 @@ def find_labels(url: str, name: str | None = None) -> str:
     Raises
     ------
     ValueError
-        When none is named and there are several, or when the run has not finished them.
+        When none is named and there are several, when there are none of that name but of others, or when the run has
+        not finished them.
     """
     try:
         group = existing_group(Target(absolute(url)))
@@ -339,9 +347,11 @@ def find_labels(url: str, name: str | None = None) -> str:
     if mark is not None and not mark.get("complete"):
         raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
     if name is None:
-        return url
-    inner = f"{LABELS}/{name}"
-    return f"{url.rstrip('/')}/{inner if group is not None and inner in group else name}"
+        return Found(url, mark or {})
+    inner = next((path for path in (f"{LABELS}/{name}", name) if group is not None and path in group), name)
+    if marks and group is not None and inner not in group:
+        raise ValueError(f"{url} has labels of {', '.join(sorted(marks))}, and none of {name!r}")
+    return Found(f"{url.rstrip('/')}/{inner}", mark or {})
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
