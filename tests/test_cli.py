@@ -391,7 +391,11 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 TABLES = [
     ("table out", "out has labels of mito, nuc: choose a class"),
     ("table out --class nucleus", "out has labels of mito, nuc, and none of 'nucleus'"),
+    ("table out --class nuc --level 7", "level must be at least 0 and below 1"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
+    ("table out.tables/nuc.csv --class nuc", "--class is for OUTPUT or LABELS, and out.tables/nuc.csv is the table"),
+    ("table out.tables/nuc.csv --flow one_flow", "--flow is for OUTPUT or LABELS"),
+    ("table out.tables/nuc.csv --level 0", "--level is for OUTPUT or LABELS"),
     ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
 ]
 
@@ -420,6 +424,19 @@ def test_tables_go_with_their_labels(segmented: Path) -> None:
     assert "28" in invoke("table", "moved.tables/mito.csv").stdout  # as the message says
     Path("moved.tables/mito.csv").unlink()
     assert invoke(*words, "mito").stdout.splitlines()[1].split()[1] == "27"
+
+
+def test_the_table_of_a_coarser_level_is_computed(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topo_dask.admission.COARSEST", 4)
+    options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--quiet"
+    assert invoke("run", "one", "one_flow", "out", *options).exit_code == 0
+    for level in (0, 1):
+        n = np.count_nonzero(zarr.open(f"out/labels/nuc/{level}")[:])
+        (row,) = invoke("table", "out", "--level", level).stdout.splitlines()[1:]
+        assert row.split()[1] == str(n)
+    assert n < 54
+    refused = invoke("table", "out", "--level", 1, "--where", "flow_error < 1")
+    assert "flow_error is not known" in refused.stderr
 
 
 def test_tables_of_earlier_versions_are_known_by_the_number_of_instances(segmented: Path) -> None:

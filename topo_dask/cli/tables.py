@@ -141,10 +141,13 @@ def _load(
     from ..stores.outputs import find_labels
 
     if place.endswith(".csv"):
+        for option, value in (("--class", name), ("--flow", flow), ("--level", level)):
+            if value is not None:
+                raise click.UsageError(f"{option} is for OUTPUT or LABELS, and {place} is the table of one class")
         return read_table(place)
     found = find_labels(place, name)
     labels = open_labels(found.url, "labels", level)
-    if found.mark and flow is None:
+    if found.mark and flow is None and not level:  # the run made the table of the finest level
         stored = read_table_of(found.mark, f"{place.rstrip('/')}.tables")
         if stored is not None:
             return stored
