@@ -548,6 +548,29 @@ def test_a_condition_on_what_is_not_known_is_refused(segmented: Path) -> None:
     assert "flow_error is not known; the run needs --flow-error, or this --flow" in result.stderr
 
 
+def test_the_channels_of_a_class_are_taken_from_the_flow_of_several(segmented: Path) -> None:
+    flow = zarr.open("one_flow")[:]
+    zarr.create_array("turned", data=np.concatenate([flow, -flow]))
+    zarr.create_array("three", data=np.concatenate([flow, -flow, -flow]))
+    zarr.create_array("copy", data=zarr.open("out/labels/nuc/0")[:])
+
+    def errors(*words: object) -> set[str]:
+        done = invoke("table", *words)
+        return {line.split()[-1] for line in done.stdout.splitlines()[1:]} or {done.stderr}
+
+    for words in (["out", "--class", "nuc"], ["out/labels/nuc"], ["copy", "--channel", 0]):
+        assert errors(*words, "--flow", "turned") == {"0"}
+    right = errors("out", "--class", "mito", "--flow", "turned")
+    assert right == errors("copy", "--flow", "turned", "--channel", 1)
+    assert right.isdisjoint({"0", "-"})
+    for words in (["out", "--class", "nuc", "--flow", "three"], ["copy", "--flow", "turned"]):
+        (refused,) = errors(*words)
+        assert re.search("channels, 3 for each class, and nothing says .*: choose with --channel", refused)
+    assert "channel 2 is not among the classes" in errors("copy", "--flow", "turned", "--channel", 2).pop()
+    assert "--flow must have shape (3, 8, 8, 8)" in errors("copy", "--flow", "semantic").pop()
+    assert "there is no --flow" in errors("out", "--class", "nuc", "--channel", 0).pop()
+
+
 @pytest.mark.parametrize("ome_zarr", ["0.5", "none"])
 def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) -> None:
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"

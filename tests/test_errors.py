@@ -95,6 +95,8 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: topo_dask.agglomerate(a(LABELS), a(FLOW[:, 1:])), ValueError, "flow must have shape .*of instances"),
     (lambda a: topo_dask.remove_bad_flow_masks(a(LABELS), a(FLOW[:1])), ValueError, "pred_flow must have shape"),
     (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW[:1])), ValueError, "flow must have shape"),
+    (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW), channel=1), ValueError, "has 3 channels, 3 for each class"),
+    (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW), channel=0.5), TypeError, "channel must be an integer"),
     (lambda a: classes(a, PROB[0]), ValueError, "semantic_pred must have 4 axes.*; put an axis .* length 1 in front"),
     (
         lambda a: classes(a, flow=FLOW[0]),

@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import strategies as some
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops
@@ -41,6 +42,10 @@ def test_lazy_table_is_the_same_and_empty_ones_have_all_columns() -> None:
     assert list(found) == list(expected)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
+    several = np.concatenate([-flow, flow])
+    for array in (several, da.from_array(several), zarr.create_array({}, data=several)):
+        found = topo_dask.instance_table(labels, array, channel=1)
+        np.testing.assert_array_equal(found["flow_error"], expected["flow_error"])
     empty = topo_dask.instance_table(np.zeros((2, 2, 2), int))
     assert list(empty) == list(expected)
     assert all(len(column) == 0 for column in empty.values())

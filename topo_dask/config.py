@@ -50,7 +50,8 @@ def warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def _integer(value: object, name: str, at_least: int) -> int:
+def integer(value: object, name: str, at_least: int) -> int:
+    """An integer of 31 bits; TypeError or ValueError naming the argument and its value if it is none."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < at_least:
@@ -105,8 +106,8 @@ class ClassConfig:
             raise ValueError(f"group must be 1, 2 or 3, got {self.group!r}")
         set_ = object.__setattr__
         set_(self, "group", int(self.group))
-        set_(self, "n_steps", _integer(self.n_steps, "n_steps", 0))
-        set_(self, "min_size", _integer(self.min_size, "min_size", 0))
+        set_(self, "n_steps", integer(self.n_steps, "n_steps", 0))
+        set_(self, "min_size", integer(self.min_size, "min_size", 0))
         for name in ("step_size", "convergence_radius", "flow_error_threshold", "min_fragment_ratio"):
             set_(self, name, finite_number(getattr(self, name), name))
         self._check_ranges()

@@ -58,9 +58,14 @@ def _is_dask(array: object) -> bool:
     return "dask.array" in sys.modules and isinstance(array, sys.modules["dask.array"].Array)
 
 
+def is_stored(array: object) -> bool:
+    """Whether an array is a zarr array, which is read in place."""
+    return "zarr" in sys.modules and isinstance(array, sys.modules["zarr"].Array)
+
+
 def is_lazy(array: object) -> bool:
     """Whether an array is a dask or a zarr array."""
-    return _is_dask(array) or ("zarr" in sys.modules and isinstance(array, sys.modules["zarr"].Array))
+    return _is_dask(array) or is_stored(array)
 
 
 def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> BlockGrid:
@@ -89,7 +94,7 @@ def _stored(arrays: Mapping[str, Array], names: Mapping[str, str], scratch: File
 
     found, deferred = dict[str, Any](), dict[str, Any]()
     for key, array in arrays.items():
-        if is_lazy(array) and not _is_dask(array):
+        if is_stored(array):
             found[key] = CheckedArray(absolute_node(array), names[key], "background")
         else:
             deferred[key] = array if _is_dask(array) else da.from_array(array)
@@ -276,14 +281,14 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     return _as_asked(labels, options, list(arrays.values()))
 
 
-def tabulate_lazily(recipe: Recipe, options: Options, **arrays: Array) -> Any:
-    """Delayed table of the instances of `labels`, with the flow errors if there is a `flow`."""
+def tabulate_lazily(recipe: Recipe, options: Options, channel: int = 0, **arrays: Array) -> Any:
+    """Delayed table of the instances of `labels`, with the flow errors if there is a `flow`, by a class's channels."""
     import dask
 
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
     stored = _stored(arrays, _ARGUMENTS, scratch)
-    spec = _Spec(grid, scratch, ClassConfig())
+    spec = _Spec(grid, scratch, ClassConfig(), channel=channel)
     return dask.delayed(_tabulated, pure=True)(
         spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"
     )

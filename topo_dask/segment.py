@@ -244,7 +244,8 @@ def segment_volume(
                 owned()
                 work(job, (writer,), new=new)
             owned()
-            _publish(job, plan.plans[name], target, spec, {"record": ledger.digest(record)})
+            facts = {"channel": plan.classes[name][0], "channels": plan.flow.shape[0], "record": ledger.digest(record)}
+            _publish(job, plan.plans[name], target, spec, facts)
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 

@@ -52,14 +52,17 @@ def as_labels(array: Array) -> Array:
     return array
 
 
-def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow") -> Array:
-    """A flow that covers a volume."""
+def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow", channel: int | None = None) -> Array:
+    """A flow that covers a volume; the flow of several classes where the channel of one is given."""
     array = as_sized(array, name)
     check_array(array, name, 4, COMPONENTS)
-    expected = (3, *volume.shape)
+    n = array.shape[0]
+    if channel is not None and (n % 3 or channel >= n // 3):
+        raise ValueError(f"{name} has {n} channels, 3 for each class: channel {channel} is not among the classes")
+    expected = (3 if channel is None else n, *volume.shape)
     if tuple(array.shape) != tuple(expected):
         raise ValueError(
-            f"{name} must have shape {tuple(expected)}: 3 components (dz, dy, dx) and the shape of "
+            f"{name} must have shape {tuple(expected)}: 3 components (dz, dy, dx) of a class and the shape of "
             f"{volume_name}; got {tuple(array.shape)}"
         )
     return array

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import held, lazy
-from ..config import ClassConfig, Merge, finite_number
+from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
 from .arguments import Array, as_flow, as_labels, segment
 
@@ -301,6 +301,7 @@ def instance_table(
     instances: Array,
     pred_flow: Array | None = None,
     *,
+    channel: int | None = None,
     block_shape: Sequence[int] | None = None,
     scratch: str | None = None,
 ) -> dict[str, Any]:
@@ -314,6 +315,8 @@ def instance_table(
         Labels, 0 background.
     pred_flow : array of float, shape (3, D, H, W), optional
         Vectors (dz, dy, dx) in voxels, for the flow errors.
+    channel : int, optional
+        Class c of a flow of several, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are taken.
     block_shape, scratch
         For lazy arrays, see `postprocess_single`.
 
@@ -342,12 +345,15 @@ def instance_table(
     (array([ 4, 70], dtype=uint64), array([1, 2]), array([3. , 1.5]))
     """
     labels = as_labels(instances)
-    flow = None if pred_flow is None else as_flow(pred_flow, labels, "instances", "pred_flow")
+    channel = None if channel is None else integer(channel, "channel", 0)
+    flow = None if pred_flow is None else as_flow(pred_flow, labels, "instances", "pred_flow", channel)
+    if flow is not None and channel is not None and not lazy.is_stored(flow):
+        flow, channel = flow[3 * channel : 3 * channel + 3], None
     recipe = Recipe(table=True, flow_error=None if flow is None else float("inf"))
     if lazy.is_lazy(labels) or lazy.is_lazy(flow):
         arrays = {"labels": labels} if flow is None else {"labels": labels, "flow": flow}
         table: dict[str, Any] = lazy.tabulate_lazily(
-            recipe, lazy.Options(block_shape, None, scratch), **arrays
+            recipe, lazy.Options(block_shape, None, scratch), channel or 0, **arrays
         ).compute()
         return table
     return held.tabulate_held(recipe, labels, flow)

@@ -34,6 +34,7 @@ _FLAGS = {
     "resolution_nm": "--resolution-nm",
     "block_shape": "--block",
     "memory_limit": "--memory-limit",
+    "pred_flow": "--flow",
     "scratch=": "--scratch ",
     "resume": "--resume",
     "overwrite": "--overwrite",

@@ -39,7 +39,12 @@ class Condition(NamedTuple):
 @click.command()
 @click.argument("place", metavar="OUTPUT|LABELS|TABLE.csv")
 @click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: the only one]")
-@click.option("--flow", help="Flow of the instances of LABELS, (3, D, H, W), for their flow errors.  [default: none]")
+@click.option("--flow", help="Flow of the instances of LABELS, (3N, D, H, W), for their flow errors.  [default: none]")
+@click.option(
+    "--channel",
+    type=click.IntRange(0),
+    help="Class of a flow of several, 0 for its first.  [default: as in the run that wrote LABELS]",
+)
 @LEVEL
 @click.option(
     "--where",
@@ -61,6 +66,7 @@ def table(
     place: str,
     name: str | None,
     flow: str | None,
+    channel: int | None,
     level: int | None,
     conditions: tuple[str, ...],
     sort: str,
@@ -83,8 +89,10 @@ def table(
     if output is not None:
         _check_output(output)
     _check_column(sort)
+    if channel is not None and flow is None:
+        raise click.UsageError("--channel says which channels of --flow are meant, and there is no --flow")
     kept = [read_condition(condition) for condition in conditions]
-    columns = select(_load(place, name, flow, level, kept), kept, sort, descending)
+    columns = select(_load(place, name, flow, channel, level, kept), kept, sort, descending)
     if output is None:
         _show(columns, rows)
     else:
@@ -134,7 +142,12 @@ def read_condition(text: str) -> Condition:
 
 
 def _load(
-    place: str, name: str | None, flow: str | None, level: int | None, conditions: Sequence[Condition]
+    place: str,
+    name: str | None,
+    flow: str | None,
+    channel: int | None,
+    level: int | None,
+    conditions: Sequence[Condition],
 ) -> Columns:
     from ..stages.table import read_table, read_table_of
     from ..stores.inputs import open_input, open_labels
@@ -156,7 +169,23 @@ def _load(
             raise _unknown(condition)
     from ..api import instance_table
 
-    return instance_table(labels, None if flow is None else open_input(flow, "flow", level)[0])
+    if flow is None:
+        return instance_table(labels)
+    vectors = open_input(flow, "flow", level)[0]
+    channel = _channel_of(found.mark, flow, tuple(vectors.shape)) if channel is None else channel
+    return instance_table(labels, vectors, channel=channel)
+
+
+def _channel_of(mark: Mapping[str, Any], flow: str, shape: tuple[int, ...]) -> int | None:
+    # The class in a flow of several; the flow of another run may have others.
+    if len(shape) != 4 or shape[0] % 3 or shape[0] == 3:
+        return None
+    if mark.get("channels") != shape[0]:
+        raise click.UsageError(
+            f"--flow {flow} has {shape[0]} channels, 3 for each class, and nothing says which are those of the labels: "
+            "choose with --channel, 0 for the first class"
+        )
+    return int(mark["channel"])
 
 
 def select(columns: Columns, conditions: Sequence[Condition], sort: str, descending: bool = False) -> Columns:
