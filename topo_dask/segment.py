@@ -208,10 +208,10 @@ def segment_volume(
             *(partial(find_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
         )
         check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
-        if not (run_name or overwrite) and (old := next(filter(None, tables), None)):
+        if not (run_name or overwrite) and (old := ", ".join(filter(None, tables))):
             raise FileExistsError(
-                f"table {old} exists, of labels that are not here: move it, choose another output, or pass "
-                "overwrite=True to replace it"
+                f"labels that are not here have left tables, {old}: move those, choose another output, or pass "
+                "overwrite=True to replace them"
             )
         return run_name, group
 
