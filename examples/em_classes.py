@@ -64,7 +64,10 @@ def main() -> None:
     inputs = {}
     for name, array in (("semantic", semantic), ("flow", flow)):
         chunks = (len(array), 64, 64, 64)
-        inputs[name] = zarr.create_array(args.folder / f"{name}.zarr", data=array, chunks=chunks)
+        # Empty chunks are written too: a chunk of the flow that is missing is an error.
+        inputs[name] = zarr.create_array(
+            args.folder / f"{name}.zarr", data=array, chunks=chunks, config={"write_empty_chunks": True}
+        )
     labels = topo_dask.segment_volume(
         inputs["semantic"],
         inputs["flow"],

@@ -35,7 +35,13 @@ def main() -> None:
     truth = blobs((args.size,) * 3, max(1, round(9 * (args.size / 64) ** 3)), seed=0)
     flow = noisy(direct_flow(truth), 0.1, seed=0)
     for name, array in (("semantic", (truth > 0)[None].astype(np.float32)), ("flow", flow)):
-        zarr.create_array(f"s3://volumes/{name}.zarr", data=array, chunks=(len(array), 32, 32, 32))
+        # Empty chunks are written too: a chunk of the flow that is missing is an error.
+        zarr.create_array(
+            f"s3://volumes/{name}.zarr",
+            data=array,
+            chunks=(len(array), 32, 32, 32),
+            config={"write_empty_chunks": True},
+        )
     labels = topo_dask.segment_volume(
         "s3://volumes/semantic.zarr",
         "s3://volumes/flow.zarr",

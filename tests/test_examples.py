@@ -17,8 +17,9 @@ CASES = [
     ("numpy_arrays.py", ["--size", "64"], r"objects +9 of 9\n"),
     ("lazy_pipeline.py", ["--size", "64"], r"objects +(\d+) of \1\n"),
     ("local_cluster.py", ["--size", "128", "--folder", "run"], r"instances +72,"),
-    ("em_classes.py", ["--size", "96", "--folder", "run"], r"(?s)(as in memory: True.*){3}"),
-    ("object_store.py", [], r"as in memory +True"),
+    # Of these two sizes some chunks of the flow are empty.
+    ("em_classes.py", ["--size", "66", "--folder", "run"], r"(?s)(as in memory: True.*){3}"),
+    ("object_store.py", ["--size", "40"], r"as in memory +True"),
     ("slurm.py", ["a", "b", "c", "--show", "--host", "127.0.0.1"], r"#SBATCH --cpus-per-task=8\n"),
 ]
 
