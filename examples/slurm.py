@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("flow")
     parser.add_argument("output", help="on a file system that all nodes share; so is its scratch, next to it")
     parser.add_argument("--class", dest="classes", action="append", default=None)
-    parser.add_argument("--resolution-nm", type=float, default=8)
+    parser.add_argument("--resolution-nm", type=float, default=None, help="if not what the metadata of the inputs tell")
     parser.add_argument("--queue", default="normal")
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--cores", type=int, default=8)

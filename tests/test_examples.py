@@ -1,5 +1,6 @@
 """The examples run, as a user would start them, at a small size; what they say of themselves is looked at."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -63,6 +65,24 @@ def test_example_says_what_to_do_about_its_first_run(name: str, tmp_path: Path) 
     (tmp_path / "here").mkdir()
     with pytest.raises(AssertionError, match=r"error: here exists: remove it, or give another --folder"):
         run(name, ["--folder", "here"], tmp_path)
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], None), (["--resolution-nm", "16"], 16.0)])
+def test_slurm_leaves_the_size_of_a_voxel_to_the_inputs(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], expected: float | None
+) -> None:
+    spec = importlib.util.spec_from_file_location("slurm", EXAMPLES / "slurm.py")
+    assert spec is not None
+    assert spec.loader is not None
+    slurm = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(slurm)
+    segment = MagicMock()
+    for name in ("make_cluster", "Client"):
+        monkeypatch.setattr(slurm, name, MagicMock())
+    monkeypatch.setattr("topo_dask.segment_volume", segment)
+    monkeypatch.setattr(sys, "argv", ["slurm.py", "semantic", "flow", "labels", *options])
+    slurm.main()
+    assert segment.call_args.kwargs["resolution_nm"] == expected
 
 
 @pytest.mark.scale
