@@ -14,6 +14,8 @@ from ome_images import image_of, scale, space
 
 import topo_dask
 from topo_dask.admission import plan_volume
+from topo_dask.looking.layers import find_layers
+from topo_dask.stores.inputs import open_prediction
 from topo_dask.stores.multiscales import read_multiscales
 
 SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
@@ -70,6 +72,14 @@ def test_levels_of_images(images: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             plan_volume(semantic, place, class_names=["nuc"], class_config=CONFIG, level=level)
+
+
+def test_a_home_folder_is_found(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(images))
+    check("~/semantic", Path("~/flow"), images / "out", level=1)
+    assert find_layers("labels=~/out/labels/nuc")
+    with pytest.raises(FileNotFoundError, match=f"semantic: {images}/nothing: there is no zarr array"):
+        open_prediction("~/nothing", "~/flow")
 
 
 def test_the_shortest_edge_of_a_voxel_chooses_the_parameters(images: Path) -> None:

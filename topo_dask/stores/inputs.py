@@ -184,7 +184,6 @@ def resolve_input(
         time points, it has no such level, or a level is asked of an array.
     """
     where = os.fspath(path_or_url)
-    where = where if "://" in where else os.path.abspath(where)
     node = open_node(where)
     if hasattr(node, "shape"):
         if level is not None:

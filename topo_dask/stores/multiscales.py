@@ -181,9 +181,10 @@ def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
 
 
 def open_node(where: str) -> Any:
-    """Open a zarr group or array for reading; FileNotFoundError where there is none."""
+    """Open a zarr group or array for reading, in a path ~ is the home; FileNotFoundError where there is none."""
     import zarr
 
+    where = where if "://" in where else os.path.abspath(os.path.expanduser(where))
     try:
         return zarr.open(store_at(where), mode="r")
     except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
