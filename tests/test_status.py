@@ -83,6 +83,25 @@ def test_elsewhere_the_command_says_where(interrupted: Path, monkeypatch: pytest
     assert f"to go on: cd {interrupted} && topo-dask run" in status(str(interrupted / "a b"))
 
 
+CALL = "call segment_volume as before with resume=True"
+BEGUN_BY = [
+    (["/lib/topo_dask/__main__.py", "--verbose", "run", "mask"], "topo-dask --verbose run mask --resume"),
+    (["pipeline.py", "run", "--cells"], f"{CALL} (it was called by pipeline.py)"),
+    (["/bin/topo-dask", "demo", "-o", "run"], CALL),
+    (["-c"], CALL),
+]
+
+
+@pytest.mark.parametrize(("command", "way"), BEGUN_BY, ids=[row[0][0] for row in BEGUN_BY])
+def test_how_to_go_on_depends_on_what_was_called(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], way: str
+) -> None:
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(ValueError, match="flow is not finite"):
+        segment(scheduler="synchronous", overwrite=True)
+    assert f"interrupted; to go on: {way}" in status("a b")
+
+
 def test_a_run_at_work_is_seen_and_not_disturbed(interrupted: Path) -> None:
     with locks.claim(FileScratch(str(interrupted / "a b.scratch"))):
         before = sorted(interrupted.rglob("*"))

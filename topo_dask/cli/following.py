@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import click
@@ -50,8 +51,15 @@ def _outlook(found: "RunStatus") -> str:
         return f"at work: process {found.holder['pid']} of {found.holder['host']}"
     assert found.origin is not None
     command, folder = found.origin["command"], found.origin["folder"]
-    if "run" not in command[1:]:
+    if not _is_run(command):
         return f"interrupted; to go on: call segment_volume as before with resume=True (it was called by {command[0]})"
     words = [word for word in command[1:] if word not in ("--resume", "--overwrite")]
     there = "" if folder == os.getcwd() else f"cd {shlex.quote(folder)} && "
     return f"interrupted; to go on: {there}{shlex.join(['topo-dask', *words, '--resume'])}"
+
+
+def _is_run(command: list[str]) -> bool:
+    # Scripts of users that call segment_volume may have any words as their arguments.
+    program = PurePath(command[0]).parts
+    ours = program[-1:] == ("topo-dask",) or program[-2:] == ("topo_dask", "__main__.py")
+    return ours and next((word for word in command[1:] if not word.startswith("-")), None) == "run"
