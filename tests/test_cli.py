@@ -96,6 +96,13 @@ def test_a_file_gives_parameters_and_options_and_flags_win(stored: Path, name: s
     assert "absorb" not in flagged["stages"]["mito"]
 
 
+@pytest.mark.parametrize("names", ["'nuc'", "['nuc']"])
+def test_a_file_names_one_class_with_or_without_brackets(stored: Path, names: str) -> None:
+    (stored / "run.toml").write_text(f"[run]\nclass = {names}\nresolution-nm = 8")
+    planned = json.loads(invoke("plan", "one", "one_flow", "--config", "run.toml", "--json").stdout)
+    assert list(planned["stages"]) == ["nuc"]
+
+
 def test_a_file_runs_as_the_function_does(stored: Path) -> None:
     (stored / "run.toml").write_text(TOML)
     done = invoke("run", *COMMON, "out", "--config", "run.toml", "--quiet")

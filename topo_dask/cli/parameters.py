@@ -54,7 +54,7 @@ def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[s
     group = ctx.find_root().command
     commands = [group.commands[name] for name in ("run", "plan")] if isinstance(group, click.Group) else [ctx.command]
     known = {
-        flag.lstrip("-"): str(param.name)
+        flag.lstrip("-"): param
         for command in commands
         for param in command.params
         if isinstance(param, click.Option) and param.name not in ("config", "verbose")
@@ -63,14 +63,14 @@ def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[s
     found: dict[str, Any] = {}
     for key, value in run.items():
         flag = str(key).replace("_", "-")
-        name = known.get(flag)
-        if name is None:
+        option = known.get(flag)
+        if option is None:
             close = get_close_matches(flag, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
             raise click.UsageError(f"{path}: [run] has the unknown option {key!r}; {hint}")
-        if name in PER_CLASS:
+        if option.name in PER_CLASS:
             raise click.UsageError(f"{path}: {key!r} belongs to [classes.NAME], not to [run]")
-        found[name] = value
+        found[str(option.name)] = [value] if option.multiple and isinstance(value, str) else value
     return found
 
 
