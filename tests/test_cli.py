@@ -103,6 +103,24 @@ def test_a_file_names_one_class_with_or_without_brackets(stored: Path, names: st
     assert list(planned["stages"]) == ["nuc"]
 
 
+def test_flags_win_over_those_of_a_file_that_they_exclude(stored: Path) -> None:
+    words = ["run", "one", "one_flow", "out", "--config", "run.toml"]
+    file = "[run]\noverwrite = {}\nresume = {}\nquiet = true\nscheduler = 'threads'\nresolution-nm = 8\nclass = 'nuc'"
+    (stored / "run.toml").write_text(file.format("true", "false"))
+    assert invoke(*words).exit_code == 0
+    resumed = invoke(*words, "--resume", "--json-log")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "relabel" not in resumed.stderr
+    (stored / "run.toml").write_text(file.format("false", "true"))
+    replaced = invoke(*words, "--overwrite", "--json-log")
+    assert replaced.exit_code == 0, replaced.stderr
+    assert '"stage": "relabel"' in replaced.stderr
+    (stored / "run.toml").write_text(file.format("true", "true"))
+    assert "--resume and --overwrite exclude one another" in invoke(*words).stderr
+    for flag, other in (("--resume", "--overwrite"), ("--quiet", "--json-log")):
+        assert "exclude one another" in invoke(*words, flag, other).stderr
+
+
 def test_a_file_runs_as_the_function_does(stored: Path) -> None:
     (stored / "run.toml").write_text(TOML)
     done = invoke("run", *COMMON, "out", "--config", "run.toml", "--quiet")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .parameters import read_config
+from .parameters import read_config, yields_to
 
 Command = Callable[..., Any]
 
@@ -173,11 +173,32 @@ SCHEDULER = (
     ),
 )
 
+EARLIER = (
+    click.option(
+        "--resume",
+        is_flag=True,
+        callback=yields_to("overwrite"),
+        help="Go on with an interrupted run; give the same options again.",
+    ),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        callback=yields_to("resume"),
+        help="Replace what an earlier run wrote, and nothing else.",
+    ),
+)
+
 LOG = (
-    click.option("--quiet", is_flag=True, help="No progress, neither bars on a terminal nor lines in a file."),
+    click.option(
+        "--quiet",
+        is_flag=True,
+        callback=yields_to("json_log"),
+        help="No progress, neither bars on a terminal nor lines in a file.",
+    ),
     click.option(
         "--json-log",
         is_flag=True,
+        callback=yields_to("quiet"),
         help="Progress, warnings and errors as JSON, one object a line on stderr, for batch systems.",
     ),
 )

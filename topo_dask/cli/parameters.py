@@ -2,11 +2,15 @@
 
 import tomllib
 import warnings
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+_FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
 
 PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
 
@@ -72,6 +76,16 @@ def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[s
             raise click.UsageError(f"{path}: {key!r} belongs to [classes.NAME], not to [run]")
         found[str(option.name)] = [value] if option.multiple and isinstance(value, str) else value
     return found
+
+
+def yields_to(other: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    """Callback of a flag in a file: it is off where the command line has the flag `other`, which excludes it."""
+
+    def settle(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
+        sources = [ctx.get_parameter_source(str(name)) for name in (option.name, other)]
+        return value and not (ctx.params.get(other) and sources == [_FILE, _COMMAND_LINE])
+
+    return settle
 
 
 def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .errors import JSON_LOG
-from .options import CLASSES, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
+from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
 
@@ -16,9 +16,7 @@ from .schedulers import Scheduling
 @click.command()
 @options(INPUT, (click.argument("output"),), CLASSES, SHAPES, GEOMETRY, SCHEDULER)
 @click.option("--scratch", help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run; give the same options again.")
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote, and nothing else.")
-@options(LOG)
+@options(EARLIER, LOG)
 @click.pass_context
 def run(
     ctx: click.Context, /, semantic: str, flow: str, output: str, quiet: bool, json_log: bool, **values: Any
