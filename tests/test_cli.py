@@ -103,6 +103,14 @@ def test_a_file_names_one_class_with_or_without_brackets(stored: Path, names: st
     assert list(planned["stages"]) == ["nuc"]
 
 
+@pytest.mark.parametrize(("flags", "nuc"), [("", 0.4), ("--flow-error 0", 0), ("--flow-error 0.2", 0.2)])
+def test_a_flow_error_on_the_command_line_wins_also_if_it_is_0(stored: Path, flags: str, nuc: float) -> None:
+    (stored / "run.toml").write_text(TOML.replace("[classes.nuc]", "[classes.nuc]\nflow_error_threshold = 0.4"))
+    planned = json.loads(invoke("plan", *COMMON, "--config", "run.toml", *flags.split(), "--json").stdout)
+    assert planned["parameters"]["nuc"]["flow_error_threshold"] == nuc
+    assert planned["parameters"]["mito"]["flow_error_threshold"] == (0.2 if nuc == 0.2 else 0)
+
+
 def test_flags_win_over_those_of_a_file_that_they_exclude(stored: Path) -> None:
     words = ["run", "one", "one_flow", "out", "--config", "run.toml"]
     file = "[run]\noverwrite = {}\nresume = {}\nquiet = true\nscheduler = 'threads'\nresolution-nm = 8\nclass = 'nuc'"
@@ -292,7 +300,7 @@ def test_flags_replace_parameters_of_the_resolution_that_the_input_has(tmp_path:
         group = zarr.create_group(tmp_path / name, attributes={"ome": {"version": "0.5", "multiscales": [image]}})
         group.create_array("0", shape=(channels, 8, 8, 8), dtype="f4")
     places = (str(tmp_path / "semantic"), str(tmp_path / "flow"))
-    values = dict.fromkeys([*PER_CLASS, "config", "resolution_nm", "preset", "level"])
+    values = dict.fromkeys([*PER_CLASS, "config", "resolution_nm", "preset", "level", "flow_error_threshold"])
     given = read_parameters(*places, {**values, "classes": ["nuc"], "min_size": 7})["class_config"]["nuc"]
     assert given == {**get_postprocess_config(32)["nuc"], "min_size": 7}
     assert given["n_steps"] != get_postprocess_config(8)["nuc"]["n_steps"]

@@ -672,7 +672,7 @@ def test_commands_run_plan_and_resume(stored: Path) -> None:
         ("--help", ["run", "plan", "demo", "--version", "--verbose"]),
         (
             "run --help",
-            ["[default: 0.5]", "[default: 0.0]", "[default: 16]", "OUTPUT.scratch]", "--resume", "[1<=x<=3]"],
+            ["[default: 0.5]", "own, else 0]", "[default: 16]", "OUTPUT.scratch]", "--resume", "[1<=x<=3]"],
         ),
         ("plan -h", ["[default: 0.5]", "[default: 16]", "that keeps all workers busy]"]),
         ("demo --help", ["[default: topo_dask_demo]"]),

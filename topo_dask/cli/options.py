@@ -112,8 +112,8 @@ SHAPES = (
         "--flow-error",
         "flow_error_threshold",
         type=float,
-        default=0.0,
-        help="Drop instances with a larger flow error; 0 keeps all.",
+        help="For all classes: drop instances with a larger flow error; 0 keeps all.  [default: each class's own, "
+        "else 0]",
     ),
 )
 

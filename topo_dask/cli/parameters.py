@@ -104,6 +104,10 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
             raise click.UsageError("parameters given as options need --class to say what they are for")
         base = config or _defaults(semantic, flow, values, flags)
         config = {name: {**base.get(name, {}), **flags} for name in names}
+    error = values.pop("flow_error_threshold")
+    if config and error == 0:  # which to the functions means that each class has its own
+        config = {name: {**own, "flow_error_threshold": 0.0} for name, own in config.items()}
+    values["flow_error_threshold"] = error or 0.0
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
