@@ -175,12 +175,42 @@ def test_a_class_without_parameters_is_skipped_with_a_warning(stored: Path) -> N
     assert "Warning: class 'cell' is skipped: no parameters are given for it" in result.stderr
 
 
+ALL_OWN = ["--group", 3, "--steps", 9, "--radius", 2, "--min-size", 4]
+
+
+@pytest.mark.parametrize("left_out", range(0, len(ALL_OWN) + 2, 2))
+def test_options_give_a_class_parameters_of_its_own_only_all_together(stored: Path, left_out: int) -> None:
+    (stored / "run.toml").write_text(TOML)
+    flags = ALL_OWN[:left_out] + ALL_OWN[left_out + 2 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        alone = invoke("plan", "one", "one_flow", "--class", "mitoo", *flags, "--json")
+        beside = invoke("plan", *COMMON, "--config", "run.toml", "--class", "nuc", "--class", "mitoo", *flags, "--json")
+    skipped = "class 'mitoo' is skipped: no parameters are given for it in --config, nor all of --group, --steps, "
+    if flags == ALL_OWN:
+        for result in (alone, beside):
+            assert (result.exit_code, result.stderr) == (0, "")
+            found = json.loads(result.stdout)["parameters"]["mitoo"]
+            assert [found[name] for name in ("group", "n_steps", "convergence_radius", "min_size")] == [3, 9, 2, 4]
+        return
+    assert (alone.exit_code, beside.exit_code) == (2, 0)
+    assert re.search(
+        r"no entry for any of \('mitoo',\); .* --config, or all of --group, .*; did you mean 'mito'\?$",
+        alone.stderr.splitlines()[-1],
+    )
+    assert beside.stderr == f"Warning: {skipped}--radius and --min-size; did you mean 'mito'?\n"
+    assert list(json.loads(beside.stdout)["parameters"]) == ["nuc"]
+    assert json.loads(beside.stdout)["parameters"]["nuc"]["min_size"] == (1 if left_out == 6 else 4)
+
+
 SLIPS = [
     ("plan flow semantic --class nuc --resolution-nm 8", "flow must have 3 channels .*"),
     ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
     ("plan one flow --class nuc --resolution-nm 8", "flow must have 3 channels for each of the 1 classes of semantic"),
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),
+    ("plan one one_flow --class nuk --resolution-nm 8", "have no entry for any of .*; did you mean 'nuc'?"),
+    ("preview one one_flow --class nuk --resolution-nm 8 --min-size 9", "have no entry for any of .* mean 'nuc'?"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
     (
         "plan one one_flow --class nuc --resolution-nm 8 --scheduler threads --workers 2",

@@ -594,7 +594,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run {INPUTS} out {CLASS} --scratch out", 2, "must not lie in one another"),
     (f"run {INPUTS} flow {CLASS}", 2, "flow is a zarr array: choose another path"),
     (f"run {INPUTS} empty.toml {CLASS}", 2, "exists and is no zarr group"),
-    (f"run {INPUTS} out --class ../up --resolution-nm 8 --steps 3", 2, "cannot name an output array"),
+    (f"run {INPUTS} out --class ../up --group 1 --steps 3 --radius 2 --min-size 1", 2, "cannot name an output array"),
     (f"run {INPUTS} out --config none.toml", 2, "'none.toml' does not exist"),
     (f"run {INPUTS} out --config broken.toml", 2, "broken.toml is not valid TOML"),
     (f"run {INPUTS} out --config empty.toml", 2, "empty.toml: unknown table 'title'; known are"),

@@ -73,7 +73,8 @@ def test_the_labels_are_those_of_four_axes(images: Path) -> None:
 
 
 def test_the_command_line_takes_them(images: Path) -> None:
-    inputs = [images / "semantic", images / "flow", "--class", "other", "--class", "nuc", "--min-size", 1]
+    parameters = ["--group", 1, "--steps", 5, "--radius", 2, "--min-size", 1]
+    inputs = [images / "semantic", images / "flow", "--class", "other", "--class", "nuc", *parameters]
     planned = invoke("plan", *inputs, "--estimate")
     assert planned.exit_code == 0, planned.output
     done = invoke("run", *inputs[:2], images / "out", *inputs[2:], "--quiet")

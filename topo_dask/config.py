@@ -25,6 +25,9 @@ EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
 )
 """Instance classes of the published package, in the order of its channels."""
 
+ESSENTIAL = ("group", "n_steps", "convergence_radius", "min_size")
+"""Parameters that depend on the objects, so that what `ClassConfig` has for them is hardly ever meant."""
+
 
 def finite_number(value: object, name: str) -> float:
     """A finite number; TypeError or ValueError naming the argument and its value if it is none."""
@@ -297,23 +300,23 @@ def resolve_classes(
     return classes
 
 
-def nothing_to_segment(class_names: object, class_config: object) -> str:
+def nothing_to_segment(class_names: Iterable[str] | None, class_config: Mapping[str, Any] | None) -> str:
     """What is wrong where no class has parameters, and the remedy."""
-    if class_config is None:
-        published = f"the default parameters ({', '.join(EVALUATED_INSTANCE_CLASSES)}) have"
-        return (
-            f"no class to segment: {published} no entry for any of {class_names!r}; give them parameters in "
-            "class_config"
-        )
-    return f"no class to segment: class_config has no entry for any of {class_names!r}"
+    known = EVALUATED_INSTANCE_CLASSES if class_config is None else class_config
+    has = f"the default parameters ({', '.join(known)}) have" if class_config is None else "class_config has"
+    hint = next(filter(None, (_closest(name, known) for name in class_names or ())), "")
+    return f"no class to segment: {has} no entry for any of {class_names!r}; give them parameters in class_config{hint}"
+
+
+def _closest(name: str, known: Iterable[object]) -> str:
+    close = get_close_matches(name, map(str, known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _warn_of_skipped(names: tuple[str, ...], class_config: Mapping[str, Any]) -> None:
     for name in names:
         if name not in class_config:
-            close = get_close_matches(name, map(str, class_config), 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            warn(f"class {name!r} is skipped: no parameters are given for it{hint}")
+            warn(f"class {name!r} is skipped: no parameters are given for it{_closest(name, class_config)}")
 
 
 def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -322,7 +325,7 @@ def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> No
         given = class_config.get(name)
         if name not in _PUBLISHED or not isinstance(given, Mapping):
             continue
-        if gaps := [gap for gap in ("group", "n_steps", "convergence_radius", "min_size") if gap not in given]:
+        if gaps := [gap for gap in ESSENTIAL if gap not in given]:
             used = ", ".join(f"{gap}={getattr(ClassConfig, gap)}" for gap in gaps)
             warn(
                 f"class_config gives {name!r} no {', '.join(gaps)}: using {used}; the published values are those of "

@@ -22,7 +22,11 @@ _BAD_INPUT = (
     PermissionError,
 )
 
+_ALL_OWN = "--group, --steps, --radius and --min-size"
+
 _FLAGS = {
+    "parameters in class_config": f"parameters in --config, or all of {_ALL_OWN}",
+    "no parameters are given for it": f"no parameters are given for it in --config, nor all of {_ALL_OWN}",
     "resume=True": "--resume",
     "overwrite=True": "--overwrite",
     'on_missing="background"': "--on-missing background",

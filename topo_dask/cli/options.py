@@ -64,8 +64,9 @@ CLASSES = (
         "classes",
         multiple=True,
         metavar="NAME",
-        help="Name of each channel of SEMANTIC, in order; repeat it.  [default: those of --config, else the nine "
-        "published classes]",
+        help="Name of each channel of SEMANTIC, in order; repeat it. A class without parameters, in --config or the "
+        "default ones, is skipped unless all of --group, --steps, --radius and --min-size are given.  "
+        "[default: those of --config, else the nine published classes]",
     ),
     CONFIG,
     click.option(

@@ -10,6 +10,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..config import ESSENTIAL, get_postprocess_config, nothing_to_segment
+
 _FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
 
 PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
@@ -103,16 +105,20 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
         base = config or _defaults(semantic, flow, values, flags)
-        config = {name: {**base.get(name, {}), **flags} for name in names}
+        # Some of a class's parameters alone would leave the others to chance: it is then one without any.
+        own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
+        found = {**own, **{name: {**parameters, **flags} for name, parameters in base.items()}}
+        if found.keys().isdisjoint(names):
+            raise ValueError(nothing_to_segment(names, config))
+        config = found
     error = values.pop("flow_error_threshold")
     if config and error == 0:  # which to the functions means that each class has its own
-        config = {name: {**own, "flow_error_threshold": 0.0} for name, own in config.items()}
+        config = {name: {**parameters, "flow_error_threshold": 0.0} for name, parameters in config.items()}
     values["flow_error_threshold"] = error or 0.0
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
 def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    from ..config import get_postprocess_config
     from ..stores.inputs import open_prediction
 
     resolution = values["resolution_nm"]
