@@ -644,6 +644,19 @@ def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) 
     assert invoke("table", "only", "--flow", "one_flow").stdout == invoke("table", place, "--flow", "one_flow").stdout
 
 
+def test_labels_are_those_of_the_run_beside_labels_of_others_and_in_one_layout(stored: Path) -> None:
+    zarr.open_group("only", mode="w").create_group("labels").create_array("nuc", data=np.zeros(SHAPE, np.int32))
+    options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--quiet", "--scheduler", "synchronous"
+    done = invoke("run", "one", "one_flow", "only", *options, "--ome-zarr", "none")
+    assert done.stdout == "nuc: only/nuc (1 instance)\n", done.stderr
+    assert invoke("score", "only/nuc", "only").stdout == invoke("score", "only/nuc", "only/nuc").stdout != ""
+    zarr.open_array("only/labels/nuc").attrs[MARK] = {"class": "nuc", "complete": True}
+    result = invoke("score", "only/nuc", "only")
+    assert result.exit_code == 2
+    assert "only has labels of 'nuc' in nuc and in labels/nuc: give the path of those you mean" in result.stderr
+    assert "  nuc: whole\n" in invoke("status", "only").stdout
+
+
 @pytest.mark.parametrize("command", ["score out", "table --flow one_flow"])
 def test_labels_that_are_not_named_or_not_whole_are_refused(segmented: Path, command: str) -> None:
     result = invoke(*command.split(), "out")

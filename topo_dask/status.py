@@ -91,13 +91,13 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
                 return _unfinished(scratch, *found)
     if not marks:
         raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
-    partial = sorted(name for name, mark in marks.items() if not mark.get("complete"))
+    partial = sorted({os.path.basename(inner) for inner, mark in marks.items() if not mark.get("complete")})
     if partial:
         raise FileNotFoundError(
             f"{place} is the output of a run that has not finished {partial}, and there is no record of it in "
             f"{', '.join(noted) or f'{url}.scratch'}: give the folder that was its scratch"
         )
-    return RunStatus(url, url, {name: [] for name in sorted(marks)})
+    return RunStatus(url, url, {name: [] for name in sorted(map(os.path.basename, marks))})
 
 
 def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, Any]) -> RunStatus:

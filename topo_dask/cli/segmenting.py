@@ -53,10 +53,10 @@ def run(
         progress = JsonLog() if json_log else not quiet
         labels = segment_volume(semantic, flow, output, **parameters, **kept, progress=progress)
     marks = read_marks(output)
-    group = output.rstrip("/") + ("" if values["ome_zarr"] is None else "/labels")
     for name in labels:
-        n = marks[name]["instances"]
-        click.echo(f"{name}: {group}/{name} ({n} {'instance' if n == 1 else 'instances'})")
+        place = name if values["ome_zarr"] is None else f"labels/{name}"
+        n = marks[place]["instances"]
+        click.echo(f"{name}: {output.rstrip('/')}/{place} ({n} {'instance' if n == 1 else 'instances'})")
 
 
 @click.command()

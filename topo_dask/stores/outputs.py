@@ -298,7 +298,7 @@ def _check_mark(mark: Any, run: str, what: str) -> None:
 
 
 def read_marks(url: str) -> dict[str, dict[str, Any]]:
-    """Mark of the labels of each class in a group, plain or OME-Zarr; empty where there is no group."""
+    """Mark of all labels in a group by their place in it, plain or OME-Zarr; empty where there is no group."""
     group = existing_group(Target(absolute(url)))
     return {} if group is None else _marks_in(group)
 
@@ -306,9 +306,10 @@ def read_marks(url: str) -> dict[str, dict[str, Any]]:
 def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
     import zarr
 
-    groups = [node for node in (group, group.get(LABELS)) if isinstance(node, zarr.Group)]
-    marks = {name: node.attrs.get(MARK) for one in groups for name, node in one.members()}
-    return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
+    groups = {"": group, f"{LABELS}/": group.get(LABELS)}
+    groups = {inner: node for inner, node in groups.items() if isinstance(node, zarr.Group)}
+    marks = {inner + name: node.attrs.get(MARK) for inner, one in groups.items() for name, node in one.members()}
+    return {place: mark for place, mark in marks.items() if isinstance(mark, dict)}
 
 
 class Found(NamedTuple):
@@ -331,8 +332,8 @@ def find_labels(url: str, name: str | None = None) -> Found:
     Raises
     ------
     ValueError
-        When none is named and there are several, when there are none of that name but of others, or when the run has
-        not finished them.
+        When none is named and there are several, when there are none of that name but of others, when the class has
+        labels in both layouts, or when the run has not finished them.
     """
     try:
         group = existing_group(Target(absolute(url)))
@@ -340,18 +341,22 @@ def find_labels(url: str, name: str | None = None) -> Found:
         group = None
     own = None if group is None else group.attrs.get(MARK)  # of a group that is the labels of a class
     marks = {} if group is None or own else _marks_in(group)
-    if name is None and len(marks) > 1:
-        raise ValueError(f"{url} has labels of {', '.join(sorted(marks))}: choose a class")
-    name = next(iter(marks), None) if name is None else name
-    mark = own if name is None else marks.get(name)
+    names = sorted(set(map(os.path.basename, marks)))
+    if name is None and len(names) > 1:
+        raise ValueError(f"{url} has labels of {', '.join(names)}: choose a class")
+    name = next(iter(names), None) if name is None else name
+    places = [] if name is None else [place for place in (name, f"{LABELS}/{name}") if place in marks]
+    if len(places) > 1:
+        raise ValueError(f"{url} has labels of {name!r} in {' and in '.join(places)}: give the path of those you mean")
+    mark = marks[places[0]] if places else own
     if mark is not None and not mark.get("complete"):
         raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
     if name is None:
         return Found(url, mark or {})
-    inner = next((path for path in (f"{LABELS}/{name}", name) if group is not None and path in group), name)
-    if marks and group is not None and inner not in group:
-        raise ValueError(f"{url} has labels of {', '.join(sorted(marks))}, and none of {name!r}")
-    return Found(f"{url.rstrip('/')}/{inner}", mark or {})
+    candidates = places or [path for path in (f"{LABELS}/{name}", name) if group is not None and path in group]
+    if names and not candidates:
+        raise ValueError(f"{url} has labels of {', '.join(names)}, and none of {name!r}")
+    return Found(f"{url.rstrip('/')}/{next(iter(candidates), name)}", mark or {})
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
