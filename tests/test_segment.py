@@ -32,6 +32,7 @@ from topo_dask.execute import configured_scheduler
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
 from topo_dask.stores import ledger
+from topo_dask.stores.outputs import read_marks
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.surroundings import resources
 
@@ -678,6 +679,35 @@ def test_a_finished_run_is_replaced_only_when_asked(tmp_path: Path, two: Any, ex
             segment_volume(*paths, tmp_path / "out", **arguments, resume=resume)
     assert snapshot(tmp_path) == before
     same(segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True), expected_two)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("then", "now"), [("0.5", None), ("0.4", None), (None, "0.5")])
+def test_labels_of_a_class_are_in_one_layout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: Any, now: Any, finished: bool
+) -> None:
+    paths, arguments, out = store_one_class(tmp_path), settings({"round": CONFIG["round"]}), tmp_path / "out"
+    with monkeypatch.context() as patch, nullcontext() if finished else pytest.raises(StopHereError):
+        patch.setattr("topo_dask.segment.publish", segment_module.publish if finished else deny)
+        segment_volume(*paths, out, **arguments, ome_zarr=then, scratch=tmp_path / "s")
+    old, new = ("round", "labels/round")[:: -1 if then else 1]
+    mine = out / old / "notes.txt"
+    mine.write_text("mine")
+    before = snapshot(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=f"out has labels of 'round' in the other layout, '{old}': pass over"):
+            segment_volume(*paths, out, **arguments, ome_zarr=now, resume=resume)
+    with pytest.raises(FileExistsError, match=f"output '{old}' in .* holds 'notes.txt', which was not written by"):
+        segment_volume(*paths, out, **arguments, ome_zarr=now, overwrite=True)
+    assert snapshot(tmp_path) == before
+    mine.unlink()
+    found = segment_volume(*paths, out, **arguments, ome_zarr=now, overwrite=True)
+    same(found, in_memory(SEMANTIC[:1], FLOW[:3], {"round": CONFIG["round"]}))
+    assert list(read_marks(str(out))) == [new]
+    group = zarr.open_group(out, mode="r")
+    assert old not in group
+    listed = group["labels"].attrs.asdict()
+    assert listed.get("ome", listed).get("labels", []) == (["round"] if now else [])
 
 
 def foreign_file(place: Path) -> None:

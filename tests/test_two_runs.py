@@ -147,13 +147,13 @@ def test_an_array_given_is_cleared_though_the_run_was_killed_meanwhile(tmp_path:
     )
 
 
-@pytest.mark.parametrize("ome_zarr", ["0.5", "0.4", None])
+@pytest.mark.parametrize(("old", "ome_zarr"), [*(2 * (v,) for v in ("0.5", "0.4", None)), ("0.5", None), (None, "0.5")])
 def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
-    tmp_path: Path, ome_zarr: str | None
+    tmp_path: Path, old: str | None, ome_zarr: str | None
 ) -> None:
     store_inputs(tmp_path)
     new, kept, calls, real = tmp_path / "new", tmp_path / "kept", list[str](), LocalStore.delete_dir
-    segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr)
+    segment(tmp_path, new, class_config=QUICK, ome_zarr=old)
     new.rename(kept)
     expected = halve(tmp_path)
     for number in range(1, 10):  # killed in each removal in turn, when it has come to all that says what is there
@@ -175,6 +175,7 @@ def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
             break
         again = segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
         np.testing.assert_array_equal(again, expected)
+        assert old == ome_zarr or ("labels/thin" if old else "thin") not in zarr.open_group(new, mode="r")
         shutil.rmtree(new)
     assert number > 1
 

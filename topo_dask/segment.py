@@ -111,7 +111,8 @@ def segment_volume(
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
         Of a run that is complete, the labels are given back.
     overwrite : bool
-        Replace an output, and the scratch, that an earlier run wrote. Nothing else is ever removed.
+        Replace an output, and the scratch, that an earlier run wrote: of a class its labels in either layout, see
+        `ome_zarr`. Nothing else is ever removed.
     progress : bool or Progress
         Whether to show bars on the terminal, or lines where stderr is none; or who else hears of each stage, such as
         `topo_dask.progress.JsonLog`.
@@ -130,7 +131,7 @@ def segment_volume(
         When a task is projected to take more than is allowed.
     FileExistsError
         When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
-        it.
+        it; an output has the labels of a class either as OME-Zarr or plain.
     PermissionError
         When the group or array given as output is open for reading only.
     OSError

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .foreign import HALF, MARK, METADATA, names_in
-from .outputs import OutputSpec, Target, existing_group
+from .outputs import OutputSpec, Target, existing_group, has_labels
 from .persistent import persistent_array, store_at
-from .pyramids import LABELS, list_labels, unlist_labels
+from .pyramids import LABELS, list_labels, unlist_labels, version_of
 from .retries import in_parallel
 
 
@@ -43,7 +43,7 @@ def open_output(
     run, scratch : str
         Name of the run and place of its scratch, which go into the marks.
     resume : bool
-        Whether the run goes on with what is there; else that is removed.
+        Whether the run goes on with what is there; else that is removed, also in the other layout.
 
     Returns
     -------
@@ -55,15 +55,11 @@ def open_output(
             _clear(target.node, spec)
         return [persistent_array(target.node)]
     place = spec.place(name)
-    there = place in group
+    there = resume and place in group
     if resume:
         _sweep(target, place)
-    elif there:
-        if spec.pyramid is not None:
-            unlist_labels(group[LABELS], spec.pyramid.version, name)
-        _remove(group, place)
-        _consolidate_again(group)
-        there = False
+    else:
+        _replace(group, name, (place, spec.other_place(name)))
     mark = {MARK: {"kind": "labels", "class": name, "run": run, "scratch": scratch}}
     if spec.pyramid is not None and not there:
         group.require_group(LABELS).create_group(name, attributes=mark)
@@ -76,6 +72,16 @@ def open_output(
         in_image = "multiscales" in group.attrs.asdict().get("ome", group.attrs)
         group[place].attrs.update(spec.pyramid.attributes(name, in_image=in_image))
     return arrays
+
+
+def _replace(group: Any, name: str, places: Collection[str]) -> None:
+    # Labels of a class that new ones are to take the place of.
+    for place, found in zip(places, in_parallel(*(partial(has_labels, group, p) for p in places)), strict=True):
+        if found:
+            if place != name:
+                unlist_labels(group[LABELS], version_of(group), name)
+            _remove(group, place)
+            _consolidate_again(group)
 
 
 def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: set[str]) -> dict[str, Any] | None:

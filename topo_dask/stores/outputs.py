@@ -9,6 +9,7 @@
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,9 @@ import numpy as np
 from ..blocks.geometry import Triple
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .inputs import absolute_node
-from .multiscales import VERSIONS
 from .persistent import impatient, persistent, store_at
-from .pyramids import LABELS, Pyramid
+from .pyramids import LABELS, Pyramid, version_of
+from .retries import in_parallel
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class OutputSpec:
     def place(self, name: str) -> str:
         """Path of a class within the output."""
         return name if self.pyramid is None else f"{LABELS}/{name}"
+
+    def other_place(self, name: str) -> str:
+        """Path of a class within the output in the other layout."""
+        return f"{LABELS}/{name}" if self.pyramid is None else name
 
     def levels(self, name: str) -> Iterator[tuple[str, "OutputSpec"]]:
         """Path of each array of a class, the finest level first, and what it must fit."""
@@ -157,7 +162,8 @@ def check_outputs(
     Raises
     ------
     FileExistsError
-        When something is there that `resume` or `overwrite` does not allow to be used.
+        When something is there that `resume` or `overwrite` does not allow to be used, or there are labels of a class
+        in the other layout and they are not to be replaced.
     PermissionError
         When the group or array given can only be read.
     ValueError
@@ -185,7 +191,11 @@ def check_outputs(
     if spec.pyramid is not None:
         _check_container(group, f"output {where}", spec.pyramid)
     for name in names:
-        if (place := spec.place(name)) in group:
+        place, other = spec.place(name), spec.other_place(name)
+        there, beside = in_parallel(partial(group.__contains__, place), partial(has_labels, group, other))
+        if beside:
+            _check_beside(group, name, other, where, overwrite)
+        if there:
             _check_old(group, place, f"output {place!r} in {where}", run, resume, overwrite)
             if resume and not overwrite:
                 for path, fits in spec.levels(name):
@@ -202,13 +212,27 @@ def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
 
     found = group.metadata.zarr_format
     if found != pyramid.zarr_format:
-        fits = next(version for version, zarr_format in VERSIONS.items() if zarr_format == found)
         raise ValueError(
             f"{what} is a group of zarr format {found}, OME-Zarr {pyramid.version} needs format {pyramid.zarr_format}: "
-            f"pass ome_zarr={fits!r} or choose another"
+            f"pass ome_zarr={version_of(group)!r} or choose another"
         )
     if LABELS in group and not isinstance(group[LABELS], zarr.Group):
         raise FileExistsError(f"{what} has an array {LABELS!r} where the group of its labels must be: choose another")
+
+
+def _check_beside(group: Any, name: str, other: str, where: Any, overwrite: bool) -> None:
+    # Who asks for the labels of a class must not have to choose between two.
+    if not overwrite:
+        raise FileExistsError(
+            f"output {where} has labels of {name!r} in the other layout, {other!r}: pass overwrite=True to replace "
+            "them, or choose another"
+        )
+    _check_old(group, other, f"output {other!r} in {where}", None, resume=False, overwrite=True)
+
+
+def has_labels(group: Any, place: str) -> bool:
+    """Whether a run has written labels at a place of a group."""
+    return place in group and MARK in group[place].attrs
 
 
 def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool, overwrite: bool) -> None:

@@ -83,6 +83,11 @@ class Pyramid:
         }
 
 
+def version_of(group: Any) -> Version:
+    """The version of OME-Zarr that stands on the zarr format of a group."""
+    return "0.4" if group.metadata.zarr_format == VERSIONS["0.4"] else "0.5"
+
+
 def list_labels(labels: Any, version: Version, name: str) -> None:
     """Put a name behind those that the group `labels` lists, unless it is there."""
     listed = _listed(labels, version)
