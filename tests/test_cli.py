@@ -644,6 +644,12 @@ def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) 
     assert invoke("table", "only", "--flow", "one_flow").stdout == invoke("table", place, "--flow", "one_flow").stdout
 
 
+def test_the_path_that_a_run_prints_is_no_output(segmented: Path) -> None:
+    result = invoke("run", *COMMON, "out/labels/nuc", "--config", "run.toml", "--overwrite")
+    assert result.exit_code == 2
+    assert f"lies where a run put its labels of mito, nuc: give {segmented}/out\n" in result.stderr
+
+
 def test_labels_are_those_of_the_run_beside_labels_of_others_and_in_one_layout(stored: Path) -> None:
     zarr.open_group("only", mode="w").create_group("labels").create_array("nuc", data=np.zeros(SHAPE, np.int32))
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--quiet", "--scheduler", "synchronous"

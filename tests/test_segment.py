@@ -710,6 +710,25 @@ def test_labels_of_a_class_are_in_one_layout(
     assert listed.get("ome", listed).get("labels", []) == (["round"] if now else [])
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}, {"ome_zarr": None, "overwrite": True}])
+def test_labels_of_a_run_take_no_others(tmp_path: Path, how: dict[str, Any]) -> None:
+    paths, arguments, home = store_one_class(tmp_path), settings({"round": CONFIG["round"]}), tmp_path / "labels"
+    segment_volume(*paths, home / "ome", **arguments)  # in a folder of that name, as outputs may be
+    (plain,) = segment_volume(*paths, home / "labels", **arguments, ome_zarr=None).values()
+    (tmp_path / "link").symlink_to(home / "ome" / "labels")
+    shutil.copytree(home / "ome" / "labels" / "round", tmp_path / "moved")
+    before = snapshot(tmp_path)
+    for place in ("labels/ome/labels/round", "labels/ome/labels", "labels/ome/labels/new", "link/round/in/it", "link"):
+        output: Any = tmp_path / place
+        with pytest.raises(FileExistsError, match=f"output {output} lies where .* labels of round: give {home}/ome$"):
+            segment_volume(*paths, output, **arguments, **how)
+    for output in (tmp_path / "moved", plain):
+        with pytest.raises(FileExistsError, match="is labels of 'round' that a run wrote: give the output of that run"):
+            segment_volume(*paths, output, **arguments, **how)
+    assert snapshot(tmp_path) == before
+    segment_volume(*paths, home / "labels", **arguments, overwrite=True)
+
+
 def foreign_file(place: Path) -> None:
     place.write_text("mine")
 

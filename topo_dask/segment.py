@@ -131,7 +131,8 @@ def segment_volume(
         When a task is projected to take more than is allowed.
     FileExistsError
         When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
-        it; an output has the labels of a class either as OME-Zarr or plain.
+        it; an output has the labels of a class either as OME-Zarr or plain. When `output` is labels that a run wrote,
+        or lies among them.
     PermissionError
         When the group or array given as output is open for reading only.
     OSError

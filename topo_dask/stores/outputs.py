@@ -8,6 +8,7 @@
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -162,8 +163,9 @@ def check_outputs(
     Raises
     ------
     FileExistsError
-        When something is there that `resume` or `overwrite` does not allow to be used, or there are labels of a class
-        in the other layout and they are not to be replaced.
+        When something is there that `resume` or `overwrite` does not allow to be used, when there are labels of a class
+        in the other layout and they are not to be replaced, or when the output is, or lies in, what a run wrote into
+        another output.
     PermissionError
         When the group or array given can only be read.
     ValueError
@@ -178,6 +180,7 @@ def check_outputs(
             f"output is in a {type(target.node.store).__name__}, which cannot replace what it holds: give a folder or "
             "an object store"
         )
+    _check_no_labels(target, group)
     if target.is_array:
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
@@ -205,6 +208,39 @@ def check_outputs(
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
             )
+
+
+def _check_no_labels(target: Target, group: Any) -> None:
+    # Labels with others in them cannot be replaced any more.
+    import zarr
+
+    for folder, around in _groups_of_labels(target):
+        names = sorted(name for name, one in around.members() if isinstance(one, zarr.Group) and MARK in one.attrs)
+        if names:
+            raise FileExistsError(
+                f"output {target.url} lies where a run put its labels of {', '.join(names)}: give {folder}"
+            )
+    node = target.node if target.is_array else group
+    mark = None if node is None else node.attrs.get(MARK)
+    if isinstance(mark, dict):
+        raise FileExistsError(
+            f"output {target.url or node} is labels of {mark['class']!r} that a run wrote: give the output of that "
+            "run, or choose another"
+        )
+
+
+def _groups_of_labels(target: Target) -> Iterator[tuple[str, Any]]:
+    # Each group called `labels` that a group for new labels is or lies in, and the path of the one above it.
+    if target.url is None or target.is_array:
+        return
+    parts = (target.url if "://" in target.url else os.path.realpath(target.url)).split("/")
+    for at, part in enumerate(parts):
+        if part == LABELS:
+            around = None
+            with suppress(OSError, ValueError):  # no zarr group, or none that can be opened
+                around = existing_group(Target("/".join(parts[: at + 1])))
+            if around is not None:
+                yield "/".join(parts[:at]), around
 
 
 def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
