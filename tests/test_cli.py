@@ -210,6 +210,10 @@ SLIPS = [
     ("plan one flow --class nuc --resolution-nm 8", "flow must have 3 channels for each of the 1 classes of semantic"),
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),
     ("plan one one_flow --class nuk --resolution-nm 8", "have no entry for any of .*; did you mean 'nuc'?"),
+    (
+        "plan one one_flow --class mine --preset touching --group 1 --steps 9 --radius 2 --min-size 9",
+        "--preset is for classes with default parameters; 'mine' has none",
+    ),
     ("preview one one_flow --class nuk --resolution-nm 8 --min-size 9", "have no entry for any of .* mean 'nuc'?"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),
     (

@@ -104,9 +104,11 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         names = classes or list(config or ())
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
-        base = config or _defaults(semantic, flow, values, flags)
+        preset, base = values["preset"], config or _defaults(semantic, flow, values, flags)
         # Some of a class's parameters alone would leave the others to chance: it is then one without any.
         own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
+        if preset and (outside := sorted(own.keys() - base.keys())):
+            raise click.UsageError(f"--preset is for classes with default parameters; {outside[0]!r} has none")
         found = {**own, **{name: {**parameters, **flags} for name, parameters in base.items()}}
         if found.keys().isdisjoint(names):
             raise ValueError(nothing_to_segment(names, config))
