@@ -638,6 +638,46 @@ def test_the_channels_of_a_class_are_taken_from_the_flow_of_several(segmented: P
     assert "there is no --flow" in errors("out", "--class", "nuc", "--channel", 0).pop()
 
 
+def test_plain_labels_by_their_own_path_are_those_of_the_run(stored: Path) -> None:
+    zarr.create_array("two", data=np.concatenate([zarr.open("one")[:]] * 2))
+    flow = zarr.open("one_flow")[:]
+    zarr.create_array("two_flow", data=np.concatenate([flow, -flow]))
+    names = "--class", "nuc", "--class", "cell", "--resolution-nm", 8, "--min-size", 1
+    assert invoke("run", "two", "two_flow", "out", *names, "--ome-zarr", "none", "--quiet").exit_code == 0
+    by_class = invoke("table", "out", "--class", "cell", "--flow", "two_flow")
+    assert by_class.exit_code == 0
+    for words in (["out/cell"], ["out/cell", "--class", "cell"]):
+        assert invoke("table", *words, "--flow", "two_flow").stdout == by_class.stdout
+    array = zarr.open_array("out/cell", mode="r+")
+    array.attrs[MARK] = {**array.attrs[MARK], "complete": False}
+    for command in (["table", "out/cell"], ["score", "one", "out/cell"]):
+        assert "labels of 'cell' in out/cell are not whole" in invoke(*command).stderr
+
+
+def test_the_home_folder_is_known_to_tables(segmented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(segmented))
+    Path("out/labels/nuc/0/c").rename("away")  # so the table is read
+    expected = invoke("table", "out", "--class", "nuc").stdout
+    assert expected.splitlines()[1].split()[1] == "27"
+    for words in (["~/out", "--class", "nuc"], ["~/out.tables/nuc.csv"]):
+        assert invoke("table", *words).stdout == expected
+
+
+def test_the_table_beside_an_array_is_named_and_another_computed(stored: Path) -> None:
+    from topo_dask import segment_volume
+
+    labels = zarr.create_array("array", shape=SHAPE, chunks=SHAPE, dtype="i4")
+    options = {"class_names": ["nuc"], "resolution_nm": 8, "progress": False}
+    segment_volume("one", "one_flow", labels, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = invoke("table", "array")
+    assert result.exit_code == 0
+    assert "Warning: array bears no mark of the run that left array.tables/nuc.csv: computing; give" in result.stderr
+    zarr.create_array("array", shape=SHAPE, chunks=SHAPE, dtype="i4", overwrite=True)
+    segment_volume("one", "one_flow", zarr.open_array("array", mode="r+"), **options)  # its table is replaced
+
+
 @pytest.mark.parametrize("ome_zarr", ["0.5", "none"])
 def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) -> None:
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"

@@ -210,7 +210,8 @@ def segment_volume(
             *(partial(find_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
         )
         check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
-        if not (run_name or overwrite) and (old := ", ".join(filter(None, tables))):
+        # An array that was given bears no mark of its table, which nobody looks for beside it.
+        if not (run_name or overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
             raise FileExistsError(
                 f"labels that are not here have left tables, {old}: move those, choose another output, or pass "
                 "overwrite=True to replace them"
@@ -328,8 +329,8 @@ def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, facts: Mapp
     # The table first: labels that are whole have one, and their mark says which it is, wherever both are moved.
     check_done(job, (*plan.stages, *plan.writers))
     columns = instance_columns(job, drops=plan.drops)
-    table = {} if target.url is None else {"table": write_table(columns, job.name, target.beside(".tables"))}
-    publish(target, job.name, spec, {"instances": len(columns["label"]), **facts, **table})
+    table = None if target.url is None else write_table(columns, job.name, target.beside(".tables"))
+    publish(target, job.name, spec, {"instances": len(columns["label"]), "table": table, **facts})
 
 
 def make_job(

@@ -13,6 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import warn
 from .options import LEVEL
 
 Columns = Mapping[str, NDArray[Any]]
@@ -149,10 +150,11 @@ def _load(
     level: int | None,
     conditions: Sequence[Condition],
 ) -> Columns:
-    from ..stages.table import read_table, read_table_of
+    from ..stages.table import find_tables, read_table, read_table_of
     from ..stores.inputs import open_input, open_labels
     from ..stores.outputs import find_labels
 
+    place = os.path.expanduser(place)
     if place.endswith(".csv"):
         for option, value in (("--class", name), ("--flow", flow), ("--level", level)):
             if value is not None:
@@ -160,10 +162,13 @@ def _load(
         return read_table(place)
     found = find_labels(place, name)
     labels = open_labels(found.url, "labels", level)
-    if found.mark and flow is None and not level:  # the run made the table of the finest level
-        stored = read_table_of(found.mark, f"{place.rstrip('/')}.tables")
+    if flow is None and not level:  # the run made the table of the finest level
+        folder = f"{place.rstrip('/')}.tables"
+        stored = read_table_of(found.mark, folder) if found.mark else None
         if stored is not None:
             return stored
+        if not found.mark and (tables := find_tables(folder)):
+            warn(f"{place} bears no mark of the run that left {tables[0]}: computing; give that file to see it instead")
     for condition in conditions:
         if flow is None and condition.column == "flow_error":
             raise _unknown(condition)

@@ -110,8 +110,14 @@ def _lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
         yield text.getvalue()
 
 
+def find_tables(folder: str) -> list[str]:
+    """Places of the tables in a folder, in alphabetical order; none where there is no folder."""
+    names = sorted(name.removesuffix(".csv") for name in folder_at(folder).names() if name.endswith(".csv"))
+    return [_place(folder, name) for name in names]
+
+
 def read_table_of(mark: Mapping[str, Any], folder: str) -> dict[str, NDArray[Any]] | None:
-    """Columns of the table that a run left of labels which are whole; None where there is no file.
+    """Columns of the table that a run left of labels which are whole; None where it left none, or it is gone.
 
     Parameters
     ----------
@@ -126,6 +132,8 @@ def read_table_of(mark: Mapping[str, Any], folder: str) -> dict[str, NDArray[Any
         When the file there is not the table of these labels.
     """
     name = mark["class"]
+    if mark.get("table", "") is None:
+        return None
     try:
         text = folder_at(folder).read(f"{name}.csv")
     except FileNotFoundError:

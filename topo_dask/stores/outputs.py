@@ -399,7 +399,8 @@ def find_labels(url: str, name: str | None = None) -> Found:
         group = existing_group(Target(absolute(url)))
     except FileExistsError:  # an array, or what whoever opens it will refuse
         group = None
-    own = None if group is None else group.attrs.get(MARK)  # of a group that is the labels of a class
+    own = _own_mark(url, group)
+    name = None if own and own["class"] == name else name
     marks = {} if group is None or own else _marks_in(group)
     names = sorted(set(map(os.path.basename, marks)))
     if name is None and len(names) > 1:
@@ -417,6 +418,18 @@ def find_labels(url: str, name: str | None = None) -> Found:
     if names and not candidates:
         raise ValueError(f"{url} has labels of {', '.join(names)}, and none of {name!r}")
     return Found(f"{url.rstrip('/')}/{next(iter(candidates), name)}", mark or {})
+
+
+def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
+    # Of a group or an array that is the labels of a class.
+    import zarr
+
+    node = group
+    if node is None:
+        with suppress(OSError, ValueError):  # no array either
+            node = zarr.open_array(store_at(absolute(url)), mode="r")
+    mark = None if node is None else node.attrs.get(MARK)
+    return mark if isinstance(mark, dict) else None
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
