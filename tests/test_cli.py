@@ -678,6 +678,16 @@ def test_the_table_beside_an_array_is_named_and_another_computed(stored: Path) -
     segment_volume("one", "one_flow", zarr.open_array("array", mode="r+"), **options)  # its table is replaced
 
 
+def test_an_output_beside_labels_that_lie_alone_is_one_like_others(segmented: Path) -> None:
+    Path("alone").mkdir()
+    Path("out/labels").rename("alone/labels")
+    Path("alone/labels/nuc.tables").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = invoke("run", *COMMON, "alone/labels/new", "--config", "run.toml", "--quiet")
+    assert done.exit_code == 0, done.stderr
+
+
 @pytest.mark.parametrize("ome_zarr", ["0.5", "none"])
 def test_the_only_class_of_an_output_needs_no_name(stored: Path, ome_zarr: str) -> None:
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"

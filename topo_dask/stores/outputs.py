@@ -7,6 +7,7 @@
 """
 
 import os
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ def _check_no_labels(target: Target, group: Any) -> None:
     import zarr
 
     for folder, around in _groups_of_labels(target):
-        names = sorted(name for name, one in around.members() if isinstance(one, zarr.Group) and MARK in one.attrs)
+        names = sorted(name for name, one in _members(around) if isinstance(one, zarr.Group) and MARK in one.attrs)
         if names:
             raise FileExistsError(
                 f"output {target.url} lies where a run put its labels of {', '.join(names)}: give {folder}"
@@ -236,11 +237,18 @@ def _groups_of_labels(target: Target) -> Iterator[tuple[str, Any]]:
     parts = (target.url if "://" in target.url else os.path.realpath(target.url)).split("/")
     for at, part in enumerate(parts):
         if part == LABELS:
-            around = None
+            folder, found = "/".join(parts[:at]), []
             with suppress(OSError, ValueError):  # no zarr group, or none that can be opened
-                around = existing_group(Target("/".join(parts[: at + 1])))
-            if around is not None:
-                yield "/".join(parts[:at]), around
+                found = [existing_group(Target(place)) for place in (folder, f"{folder}/{part}")]
+            if found and None not in found:
+                yield folder, found[1]
+
+
+def _members(group: Any) -> list[tuple[str, Any]]:
+    # Zarr warns of whatever else lies in a folder, such as the tables and scratch of a run.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Object at .* is not recognized as a component of a Zarr hierarchy")
+        return list(group.members())
 
 
 def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
@@ -368,7 +376,7 @@ def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
 
     groups = {"": group, f"{LABELS}/": group.get(LABELS)}
     groups = {inner: node for inner, node in groups.items() if isinstance(node, zarr.Group)}
-    marks = {inner + name: node.attrs.get(MARK) for inner, one in groups.items() for name, node in one.members()}
+    marks = {inner + name: node.attrs.get(MARK) for inner, one in groups.items() for name, node in _members(one)}
     return {place: mark for place, mark in marks.items() if isinstance(mark, dict)}
 
 
