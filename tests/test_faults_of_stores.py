@@ -26,7 +26,7 @@ from test_faults import CONFIG, HOW, predict
 
 import topo_dask
 from topo_dask import segment_volume
-from topo_dask.stages.table import find_table, read_table, remove_table
+from topo_dask.stages.table import find_table, find_tables, read_table, remove_table
 from topo_dask.stores import retries
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.scratch import FileScratch
@@ -237,13 +237,14 @@ def test_tables_are_asked_for_again(bucket: Bucket) -> None:
     for seed in range(10):
         some_fail(bucket.faults, random.Random(seed), 0.2)
         place = find_table(bucket.place("out.tables"), "thin")
-        assert place == bucket.place("out.tables/thin.csv")
+        assert find_tables(bucket.place("out.tables")) == [place] == [bucket.place("out.tables/thin.csv")]
         assert len(read_table(place)["label"]) == labels.max() > 0
     assert bucket.faults.failed
     bucket.faults.fail = nothing_fails
     for _ in range(2):
         remove_table(bucket.place("out.tables"), "thin")
     assert find_table(bucket.place("out.tables"), "thin") is None
+    assert find_tables(bucket.place("nowhere")) == []
 
 
 @pytest.mark.parametrize("bucket", ["failing"], indirect=True)
