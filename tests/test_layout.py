@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from topo_dask.blocks.geometry import Box
 from topo_dask.kernels.halves import widen
 from topo_dask.kernels.tracking import empty_layout, lay_out
+from topo_dask.stores.volumes import HeldFlow
 
 
 def test_every_half_is_widened_exactly() -> None:
@@ -65,3 +67,14 @@ def test_flow_is_laid_out_as_numpy_would(dtype: str, odd: tuple[Any, ...]) -> No
         np.testing.assert_array_equal(vectors[slice(*planes)], np.moveaxis(kept, 0, -1))
         assert np.count_nonzero(vectors) == np.count_nonzero(kept)
         assert longest == (np.abs(moved).max() if np.isfinite(moved).all() else np.inf)
+
+
+@pytest.mark.parametrize("value", [7.0, -7.0, np.nan])
+@pytest.mark.parametrize("plane", range(4))
+def test_the_longest_step_is_that_of_all_slabs(plane: int, value: float) -> None:
+    flow = np.ones((3, 4, 2, 2), np.float32)
+    flow[1, plane, 1, 0] = value
+    held = HeldFlow(flow, 0.5)
+    for z in (2, 0, 3, 1):
+        held.lay_out(Box((z, 0, 0), (z + 1, 2, 2)))
+    assert held.region(Box.whole((4, 2, 2))).longest == (np.inf if np.isnan(value) else 3.5)

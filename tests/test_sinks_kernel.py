@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig, get_postprocess_config
+from topo_dask.kernels import sinks
 from topo_dask.kernels.extents import Extents
 from topo_dask.kernels.fixed_point import EXACT, MAX_SUM, SCALE
 from topo_dask.kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
@@ -38,6 +39,14 @@ def test_the_sum_is_rounded_once(cell: int, count: int, units: int) -> None:
 @given(st.integers(0, 1 << 13), st.integers(1, 1 << 35), st.integers(-int(EXACT), int(EXACT)))
 def test_sums_that_are_floats_need_no_more_care(cell: int, count: int, units: int) -> None:
     assert centre_of(cell, count, units) == (16 * cell * count + units / SCALE) / count
+
+
+def test_centres_are_made_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, counts, sums = np.arange(7), np.arange(1, 8), np.arange(21).reshape(7, 3) << 20
+    at_once = sink_centres(cells, counts, sums, LINE)
+    monkeypatch.setattr(sinks, "_CENTRES", 3)
+    np.testing.assert_array_equal(sink_centres(cells, counts, sums, LINE), at_once)
+    np.testing.assert_array_equal(sink_centres(cells, counts, sums, LINE, out=np.full((7, 3), np.nan)), at_once)
 
 
 def test_no_bit_is_lost_where_offset_and_origin_cancel() -> None:
