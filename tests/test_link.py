@@ -1,12 +1,14 @@
-"""Sink tables add up to the same table however many are taken at a time."""
+"""Sink tables add up to the same table however many are taken at a time, and sinks are linked at the very radius."""
 
 from collections import Counter
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from topo_dask.kernels.linking import link_sinks
 from topo_dask.stages import link
 from topo_dask.stores.scratch import MemoryScratch
 
@@ -36,3 +38,21 @@ def test_tables_add_up_whatever_the_batch(cells: list[list[int]], batch: int) ->
     assert found[0].tolist() == sorted(times)
     assert found[1].tolist() == [counts[i] for i in sorted(times)]
     assert found[2].tolist() == [[i * times[i], -i * times[i], last[i]] for i in sorted(times)]
+
+
+@pytest.mark.parametrize(
+    ("radius", "low", "high"),
+    [
+        (3.2, 25.599999999999998, 28.799999999999997),
+        (6.7, 26.8, 33.5),
+        (6.0956934985716344, 390.12438390858455, 396.22007740715617),
+    ],
+)
+@pytest.mark.parametrize("axis", range(3))
+def test_sinks_just_within_the_radius_are_found(axis: int, radius: float, low: float, high: float) -> None:
+    # The radius is no whole number of bits: in cells of its very length another can come to lie between.
+    assert (high - low) ** 2 < radius**2
+    assert int(high * (1 / radius)) - int(low * (1 / radius)) == 2
+    centres = np.ones((2, 3))
+    centres[:, axis] = low, high
+    assert link_sinks(centres, radius).tolist() == [0, 0]
