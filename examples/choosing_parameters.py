@@ -20,7 +20,8 @@ The rule that comes out of it and of docs/touching.md:
 - **Threshold**: leave it at 0. It hardly matters between -0.2 and 0.2; above, dense tissue falls apart
   (docs/touching.md). Raise it where you see neighbours joined.
 - **min_size**: below the smallest object, to be rid of crumbs. It mends nothing that was cut or merged, and as
-  soon as it is above the smallest objects these are lost.
+  soon as it is above the smallest objects these are lost. Groups 2 and 3 split after it: pieces may be smaller, and
+  ``filter_small`` is rid of these.
 - **Direct flow** (towards the centre of mass): no merge. At the border of long neighbours it runs along the border,
   which looks like one object.
 """

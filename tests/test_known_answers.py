@@ -162,6 +162,15 @@ def test_a_checkerboard_of_fragments_of_one_voxel() -> None:
     check_split((with_block > 0).astype(np.int32), with_block, 0.1)
 
 
+@pytest.mark.parametrize("group", [2, 3])
+def test_a_piece_may_have_fewer_voxels_than_its_instance_had_to_have(group: int) -> None:
+    mask = np.ones((1, 1, 11), bool)
+    mask[..., 8] = False
+    expected = np.array([1] * 8 + [0] + [2] * 2, np.int32).reshape(mask.shape)
+    flow = np.zeros((3, *mask.shape), np.float32)
+    check(expected, mask, flow, n_steps=0, convergence_radius=3.0, min_size=5, group=group)
+
+
 @pytest.mark.parametrize("ratio", [1.0, 2.0, 1e18, 1e19, 1e30, 1e308])
 def test_no_fragment_has_a_share_above_the_whole(ratio: float) -> None:
     labels = np.array([[[5, 5, 5, 5, 5, 0, 5, 0, 5]]])

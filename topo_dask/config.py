@@ -79,13 +79,14 @@ class ClassConfig:
     convergence_radius : float
         Sinks closer than this many voxels belong together; above 0.
     min_size : int
-        Instances of fewer voxels are dropped.
+        Instances of fewer voxels are dropped, before groups 2 and 3 split: a piece may be smaller.
     merge : {None, "adjacent", "agglomerate"}
         How instances that touch are united.
     flow_error_threshold : float
         Instances with a larger flow error are dropped; 0 keeps all.
     min_fragment_ratio : float
-        Share of an instance's voxels from which a disconnected fragment becomes an instance of its own.
+        Share of an instance's voxels from which a disconnected fragment becomes an instance of its own; `min_size` does
+        not ask how many voxels that are.
 
     Examples
     --------

@@ -223,7 +223,7 @@ class Recipe:
     Parameters
     ----------
     min_size : int
-        Instances of fewer voxels are dropped.
+        Instances of fewer voxels are dropped, before the split.
     merge, merge_threshold
         How instances that touch are united, and above which mean score.
     split, recover : bool

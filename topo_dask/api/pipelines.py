@@ -41,7 +41,8 @@ def postprocess_single(
     convergence_radius : float
         Sinks closer than this many voxels belong together.
     min_size : int
-        Instances of fewer voxels are dropped.
+        Instances of fewer voxels are dropped. Groups 2 and 3 split after that: a piece may be smaller, down to a tenth
+        of its instance, see `split_disconnected`.
     group : {1, 2, 3}
         1: track and cluster. 2: and split what is disconnected. 3: and give orphans the nearest label.
     merge : {None, "adjacent", "agglomerate"}

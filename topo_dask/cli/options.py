@@ -101,7 +101,10 @@ SHAPES = (
         help="For all classes: end points closer than this many voxels belong together.  [default: each class's own]",
     ),
     click.option(
-        "--min-size", type=int, help="For all classes: least voxels of an instance.  [default: each class's own]"
+        "--min-size",
+        type=int,
+        help="For all classes: drop instances of fewer voxels, before groups 2 and 3 split: pieces may be smaller.  "
+        "[default: each class's own]",
     ),
     click.option(
         "--merge",
