@@ -158,7 +158,7 @@ def merge_adjacent(
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
     flow : array of float, shape (3, D, H, W)
-        Vectors (dz, dy, dx) in voxels.
+        Vectors (dz, dy, dx), about one voxel long: the threshold is compared with products of their lengths.
     dot_threshold : float
         Mean dot product above which two labels are united.
     block_shape, scratch
@@ -212,7 +212,7 @@ def agglomerate(
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
     flow : array of float, shape (3, D, H, W)
-        Vectors (dz, dy, dx) in voxels.
+        Vectors (dz, dy, dx), about one voxel long: in others the two terms of the score weigh otherwise.
     threshold : float
         Mean score above which two groups are united.
     block_shape, scratch
@@ -262,7 +262,7 @@ def remove_bad_flow_masks(
     instances : array of int, shape (D, H, W)
         Labels, 0 background; not modified.
     pred_flow : array of float, shape (3, D, H, W)
-        Vectors (dz, dy, dx) in voxels.
+        Vectors (dz, dy, dx), about one voxel long: they are compared with unit vectors, in length too.
     threshold : float
         Largest mean squared difference, over voxels and the three components, of an instance that is kept.
     block_shape, scratch
@@ -314,7 +314,7 @@ def instance_table(
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
     pred_flow : array of float, shape (3, D, H, W), optional
-        Vectors (dz, dy, dx) in voxels, for the flow errors.
+        Vectors (dz, dy, dx), about one voxel long, for the flow errors.
     channel : int, optional
         Class c of a flow of several, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are taken.
     block_shape, scratch
