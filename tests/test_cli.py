@@ -212,7 +212,7 @@ SLIPS = [
     ("plan one one_flow --class nuk --resolution-nm 8", "have no entry for any of .*; did you mean 'nuc'?"),
     (
         "plan one one_flow --class mine --preset touching --group 1 --steps 9 --radius 2 --min-size 9",
-        "--preset is for classes with default parameters; 'mine' has none",
+        "'mine' has none: .* give it --merge agglomerate --radius 1.5 --steps 200 --step-size 0.5",
     ),
     ("preview one one_flow --class nuk --resolution-nm 8 --min-size 9", "have no entry for any of .* mean 'nuc'?"),
     ("plan one flo --class nuc", "flow: .*flo: there is no zarr array and no zarr group"),

@@ -160,7 +160,7 @@ def test_preset_reaches_the_classes():
 
 
 def test_preset_and_class_config_exclude_one_another():
-    with pytest.raises(ValueError, match="preset='touching' is for the default parameters"):
+    with pytest.raises(ValueError, match=r"preset='touching' is for the .* give it merge agglomerate, .*n_steps 200"):
         resolve_classes(["ves"], {"ves": {}}, 8, 1, 0.0, "touching")
 
 

@@ -174,8 +174,8 @@ _PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...
 
 # Objects that touch. The sinks of neighbours may be 3 voxels apart and a whole step crosses the border of a thin
 # object, so radius and steps are short. Travel that falls short of an object's middle does harm, more than enough does
-# none (examples/choosing_parameters.py): hence the published travel without a cap, and a floor.
-_TOUCHING_RADIUS, _TOUCHING_STEP, _TOUCHING_TRAVEL = 1.5, 0.5, 100.0
+# none (examples/choosing_parameters.py): hence the published travel without a cap, and a least of steps.
+_TOUCHING: dict[str, Any] = {"merge": "agglomerate", "convergence_radius": 1.5, "step_size": 0.5, "n_steps": 200}
 
 
 def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -> dict[str, dict[str, Any]]:
@@ -234,14 +234,8 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
 
 
 def _for_touching(values: dict[str, Any]) -> dict[str, Any]:
-    travel = max(values["n_steps"] * values["step_size"], _TOUCHING_TRAVEL)
-    return {
-        **values,
-        "n_steps": math.ceil(travel / _TOUCHING_STEP),
-        "step_size": _TOUCHING_STEP,
-        "convergence_radius": _TOUCHING_RADIUS,
-        "merge": "agglomerate",
-    }
+    for_travel = math.ceil(values["n_steps"] * values["step_size"] / _TOUCHING["step_size"])
+    return {**values, **_TOUCHING, "n_steps": max(for_travel, _TOUCHING["n_steps"])}
 
 
 def resolve_classes(
@@ -286,7 +280,11 @@ def resolve_classes(
             warn("neither class_config nor resolution_nm is given: using the parameters for 8 nm voxels")
         class_config = get_postprocess_config(8 if resolution_nm is None else resolution_nm, preset or "published")
     elif preset is not None:
-        raise ValueError(f"preset={preset!r} is for the default parameters; class_config gives its own")
+        values = ", ".join(f"{name} {value}" for name, value in _TOUCHING.items())
+        raise ValueError(
+            f"preset={preset!r} is for the default parameters; class_config gives its own: for objects that touch give "
+            f"it {values} or more"
+        )
     elif not isinstance(class_config, Mapping):
         raise TypeError(f"class_config must map class names to parameters, got {class_config!r}")
     threshold = ClassConfig(flow_error_threshold=flow_error_threshold).flow_error_threshold

@@ -108,7 +108,10 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         # Some of a class's parameters alone would leave the others to chance: it is then one without any.
         own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
         if preset and (outside := sorted(own.keys() - base.keys())):
-            raise click.UsageError(f"--preset is for classes with default parameters; {outside[0]!r} has none")
+            raise click.UsageError(
+                f"--preset is for classes with default parameters; {outside[0]!r} has none: for objects that touch "
+                "give it --merge agglomerate --radius 1.5 --steps 200 --step-size 0.5"
+            )
         found = {**own, **{name: {**parameters, **flags} for name, parameters in base.items()}}
         if found.keys().isdisjoint(names):
             raise ValueError(nothing_to_segment(names, config))
