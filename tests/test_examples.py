@@ -3,15 +3,22 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import zarr
+from command_line import invoke
+
+import topo_dask
+from topo_dask.targets import direct_flow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -47,6 +54,31 @@ def test_the_first_examples_of_the_readme_run() -> None:
     assert labels.max() == int(promised[1])
     exec(blocks[1], names)
     np.testing.assert_array_equal(names["lazy"].compute(), labels)
+
+
+def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^topo-dask .*", readme, re.MULTILINE)]
+    toml = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert toml
+    Path("run.toml").write_text(toml[1])
+    parameters = tomllib.loads(toml[1])
+    published = topo_dask.get_postprocess_config(parameters["run"]["resolution-nm"])
+    for name, given in parameters["classes"].items():
+        assert {"step_size": 1.0, **given} == published[name]
+
+    truth = np.zeros((128, 24, 24), np.int32)
+    truth[3:21, 3:21, 3:21] = 1
+    flow = direct_flow(truth)
+    for name, array in {"raw": truth, "truth": truth, "semantic": [truth, truth], "flow": [*flow, *flow]}.items():
+        data = np.asarray(array, np.float32 if name == "flow" else np.uint8)
+        zarr.create_array(f"{name}.zarr", data=data, config={"write_empty_chunks": True})
+    for command in (command for command in commands if command[0] != "view"):
+        places = [word.replace("tcp://head:8786", "threads") for word in command]
+        again = ["--overwrite"] if "run.toml" in command else []
+        done = invoke(*places, *again)
+        assert done.exit_code == 0, (command, done.output)
 
 
 @pytest.mark.parametrize(("name", "arguments", "says"), CASES, ids=[case[0] for case in CASES])
