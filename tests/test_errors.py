@@ -427,10 +427,15 @@ def unsafe(place: Path, name: str) -> Any:
 
 
 RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
-    (lambda p: segment(p, PROB), TypeError, "semantic must be a path, a URL or a zarr.Array, got ndarray"),
+    (
+        lambda p: segment(p, PROB),
+        TypeError,
+        "semantic must be a path, a URL or a zarr.Array, got ndarray: run_instance_.*; or write",
+    ),
     (lambda p: segment(p, as_zarr(PROB), 3), TypeError, "flow must be a path, a URL or a zarr.Array, got int"),
     (lambda p: segment(p, as_dask(PROB)), TypeError, "got Array of dask: write it with to_zarr, or see run_instance_"),
-    (lambda p: segment(p, p / "none"), FileNotFoundError, "none: there is no zarr array"),
+    (lambda p: segment(p, p / "none"), FileNotFoundError, "none: there is no zarr array .*: no such path"),
+    (lambda p: segment(p, p), FileNotFoundError, "there is no zarr array and no zarr group$"),
     (lambda p: segment(p, as_zarr(PROB), str(p / "none")), FileNotFoundError, "none: there is no zarr array"),
     (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), 3), TypeError, "output must be a path, a URL, .* got int"),
     (lambda p: segment(p, as_zarr(PROB[0])), ValueError, "^semantic must have 4 axes"),

@@ -4,11 +4,14 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -18,6 +21,7 @@ import zarr
 from command_line import invoke
 
 import topo_dask
+from topo_dask.stores.inputs import open_labels
 from topo_dask.targets import direct_flow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -54,6 +58,45 @@ def test_the_first_examples_of_the_readme_run() -> None:
     assert labels.max() == int(promised[1])
     exec(blocks[1], names)
     np.testing.assert_array_equal(names["lazy"].compute(), labels)
+
+
+def test_predictions_of_other_formats_are_read_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    truth = np.zeros((70, 24, 24), np.int32)
+    truth[2:12, 3:13, 3:13], truth[58:68, 3:13, 3:13] = 1, 2
+    mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
+    page = (EXAMPLES.parent / "docs" / "inputs.md").read_text()
+    in_memory, in_layers, cellpose = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    np.save("semantic.npy", mask)
+    np.save("flow.npy", flow)
+    exec(in_memory, {})
+    check_stored(mask, flow)
+    for name in ("semantic.zarr", "flow.zarr"):
+        shutil.rmtree(name)
+    held = nullcontext({"semantic": mask[None], "flow": flow})  # in the place of HDF5, which the tests do not need
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda name: held))
+    exec(in_layers, {})
+    check_stored(mask, flow)
+
+    names: dict[str, Any] = {"flows": [None, 5 * flow, 12 * mask - 6]}
+    exec(cellpose, names)
+    np.testing.assert_array_equal(names["labels"], truth)
+    zarr.create_array("semantic.zarr", data=12 * mask[None] - 6, overwrite=True, config={"write_empty_chunks": True})
+    command = re.search(r"`topo-dask (run .*?)`", page)
+    assert command
+    assert invoke(*command[1].split()).exit_code == 0
+    np.testing.assert_array_equal(open_labels("labels.zarr/labels/cells", "labels")[:], truth)
+
+
+def check_stored(mask: np.ndarray, flow: np.ndarray) -> None:
+    """What the page has written is the prediction, with all of its chunks."""
+    for name, expected in {"semantic": mask[None], "flow": flow}.items():
+        array = zarr.open_array(f"{name}.zarr", mode="r")
+        np.testing.assert_array_equal(array[:], expected)
+        assert array.nchunks_initialized == array.nchunks == 2
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

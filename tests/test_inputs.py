@@ -15,7 +15,7 @@ from ome_images import image_of, scale, space
 import topo_dask
 from topo_dask.admission import plan_volume
 from topo_dask.looking.layers import find_layers
-from topo_dask.stores.inputs import open_prediction
+from topo_dask.stores.inputs import open_input, open_prediction
 from topo_dask.stores.multiscales import read_multiscales
 
 SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
@@ -80,6 +80,25 @@ def test_a_home_folder_is_found(images: Path, monkeypatch: pytest.MonkeyPatch) -
     assert find_layers("labels=~/out/labels/nuc")
     with pytest.raises(FileNotFoundError, match=f"semantic: {images}/nothing: there is no zarr array"):
         open_prediction("~/nothing", "~/flow")
+
+
+@pytest.mark.parametrize("inside", ["", "/prediction/flow"])
+def test_a_file_of_another_format_is_told_from_a_path_with_nothing(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "flow.h5").write_bytes(bytes(9))
+    with pytest.raises(NotADirectoryError, match=r"^flow: \S*flow\.h5 is a file, .* zarr\.create_array\(path, data="):
+        open_input(f"{tmp_path}/flow.h5{inside}", "flow")
+
+
+class OfAnotherLibrary:
+    """An array as h5py and others have them."""
+
+    shape, dtype = (1, 4, 4, 4), np.dtype("f4")
+
+
+@pytest.mark.parametrize("array", [np.zeros((1, 4, 4, 4)), OfAnotherLibrary()])
+def test_arrays_that_are_not_stored_by_zarr_are_told_the_way_in(array: Any) -> None:
+    with pytest.raises(TypeError, match=r"got \w+: run_instance_segmentation .* zarr\.create_array\(path, data="):
+        open_input(array, "flow")
 
 
 def test_the_shortest_edge_of_a_voxel_chooses_the_parameters(images: Path) -> None:

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from .chunk_form import document_of
 from .first_axis import without_first_axis
-from .multiscales import Placement, find_image, find_level, open_node, read_axes, read_level, read_multiscales
+from .multiscales import (
+    WRITE_ONCE,
+    Placement,
+    find_image,
+    find_level,
+    open_node,
+    read_axes,
+    read_level,
+    read_multiscales,
+)
 from .persistent import impatient, persistent
 from .retries import in_parallel
 
@@ -30,7 +39,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
 
     Raises
     ------
-    TypeError, ValueError, FileNotFoundError
+    TypeError, ValueError, FileNotFoundError, NotADirectoryError
         When it is neither a zarr array nor the place of one.
     """
     import zarr
@@ -40,13 +49,20 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
             raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
         return _placed(absolute_node(array), name)
     if not isinstance(array, (str, os.PathLike)):
-        module = type(array).__module__.partition(".")[0]
-        hint = " of dask: write it with to_zarr, or see run_instance_segmentation" if module == "dask" else ""
-        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{hint}")
+        raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{_way_in(array)}")
     try:
         return resolve_input(array, name, level)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: {error}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _way_in(array: Any) -> str:
+    """What to do with an array that is none of zarr."""
+    if type(array).__module__.partition(".")[0] == "dask":
+        return " of dask: write it with to_zarr, or see run_instance_segmentation"
+    if hasattr(array, "shape") and hasattr(array, "dtype"):
+        return f": run_instance_segmentation takes what fits into memory; or {WRITE_ONCE}"
+    return ""
 
 
 def absolute_node(node: Any) -> Any:
@@ -177,8 +193,8 @@ def resolve_input(
 
     Raises
     ------
-    FileNotFoundError
-        When there is nothing at the path.
+    FileNotFoundError, NotADirectoryError
+        When there is nothing at the path; when there is a file.
     ValueError
         When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
         time points, it has no such level, or a level is asked of an array.

@@ -33,6 +33,13 @@ _NANOMETRES = {
 }
 
 
+WRITE_ONCE = (
+    'write what is in it once with zarr.create_array(path, data=..., config={"write_empty_chunks": True}), see '
+    "docs/inputs.md"
+)
+"""The remedy for what is no zarr array."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a volume lies in space, as its metadata say it.
@@ -181,14 +188,32 @@ def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
 
 
 def open_node(where: str) -> Any:
-    """Open a zarr group or array for reading, in a path ~ is the home; FileNotFoundError where there is none."""
+    """Open a zarr group or array for reading, in a path ~ is the home.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        Where there is none; where there is a file instead.
+    """
     import zarr
 
     where = where if "://" in where else os.path.abspath(os.path.expanduser(where))
     try:
         return zarr.open(store_at(where), mode="r")
-    except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
-        raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group") from error
+    except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
+        if file := _file_on(where):
+            raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
+        no_path = "" if "://" in where or os.path.exists(where) else ": no such path"
+        raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group{no_path}") from error
+
+
+def _file_on(where: str) -> str | None:
+    """The part of a path that is a file, as in volume.h5/flow."""
+    while os.path.dirname(where) != where:
+        if os.path.isfile(where):
+            return where
+        where = os.path.dirname(where)
+    return None
 
 
 def _array(group: "zarr.Group", path: str, n_axes: int) -> Any:
