@@ -28,6 +28,7 @@ from topo_dask.cli import main, schedulers
 from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import Scheduling, size_cluster
 from topo_dask.config import get_postprocess_config
+from topo_dask.looking.layers import find_layers
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
@@ -728,6 +729,26 @@ def test_labels_that_are_not_named_or_not_whole_are_refused(segmented: Path, com
         result = invoke(*command.split(), *place)
         assert result.exit_code == 2
         assert f"labels of 'nuc' in {place[0]} are not whole: the run has not finished them" in result.stderr
+
+
+def test_levels_of_labels_are_whole_where_their_group_is(stored: Path) -> None:
+    shape = (2, 2, 300)
+    zarr.create_array("long", data=np.ones((1, *shape), np.float32))
+    zarr.create_array("long_flow", data=np.ones((3, *shape), np.float32))
+    options = "--class", "nuc", "--group", 1, "--steps", 1, "--radius", 2, "--min-size", 1, "--quiet"
+    assert invoke("run", "long", "long_flow", "out", *options).exit_code == 0
+    places = ["out/labels/nuc", "out/labels/nuc/0", "out/labels/nuc/1"]
+    commands = [("table", "{}"), ("score", "{}", "{}"), ("show", "{}", "-o", "figure.png")]
+    words = [[word.format(place) for word in command] for place in places for command in commands]
+    assert [(invoke(*command).exit_code, command) for command in words] == [(0, command) for command in words]
+    assert [find_layers(place)[0].name for place in places] == ["labels/nuc", "nuc/0", "nuc/1"]
+    group = zarr.open_group("out/labels/nuc", mode="r+")
+    group.attrs[MARK] = {key: value for key, value in group.attrs[MARK].items() if key != "complete"}
+    for command in words:
+        result = invoke(*command)
+        assert result.exit_code == (0 if command[0] == "show" else 2)
+        assert command[0] == "show" or f"labels of 'nuc' in {command[-1]} are not whole" in result.stderr
+    assert all(find_layers(place)[0].name.endswith(" (unfinished)") for place in places)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
 from ..stores.foreign import MARK
 from ..stores.inputs import as_volume, resolve_input
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
+from ..stores.outputs import mark_of
 
 Kind = Literal["image", "labels", "flow"]
 
@@ -152,15 +153,12 @@ def _layers(path: str, kind: Any) -> Iterator[Layer]:
     node = open_node(path)
     if hasattr(node, "shape"):
         array, placement = resolve_input(path, path)
-        yield from _channels(path, kind, (array,), placement, node.attrs)
+        yield from _stated(_channels(path, kind, (array,), placement, node.attrs), node, path)
         return
     multiscale = read_multiscales(node)
     if multiscale is not None:
         levels = tuple(as_volume(node[level.path], multiscale.axes, path) for level in multiscale.levels)
-        mark = node.attrs.get(MARK)
-        state = " (unfinished)" if isinstance(mark, Mapping) and not mark.get("complete") else ""
-        for layer in _channels(path, kind, levels, multiscale.levels[0].placement, node.attrs):
-            yield replace(layer, name=layer.name + state)
+        yield from _stated(_channels(path, kind, levels, multiscale.levels[0].placement, node.attrs), node, path)
     elif os.path.basename(os.path.abspath(path)) == "labels":
         kind = kind or "labels"
     for name, child in sorted(node.members()):
@@ -169,6 +167,13 @@ def _layers(path: str, kind: Any) -> Iterator[Layer]:
             yield from _layers(f"{path}/{name}", None if ours else "labels")
         elif kind == "labels" and not hasattr(child, "shape"):
             yield from _layers(f"{path}/{name}", "labels")
+
+
+def _stated(layers: Iterator[Layer], node: Any, path: str) -> Iterator[Layer]:
+    mark = mark_of(node, path)
+    state = "" if mark is None or mark.get("complete") else " (unfinished)"
+    for layer in layers:
+        yield replace(layer, name=layer.name + state)
 
 
 def _channels(

@@ -436,8 +436,25 @@ def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
     if node is None:
         with suppress(OSError, ValueError):  # no array either
             node = zarr.open_array(store_at(absolute(url)), mode="r")
-    mark = None if node is None else node.attrs.get(MARK)
-    return mark if isinstance(mark, dict) else None
+    return None if node is None else mark_of(node, url)
+
+
+def mark_of(node: Any, url: str) -> dict[str, Any] | None:
+    """Mark of the labels that a group or array at a path or URL is, or is a level of; None if no run wrote it.
+
+    That labels are whole is said in the mark of their group, and not in those of its levels.
+    """
+    mark = node.attrs.get(MARK)
+    if not isinstance(mark, dict):
+        return None
+    above, _, level = (url.rstrip("/") if "://" in url else os.path.realpath(os.path.expanduser(url))).rpartition("/")
+    if hasattr(node, "shape") and level.isdecimal() and not mark.get("complete"):
+        with suppress(OSError, ValueError):  # an array that lies alone
+            group = existing_group(Target(above))
+            around = None if group is None else group.attrs.get(MARK)
+            if isinstance(around, dict) and around.get("run") == mark.get("run"):
+                return around
+    return mark
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
