@@ -1,5 +1,6 @@
 """Failing inputs, one row each: the call, the exception, the message. Nothing is written when a run is refused."""
 
+import json
 import re
 import subprocess
 import sys
@@ -641,8 +642,22 @@ def test_a_command_that_fails_on_the_way_exits_with_1(stored: Path) -> None:
     again = invoke(*command)
     assert again.exit_code == 2
     assert "holds an unfinished run: pass --resume" in again.stderr
+
+
+def test_a_traceback_comes_with_the_same_message_and_exit_code(stored: Path) -> None:
+    command = ["run", "semantic", "short", "out", *CLASS.split()]
+    quiet = invoke(*command)
     for loud in (["--verbose", *command], [*command, "--verbose"]):
-        assert isinstance(invoke(*loud).exception, FileExistsError)
+        result = invoke(*loud)
+        assert result.exit_code == quiet.exit_code == 2
+        assert result.stderr.startswith("Traceback (most recent call last):\n")
+        assert result.stderr.endswith(f"ValueError: {quiet.stderr.partition(': ')[2]}{quiet.stderr}")
+    logged = invoke(*command, "--verbose", "--json-log")
+    assert logged.exit_code == 2
+    (event,) = map(json.loads, logged.stderr.splitlines())
+    assert event["exit_code"] == 2
+    assert f"Error: {event['message']}\n" == quiet.stderr
+    assert event["traceback"].startswith("Traceback (most recent call last):\n")
 
 
 def test_commands_run_plan_and_resume(stored: Path) -> None:

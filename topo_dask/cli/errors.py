@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import traceback
 import warnings
 from typing import Any
 
@@ -63,12 +64,12 @@ def _set_verbose(ctx: click.Context, option: click.Parameter, value: bool) -> No
 
 def verbose_option() -> click.Option:
     """``--verbose``, which may stand before or behind the name of a command."""
-    help_text = "Show the traceback of an error."
+    help_text = "Show the traceback of an error too."
     return click.Option(["--verbose"], is_flag=True, expose_value=False, callback=_set_verbose, help=help_text)
 
 
 class Errors(click.Group):
-    """Group of commands whose errors are one line with the remedy, unless ``--verbose`` asks for the traceback."""
+    """Group of commands whose errors are one line with the remedy; ``--verbose`` puts the traceback before it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
@@ -88,13 +89,23 @@ class Errors(click.Group):
                 _say(ctx, "error", f"interrupted{resumed}", exit_code=1)
                 ctx.exit(1)
             except Exception as error:
-                if ctx.meta.get(VERBOSE):
-                    raise
                 notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
                 refused = isinstance(error, _BAD_INPUT) or getattr(error, "errno", None) == errno.ENOSPC
                 code = 2 if refused and not notes else 1  # a task notes where it failed
-                _say(ctx, "error", in_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)) + notes), exit_code=code)
+                message = in_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)) + notes)
+                _say(ctx, "error", message, exit_code=code, **_traceback(ctx, error))
                 ctx.exit(code)
+
+
+def _traceback(ctx: click.Context, error: Exception) -> dict[str, str]:
+    # Of a verbose command: for the JSON event, which stays one object a line; else it is printed above the message.
+    if not ctx.meta.get(VERBOSE):
+        return {}
+    text = "".join(traceback.format_exception(error))
+    if ctx.meta.get(JSON_LOG):
+        return {"traceback": text}
+    click.echo(text, err=True, nl=False)
+    return {}
 
 
 def _say(ctx: click.Context, event: str, message: str, **more: Any) -> None:
