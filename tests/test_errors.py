@@ -104,7 +104,21 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
         ValueError,
         "flow_pred must have 4 axes.*; its first axis must be the channels: dz, dy, dx, of each class",
     ),
-    (lambda a: classes(a, flow=np.moveaxis(FLOW, 0, -1)), ValueError, "channels seem to be its last axis"),
+    (
+        lambda a: classes(a, flow=np.moveaxis(FLOW, 0, -1)),
+        ValueError,
+        r"channels must be the first axis.*last of flow_pred of shape \(4, 5, 6, 3\).* np.moveaxis\(flow_pred, -1, 0\)",
+    ),
+    (
+        lambda a: classes(a, np.moveaxis(PROB, 0, -1)),
+        ValueError,
+        r"the last of semantic_pred of shape \(4, 5, 6, 1\): .* np.moveaxis\(semantic_pred, -1, 0\)",
+    ),
+    (
+        lambda a: classes(a, np.moveaxis(PROB, 0, -1), np.moveaxis(FLOW, 0, -1)),
+        ValueError,
+        r"the last of semantic_pred of shape .* and of flow_pred of shape .* np.moveaxis\(array, -1, 0\)",
+    ),
     (lambda a: classes(a, flow=FLOW[:2]), ValueError, "3 channels for each of the 1 classes .* got 2"),
     (lambda a: classes(a, flow=np.concatenate([FLOW, FLOW])), ValueError, "3 channels for each .* got 6"),
     (lambda a: classes(a, flow=FLOW[..., 1:]), ValueError, r"the same volume, got \(4, 5, 5\) and \(4, 5, 6\)"),

@@ -60,10 +60,10 @@ def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semant
     check_array(semantic, of_semantic, 4, "put an axis of channels of length 1 in front")
     check_array(flow, of_flow, 4, f"{COMPONENTS}, of each class")
     n = semantic.shape[0]
+    if not _fits(semantic.shape, flow.shape):
+        _check_channels_first(semantic.shape, flow.shape, names)
     if n == 0 or flow.shape[0] != 3 * n:
         hint = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
-        if n and flow.shape[-1] == 3 * n:
-            hint = "; its channels seem to be its last axis, and must be its first"
         raise ValueError(
             f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}{hint}"
         )
@@ -74,6 +74,22 @@ def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semant
             f"{of_flow} and {of_semantic} must cover the same volume, got {tuple(flow.shape[1:])} and "
             f"{tuple(semantic.shape[1:])}{hint}"
         )
+
+
+def _fits(semantic: tuple[int, ...], flow: tuple[int, ...]) -> bool:
+    return semantic[0] > 0 and flow == (3 * semantic[0], *semantic[1:])
+
+
+def _check_channels_first(semantic: tuple[int, ...], flow: tuple[int, ...], names: tuple[str, str]) -> None:
+    # Which of two arrays that do not fit would do so with their last axis in front.
+    for turned in ((False, True), (True, False), (True, True)):
+        first = [(s[-1], *s[:-1]) if turn else s for turn, s in zip(turned, (semantic, flow), strict=True)]
+        if _fits(first[0], first[1]):
+            meant = [f"{n} of shape {s}" for n, s, turn in zip(names, (semantic, flow), turned, strict=True) if turn]
+            raise ValueError(
+                f"the channels must be the first axis, and seem to be the last of {' and of '.join(meant)}: move it to "
+                f"the front, as np.moveaxis({'array' if all(turned) else names[turned.index(True)]}, -1, 0) does"
+            )
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
