@@ -306,7 +306,7 @@ def test_what_is_refused_is_refused_before_a_cluster_is_started(stored: Path, mo
     options = ["one", "one_flow", "out", "--scheduler", "cluster", "--class", "nuc", "--resolution-nm", 64]
     for more, message in (
         (["--class", "mito"], "has 1, got 2"),
-        (["--memory-limit", "1KiB"], "raise --memory-limit"),
+        (["--memory-limit", "1KiB"], "--memory-limit must be above the 400 MiB"),
         (["--memory-limit", "much"], "--memory-limit must be a size"),
     ):
         result = invoke("run", *options, *more)

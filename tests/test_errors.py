@@ -496,7 +496,7 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (
         lambda p: segment(p, memory_limit="1KiB"),
         MemoryError,
-        r"projected to take .*, but 0.0 MiB are allowed.*raise memory_limit",
+        r"memory_limit must be above the 400 MiB that a worker process takes for itself: a task .* to take .* MiB more",
     ),
     (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=2000), MemoryError, "a smaller block_shape"),
     (lambda p: segment(p, *large(), memory_limit="401MiB", block_shape=None), MemoryError, "raise memory_limit"),
@@ -608,7 +608,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run {INPUTS} out {CLASS} --block 4,4", 2, "--block must be three integers"),
     (f"run {INPUTS} out {CLASS} --halo -1", 2, "halo must be at least 0"),
     (f"run {INPUTS} out {CLASS} --memory-limit much", 2, "--memory-limit must be a size"),
-    (f"run {INPUTS} out {CLASS} --memory-limit 1KiB", 2, "raise --memory-limit"),
+    (f"run {INPUTS} out {CLASS} --memory-limit 1KiB", 2, "--memory-limit must be above the 400 MiB that"),
     (f"run {INPUTS} out {CLASS} --scheduler elsewhere", 2, "--scheduler must be .* got 'elsewhere'"),
     (f"run {INPUTS} out {CLASS} --resume --overwrite", 2, "exclude one another"),
     (f"run {INPUTS} out {CLASS} --scratch out", 2, "must not lie in one another"),
@@ -627,7 +627,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ),
     (f"run {INPUTS} out --config unknown.toml", 2, r"class_config\['nuc'\]: unknown parameter 'radius'"),
     (f"plan semantic short {CLASS}", 2, "the same volume"),
-    (f"plan {INPUTS} {CLASS} --memory-limit 1KiB", 2, "raise --memory-limit"),
+    (f"plan {INPUTS} {CLASS} --memory-limit 1KiB", 2, "--memory-limit must be above the 400 MiB that"),
     (f"plan {INPUTS} {CLASS} --block 1,2,3,4", 2, "--block must be three integers"),
     ("demo --output semantic/zarr.json", 2, "'semantic/zarr.json' is a file"),
 ]

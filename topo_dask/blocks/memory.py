@@ -128,6 +128,12 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
 def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, remedy: str) -> int:
     """Projected bytes of a task; MemoryError naming the numbers and the remedy when they are more than allowed."""
     projected = footprint.task_mem(block_shape)
+    if allowed_mem <= 0:
+        raise MemoryError(
+            f"memory_limit must be above the {PROCESS_BYTES >> 20} MiB that a worker process takes for itself: a task "
+            f"on a block of {block_shape} with a halo of {footprint.halo} is projected to take "
+            f"{projected / 2**20:.1f} MiB more, in each of its threads"
+        )
     if projected > allowed_mem:
         raise MemoryError(
             f"a task on a block of {block_shape} with a halo of {footprint.halo} is projected to take "
