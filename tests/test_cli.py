@@ -457,7 +457,7 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 
 
 TABLES = [
-    ("table out", "out has labels of mito, nuc: choose a class"),
+    ("table out", "out has labels of mito, nuc: choose one with --class NAME"),
     ("table out --class nucleus", "out has labels of mito, nuc, and none of 'nucleus'"),
     ("table out --class nuc --level 7", "level must be at least 0 and below 1"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
@@ -722,7 +722,7 @@ def test_labels_are_those_of_the_run_beside_labels_of_others_and_in_one_layout(s
 def test_labels_that_are_not_named_or_not_whole_are_refused(segmented: Path, command: str) -> None:
     result = invoke(*command.split(), "out")
     assert result.exit_code == 2
-    assert "out has labels of mito, nuc: choose a class" in result.stderr
+    assert "out has labels of mito, nuc: choose one with --class NAME\n" in result.stderr
     group = zarr.open_group("out/labels/nuc", mode="r+")
     group.attrs[MARK] = {key: value for key, value in group.attrs[MARK].items() if key != "complete"}
     for place in (["out", "--class", "nuc"], ["out/labels/nuc"]):

@@ -590,7 +590,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run semantic none out {CLASS}", 2, "none: there is no zarr array"),
     (f"run semantic short out {CLASS}", 2, "the same volume"),
     (f"run {INPUTS} out --resolution-nm 8", 2, "--class is not given, .* name the class of each channel"),
-    (f"run {INPUTS} out --class a --class b", 2, "--class must name the class of each channel"),
+    (f"run {INPUTS} out --class a --class b", 2, "--class, or else --config, must name the class of each channel"),
     (f"run {INPUTS} out --class other --resolution-nm 8", 2, "no entry for any of"),
     (f"run {INPUTS} out --class nuc --resolution-nm 0", 2, "--resolution-nm must be above 0"),
     (f"run {INPUTS} out --class nuc --resolution-nm 0 --steps 3", 2, "--resolution-nm must be above 0"),

@@ -412,7 +412,7 @@ def find_labels(url: str, name: str | None = None) -> Found:
     marks = {} if group is None or own else _marks_in(group)
     names = sorted(set(map(os.path.basename, marks)))
     if name is None and len(names) > 1:
-        raise ValueError(f"{url} has labels of {', '.join(names)}: choose a class")
+        raise ValueError(f"{url} has labels of {', '.join(names)}: choose one with name=<class>")
     name = next(iter(names), None) if name is None else name
     places = [] if name is None else [place for place in (name, f"{LABELS}/{name}") if place in marks]
     if len(places) > 1:
