@@ -90,6 +90,13 @@ def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
     assert {path.name for path in stored.iterdir()} == {"semantic", "flow", "look_nuc.png", "look_mito.png"}
 
 
+def test_figures_of_a_preview_and_of_show_do_not_replace_one_another(stored: Path) -> None:
+    preview_of_one = invoke("preview", "semantic", "flow", *OPTIONS.split(), "--box", "4:9,4:9,4:9")
+    assert preview_of_one.exit_code == 0, preview_of_one.stderr
+    assert invoke("show", "semantic").stdout == "figure: topo_dask.png\n"
+    assert {path.name for path in stored.glob("*.png")} == {"preview_nuc.png", "preview_mito.png", "topo_dask.png"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

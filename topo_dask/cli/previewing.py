@@ -8,7 +8,7 @@ import numpy as np
 
 from .options import CLASSES, INPUT, LEVEL, MISSING, SHAPES, Spans, Triple, options
 from .parameters import read_parameters
-from .showing import FIGURE, open_layers
+from .showing import figure_option, open_layers
 
 if TYPE_CHECKING:
     from ..admission import RunPlan
@@ -24,7 +24,7 @@ EDGE = 256
 @click.option("--box", type=Spans(), help=f"Box to segment, in voxels.  [default: the centre, {EDGE} at most]")
 @click.option("--at", type=Triple(), help="Where the three planes of the figure lie.  [default: the middle of the box]")
 @click.option("--image", help="Image to draw beside them, and the labels over it.  [default: over the foreground]")
-@FIGURE
+@figure_option("preview.png")
 def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
     """Segment a box in memory and draw it, to see what parameters do.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import Spans, Triple
+from .options import Command, Spans, Triple
 
 LAYERS = click.argument("layers", metavar="IMAGE|LABELS|FLOW...", nargs=-1, required=True)
 
@@ -32,14 +32,16 @@ def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Pa
     return path
 
 
-FIGURE = click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="topo_dask.png",
-    callback=_check_figure,
-    help="Figure to write, .png, .pdf or .svg.",
-)
+def figure_option(default: str) -> Command:
+    """``--output`` of a command that draws; commands that are used in turn have defaults of their own."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=default,
+        callback=_check_figure,
+        help="Figure to write, .png, .pdf or .svg.",
+    )
 
 
 @click.command()
@@ -48,7 +50,7 @@ FIGURE = click.option(
 @click.option("--at", type=Triple(), help="Where the three planes lie.  [default: the middle of the box]")
 @click.option("--level", type=click.IntRange(0), default=0, help="Level of an OME-Zarr image; 0 is the finest.")
 @click.option("--seed", type=int, default=0, help="Another seed is another choice of colours.")
-@FIGURE
+@figure_option("topo_dask.png")
 def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
     """Draw a figure of any box: three planes of each image, of labels and of flow.
 
