@@ -282,7 +282,7 @@ def test_an_open_array_has_the_place_of_its_image(tmp_path, kind):
 def test_an_open_array_that_belongs_to_no_image_has_no_place(tmp_path):
     for store in ({}, tmp_path / "plain.zarr"):
         array = zarr.create_array(store, shape=(4, 4, 4), dtype="u1")
-        assert open_input(array, "semantic") == (array, None)
+        assert open_input(array, "semantic") == open_input(array, "semantic", 0) == (array, None)
     with pytest.raises(ValueError, match="semantic is an array and has no levels"):
         open_input(array, "semantic", 1)
 
@@ -333,6 +333,7 @@ def test_resolve_input_refuses_other_things(tmp_path):
         group.create_group(name)
     with pytest.raises(ValueError, match=r"in it: \['labels/mito', 'labels/nuc', 'raw'\]"):
         resolve_input(tmp_path / "a.zarr", "flow")
+    assert resolve_input(tmp_path / "a.zarr" / "raw", "flow", 0)[0] == group["raw"]
     with pytest.raises(ValueError, match=r"flow: .*has no levels"):
         resolve_input(tmp_path / "a.zarr" / "raw", "flow", 1)
     with pytest.raises(FileNotFoundError, match=r"b\.zarr"):

@@ -35,7 +35,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     name : str
         Name of the argument, for messages.
     level : int, optional
-        Level of a multiscale image, 0 by default.
+        Level of a multiscale image, 0 by default; an array has no other.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     import zarr
 
     if isinstance(array, zarr.Array):
-        if level is not None:
+        if level:
             raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
         return _placed(absolute_node(array), name)
     if not isinstance(array, (str, os.PathLike)):
@@ -197,12 +197,12 @@ def resolve_input(
         When there is nothing at the path; when there is a file.
     ValueError
         When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
-        time points, it has no such level, or a level is asked of an array.
+        time points, it has no such level, or a level other than 0 is asked of an array.
     """
     where = os.fspath(path_or_url)
     node = open_node(where)
     if hasattr(node, "shape"):
-        if level is not None:
+        if level:
             raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
         return _placed(node, name)
     multiscale = read_multiscales(node)
