@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .parameters import read_config, yields_to
+from .parameters import check_parameter, read_config, yields_to
 
 Command = Callable[..., Any]
 
@@ -89,20 +89,29 @@ SHAPES = (
         "nearest label).  [default: each class's own]",
     ),
     click.option(
-        "--steps", "n_steps", type=int, help="For all classes: steps along the flow.  [default: each class's own]"
+        "--steps",
+        "n_steps",
+        type=int,
+        callback=check_parameter,
+        help="For all classes: steps along the flow.  [default: each class's own]",
     ),
     click.option(
-        "--step-size", type=float, help="For all classes: length of a step, in voxels.  [default: each class's own]"
+        "--step-size",
+        type=float,
+        callback=check_parameter,
+        help="For all classes: length of a step, in voxels.  [default: each class's own]",
     ),
     click.option(
         "--radius",
         "convergence_radius",
         type=float,
+        callback=check_parameter,
         help="For all classes: end points closer than this many voxels belong together.  [default: each class's own]",
     ),
     click.option(
         "--min-size",
         type=int,
+        callback=check_parameter,
         help="For all classes: drop instances of fewer voxels, before groups 2 and 3 split: pieces may be smaller.  "
         "[default: each class's own]",
     ),
@@ -116,6 +125,7 @@ SHAPES = (
         "--flow-error",
         "flow_error_threshold",
         type=float,
+        callback=check_parameter,
         help="For all classes: drop instances with a larger flow error; 0 keeps all.  [default: each class's own, "
         "else 0]",
     ),

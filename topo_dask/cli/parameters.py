@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..config import ESSENTIAL, get_postprocess_config, nothing_to_segment
+from ..config import ESSENTIAL, ClassConfig, get_postprocess_config, nothing_to_segment
 
 _FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
 
@@ -88,6 +88,16 @@ def yields_to(other: str) -> Callable[[click.Context, click.Parameter, bool], bo
         return value and not (ctx.params.get(other) and sources == [_FILE, _COMMAND_LINE])
 
     return settle
+
+
+def check_parameter(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Callback of an option that is a parameter of classes: what it may not be is said of the option."""
+    if value is not None:
+        try:
+            ClassConfig(**{str(option.name): value})
+        except (TypeError, ValueError) as error:
+            raise click.BadParameter(str(error), ctx, option) from None
+    return value
 
 
 def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[str, Any]:
