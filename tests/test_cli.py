@@ -148,6 +148,11 @@ FILES = [
     ("run = 3\n[classes.nuc]\ngroup = 1", r"\[run\] must be a table of options, got 3"),
     ("[run]\nthreshold = 'high'\n[classes.nuc]\ngroup = 1", "'high' is not a valid float"),
     ("[run]\nblock = [4, 'a', 4]\n[classes.nuc]\ngroup = 1", "expected one integer or three"),
+    (
+        "[classes.own]\ngroup = 1",
+        r"--config gives 'own' no n_steps, convergence_radius, min_size, .*classes.own.* --steps, --radius, --min-size",
+    ),
+    ("[classes.own]\ngroup = 1\nsteps = 4", "unknown parameter 'steps'; did you mean 'n_steps'"),
     ("[runs]\nblock = 4", r"unknown table 'runs'; known are \[run\] and \[classes.NAME\]"),
 ]
 

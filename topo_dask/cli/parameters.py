@@ -10,11 +10,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..config import ESSENTIAL, ClassConfig, get_postprocess_config, nothing_to_segment
+from ..config import (
+    ESSENTIAL,
+    EVALUATED_INSTANCE_CLASSES,
+    ClassConfig,
+    get_postprocess_config,
+    nothing_to_segment,
+)
 
 _FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
 
 PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
+
+_FLAG_OF = {"group": "--group", "n_steps": "--steps", "convergence_radius": "--radius", "min_size": "--min-size"}
 
 OF_RESOLUTION = {"n_steps", "convergence_radius", "min_size"}
 """Parameters whose defaults depend on the size of a voxel."""
@@ -126,11 +134,25 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         if found.keys().isdisjoint(names):
             raise ValueError(nothing_to_segment(names, config))
         config = found
+    _check_whole(config or {}, classes or list(config or ()))
     error = values.pop("flow_error_threshold")
     if config and error == 0:  # which to the functions means that each class has its own
         config = {name: {**parameters, "flow_error_threshold": 0.0} for name, parameters in config.items()}
     values["flow_error_threshold"] = error or 0.0
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
+
+
+def _check_whole(config: dict[str, Any], names: list[str]) -> None:
+    # Of the published classes, whose values one may expect, gaps are warned of with those that are used.
+    for name in names:
+        if name in config and name not in EVALUATED_INSTANCE_CLASSES:
+            ClassConfig.from_mapping(config[name], name)  # a name that is mistaken is no gap
+            if gaps := [gap for gap in ESSENTIAL if gap not in config[name]]:
+                flags = ", ".join(_FLAG_OF[gap] for gap in gaps)
+                raise click.UsageError(
+                    f"--config gives {name!r} no {', '.join(gaps)}, and there is no default that fits all objects: add "
+                    f"to [classes.{name}] what lacks, or pass {flags}"
+                )
 
 
 def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
