@@ -264,7 +264,8 @@ def remove_bad_flow_masks(
     pred_flow : array of float, shape (3, D, H, W)
         Vectors (dz, dy, dx), about one voxel long: they are compared with unit vectors, in length too.
     threshold : float
-        Largest mean squared difference, over voxels and the three components, of an instance that is kept.
+        Largest mean squared difference, over voxels and the three components, of an instance that is kept. Meant for
+        direct flow of unit length; flow of the diffusion kind errs more.
     block_shape, scratch
         For lazy arrays, see `postprocess_single`.
 

@@ -126,8 +126,8 @@ SHAPES = (
         "flow_error_threshold",
         type=float,
         callback=check_parameter,
-        help="For all classes: drop instances with a larger flow error; 0 keeps all.  [default: each class's own, "
-        "else 0]",
+        help="For all classes: drop instances with a larger flow error; 0 keeps all. Meant for direct flow of unit "
+        "length: flow of the diffusion kind errs more.  [default: each class's own, else 0]",
     ),
 )
 
