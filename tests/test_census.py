@@ -25,8 +25,19 @@ CONFIG: dict[str, Any] = {
     }
 }
 KINDS = [
-    *("track", "numbers.extents", "numbers.faces", "numbers", "link", "contacts", "enclose", "gather.0.united"),
-    *("gather.0", "unite", "fragments.extents", "fragments.faces", "fragments.ids", "fragments", "join", "split.seeds"),
+    *("track", "numbers.extents", "numbers.faces", "numbers", "link.dropped", "link", "contacts", "enclose"),
+    *(
+        "gather.0.united",
+        "gather.0",
+        "unite.dropped",
+        "unite",
+        "fragments.extents",
+        "fragments.faces",
+        "fragments.ids",
+        "fragments",
+        "join",
+        "split.seeds",
+    ),
     *("split.small", "split", "absorb", "survey", "orphans", "centres", "tabulate", "errors", "drop.luts", "drop"),
 ]
 

@@ -1,5 +1,6 @@
 """`preview`: a box of a prediction, segmented as a volume of its own."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,36 @@ def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
     assert nuc.startswith("nuc: ")
     assert " cut by the box, the others of " in nuc
     assert nuc.endswith("figure: look_nuc.png")
-    assert mito.startswith("mito: 0 instances; ")
+    assert mito.startswith("mito: 0 instances; 0 of 41040 voxels above the threshold; ")
     assert all(Path(f"look_{name}.png").stat().st_size > 1000 for name in ("nuc", "mito"))
     assert {path.name for path in stored.iterdir()} == {"semantic", "flow", "look_nuc.png", "look_mito.png"}
+
+
+@pytest.mark.parametrize("merge", ["adjacent", "agglomerate"])
+def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str) -> None:
+    mask, flow = (zarr.open_array(name)[:n] for name, n in (("semantic", 1), ("flow", 3)))
+    zarr.create_array("one", data=mask)
+    zarr.create_array("one_flow", data=flow)
+    # The published merge comes after what is small has been dropped.
+    own = {"n_steps": 60, "convergence_radius": 3.0, "min_size": 0}
+    n = topo_dask.postprocess_single(mask[0] > 0.5, flow, merge=merge, **own).max()
+    filtered = topo_dask.postprocess_single(mask[0] > 0.5, flow, merge=None if merge == "adjacent" else merge, **own)
+    *_, second, largest = np.sort(np.bincount(filtered.ravel())[1:])
+    words = f"one one_flow --class own --group 1 --steps 60 --radius 3 --merge {merge} --on-missing background".split()
+    for least, error, told in (
+        (largest + 1, 0, f"0 instances; {filtered.max()} dropped for their size, of {largest} voxels at most"),
+        (largest, 0, f"{filtered.max() - 1} dropped for their size, of {second} voxels at most"),
+        (1, 1e-9, rf"0 instances; {n} dropped for their flow error, of 0\.0\d+ at least"),
+        (1, 0, f"{n} instances"),
+    ):
+        more = ["--min-size", least, "--flow-error", error]
+        seen = invoke("preview", *words, *more, "--box", ":,:,:").stdout
+        assert re.search(f"{told}(;| of)", seen), seen
+        assert f"; {np.count_nonzero(mask)} of {mask.size} voxels above the threshold; " in seen
+        done = invoke("run", *words[:2], "out", *words[2:], *more, "--quiet", "--overwrite", "--block", 20).stdout
+        assert re.search(rf"{told}\)\n$", done), done
+    nothing = invoke("run", "one", "one_flow", "out", *words[2:], *more, "--threshold", 1, "--overwrite", "--quiet")
+    assert nothing.stdout == "own: out/labels/own (0 instances; no voxel is above the threshold)\n"
 
 
 def test_figures_of_a_preview_and_of_show_do_not_replace_one_another(stored: Path) -> None:

@@ -14,6 +14,7 @@ from .kernels.sinks import CellGrid, cells_of
 from .kernels.tracking import advance
 from .machine import usable_cores
 from .plan import Recipe, plan_stages
+from .stages.drop import Dropped
 from .stages.job import Job
 from .stages.settle import file_rows
 from .stages.table import instance_columns
@@ -50,11 +51,24 @@ def segment_held(
     name: str = "",
 ) -> NDArray[np.int32]:
     """Run a recipe on arrays in memory, from a mask and a flow or from labels; errors name the class, if it has one."""
+    return segment_and_count(recipe, config, mask, flow, labels, threshold, name)[0]
+
+
+def segment_and_count(
+    recipe: Recipe,
+    config: ClassConfig | None = None,
+    mask: NDArray[Any] | None = None,
+    flow: NDArray[Any] | None = None,
+    labels: NDArray[Any] | None = None,
+    threshold: float | None = None,
+    name: str = "",
+) -> tuple[NDArray[np.int32], Dropped]:
+    """The labels of `segment_held`, and what was dropped on the way."""
     config = config or ClassConfig()
     source = Source(labels, "instances") if mask is None else Source(mask, _mask_name(threshold))
     out = np.zeros(source.shape, np.int32)
     if out.size == 0:
-        return out
+        return out, Dropped(foreground=False)
     job = Job(
         name=name,
         grid=slabs(source.shape, usable_cores()),
@@ -66,7 +80,7 @@ def segment_held(
     )
     plan = plan_stages(recipe, "labels" if mask is None else "held")
     run(job, (*plan.stages, plan.final), threads)
-    return out
+    return out, plan.dropped(job)
 
 
 def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | None) -> dict[str, NDArray[Any]]:

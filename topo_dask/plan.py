@@ -9,7 +9,7 @@ from .blocks.geometry import block_id_of, z_order
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb
 from .stages.downsample import downsample
-from .stages.drop import drop, measure_errors
+from .stages.drop import Dropped, count_dropped, drop, measure_errors
 from .stages.gather import contacts_kind, enclose, gather
 from .stages.job import ABSORBED, Columns, Job, View, admit_rows
 from .stages.link import collect, link
@@ -18,6 +18,7 @@ from .stages.recover import recover_orphans, survey
 from .stages.relabel import relabel
 from .stages.settle import index_rows, settle
 from .stages.split import join, number_fragments, split
+from .stages.tables import dropped_kind
 from .stages.tabulate import tabulate
 from .stages.track import lay_out, track
 from .stages.unite import count_contacts, unite
@@ -268,6 +269,11 @@ class Plan:
     drops: bool
     pyramid: tuple[tuple[int, int, int], ...] = ()
 
+    def dropped(self, job: Job) -> Dropped:
+        """What was dropped on the way, of a job whose stages are done."""
+        kinds = {kind for stage in self.stages for kind in stage.kinds} & set(map(dropped_kind, ("link", "unite")))
+        return count_dropped(job, sorted(kinds), drops=self.drops)
+
     @property
     def final(self) -> Stage:
         """The stage that writes the labels."""
@@ -304,7 +310,7 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
     if start == "labels":
         last = Stage("link", partial(collect, min_size=min_size), tables=tables, products=("collect.ids",))
     else:
-        last = Stage("link", partial(link, min_size=min_size), tables=tables)
+        last = Stage("link", partial(link, min_size=min_size), tables=tables, products=(dropped_kind("link"),))
     return [*first, last]
 
 
@@ -350,7 +356,7 @@ def plan_stages(
         stages.append(Stage("contacts", partial(count_contacts, **look), "numbers"))
         stages.extend(_gather_stages(below, threshold))
         left = ((contacts_kind(below - 1), "sums"),), ((view.lut, "lut"),)
-        stages.append(Stage("unite", decide, tables=left))
+        stages.append(Stage("unite", decide, tables=left, products=(dropped_kind("unite"),) if late > 1 else ()))
         view = View("numbers", "unite")
     if recipe.split:
         stages.append(Stage("fragments", partial(number_fragments, view=view), "numbers", products=FRAGMENTED))

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from .admission import RunPlan
 from .blocks.geometry import Box
-from .held import segment_held, tabulate_held
+from .held import segment_and_count, tabulate_held
 from .machine import machine_memory
 from .plan import Recipe
+from .stages.drop import Dropped
 
 HELD_BYTES = 32
 """Bytes that a voxel takes in memory, at most, beside its inputs: labels, and up to 25 for the work."""
@@ -23,6 +24,10 @@ class Preview:
 
     Parameters
     ----------
+    foreground : int
+        Voxels above the threshold.
+    dropped : Dropped
+        What was dropped on the way to the labels.
     labels : array of int32, shape of the box
         0 background, 1..n instances; those of the box alone, which an object that leaves it may differ in.
     voxels : array of int64, shape (n,)
@@ -33,6 +38,8 @@ class Preview:
         What tracking, clustering and the rest took, without the reading.
     """
 
+    foreground: int
+    dropped: Dropped
     labels: NDArray[np.int32]
     voxels: NDArray[np.int64]
     cut: NDArray[np.bool_]
@@ -62,13 +69,14 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
     flow = np.asarray(plan.flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])
     begin = perf_counter()
     try:
-        labels = segment_held(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
+        labels, dropped = segment_and_count(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
     except Exception as error:
         error.add_note(f"voxels are counted from {box.start}, where the box begins")
         raise
     seconds = perf_counter() - begin
     table = tabulate_held(Recipe(table=True), labels, None)
-    return Preview(labels, table["voxels"], _cut(table, box, plan.grid.shape), seconds)
+    foreground, cut = int(np.count_nonzero(mask)), _cut(table, box, plan.grid.shape)
+    return Preview(foreground, dropped, labels, table["voxels"], cut, seconds)
 
 
 def _cut(table: dict[str, NDArray[Any]], box: Box, shape: tuple[int, int, int]) -> NDArray[np.bool_]:

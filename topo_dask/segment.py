@@ -330,7 +330,8 @@ def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, facts: Mapp
     check_done(job, (*plan.stages, *plan.writers))
     columns = instance_columns(job, drops=plan.drops)
     table = None if target.url is None else write_table(columns, job.name, target.beside(".tables"))
-    publish(target, job.name, spec, {"instances": len(columns["label"]), "table": table, **facts})
+    dropped = asdict(plan.dropped(job))
+    publish(target, job.name, spec, {"instances": len(columns["label"]), "dropped": dropped, "table": table, **facts})
 
 
 def make_job(

@@ -77,4 +77,6 @@ def _say(found: "Preview") -> str:
     if len(whole):
         others = ", the others of" if cut else " of"
         text += f"{others} {whole.min()} to {whole.max()} voxels, median {np.median(whole):.0f}"
-    return text
+    if found.foreground and (dropped := str(found.dropped)):
+        text += f"; {dropped}"
+    return f"{text}; {found.foreground} of {found.labels.size} voxels above the threshold"

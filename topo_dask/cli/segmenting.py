@@ -38,6 +38,7 @@ def run(
     from ..admission import plan_volume
     from ..progress import JsonLog
     from ..segment import segment_volume
+    from ..stages.drop import Dropped
     from ..stores.outputs import read_marks
 
     if quiet and json_log:
@@ -55,8 +56,10 @@ def run(
     marks = read_marks(output)
     for name in labels:
         place = name if values["ome_zarr"] is None else f"labels/{name}"
-        n = marks[place]["instances"]
-        click.echo(f"{name}: {output.rstrip('/')}/{place} ({n} {'instance' if n == 1 else 'instances'})")
+        n, dropped = marks[place]["instances"], marks[place].get("dropped")
+        why = "" if dropped is None else str(Dropped(**dropped))  # labels of earlier versions do not tell
+        found = f"{n} {'instance' if n == 1 else 'instances'}" + (f"; {why}" if why else "")
+        click.echo(f"{name}: {output.rstrip('/')}/{place} ({found})")
 
 
 @click.command()

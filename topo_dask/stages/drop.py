@@ -1,10 +1,14 @@
 """Measure how badly the flow fits each instance, and drop those that it fits worst."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
+from ..stores.scratch import listed
 from .job import Job, View, extents_of
 from .tables import ALL, read_columns
 
@@ -21,6 +25,52 @@ def measure_errors(job: Job, key: str, view: View) -> None:
     flow = job.need_flow().read(block.write)
     sums = flow_errors(apply_lut(numbers, lut), flow, block.write.start, centres, len(ids))
     job.scratch.put("errors", key, ids=ids, sums=sums[1:])
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What was dropped on the way to the labels of a class.
+
+    Parameters
+    ----------
+    foreground : bool
+        Whether there was anything: a voxel above the threshold.
+    small, largest : int
+        Instances with too few voxels, and the voxels of the largest of them.
+    bad : int
+        Instances with too large a flow error.
+    least_error : float
+        The least flow error of these.
+    """
+
+    foreground: bool
+    small: int = 0
+    largest: int = 0
+    bad: int = 0
+    least_error: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.foreground:
+            return "no voxel is above the threshold"
+        small = f"{self.small} dropped for their size, of {self.largest} voxels at most"
+        bad = f"{self.bad} dropped for their flow error, of {self.least_error:.3g} at least"
+        return ", ".join(text for n, text in ((self.small, small), (self.bad, bad)) if n)
+
+
+def count_dropped(job: Job, kinds: Sequence[str], *, drops: bool) -> Dropped:
+    """What the stages of a job have dropped: for their size as filed in these kinds, for their flow error if it did.
+
+    It is counted in tables that are there: no voxel is read.
+    """
+    if not listed(job.scratch, "numbers"):
+        return Dropped(foreground=False)
+    small = [job.scratch.get(kind, ALL)["small"].tolist() for kind in kinds]
+    errors = np.empty(0)
+    if drops:
+        found = job.scratch.get("drop", ALL)
+        errors = found["flow_error"][found["lut"] == 0]
+    n, largest = sum(n for n, _ in small), max((most for _, most in small), default=0)
+    return Dropped(True, n, largest, len(errors), float(errors.min()) if len(errors) else 0.0)
 
 
 def drop(job: Job, threshold: float) -> None:

@@ -10,7 +10,7 @@ from ..kernels.linking import link_sinks
 from ..kernels.sinks import CellGrid, add_ends, sink_centres
 from ..stores.scratch import Scratch
 from .job import Job
-from .tables import ALL, file_luts, read_columns
+from .tables import ALL, file_dropped, file_luts, read_columns
 
 Sinks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Cells, counts [S] and sums [S, 3] of a sink table."""
@@ -77,7 +77,9 @@ def link(job: Job, min_size: int) -> None:
     voxels = np.zeros(len(cells), np.int64)
     np.add.at(voxels, roots, counts)
     lut = number_roots(roots, voxels >= min_size)
-    del roots, counts, voxels
+    del roots, counts
+    file_dropped(job, "link", voxels, min_size)
+    del voxels
     tables = zip(keys, job.scratch.get_each("track", keys), strict=True)
     job.scratch.put_each("link", ((key, {"lut": lut[_places(cells, table["ids"])]}) for key, table in tables))
 

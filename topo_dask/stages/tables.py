@@ -29,6 +29,17 @@ def read_columns(job: Job, kind: str, names: tuple[str, ...]) -> tuple[BlockRows
     return rows, [np.concatenate(part) for part in parts] if rows else []
 
 
+def dropped_kind(stage: str) -> str:
+    """Kind of the bundle in which a stage files what it dropped for its size."""
+    return f"{stage}.dropped"
+
+
+def file_dropped(job: Job, stage: str, voxels: NDArray[np.int64], min_size: int) -> None:
+    """File how many instances, of so many voxels each, are too small, and the voxels of the largest of them."""
+    small = voxels[(voxels > 0) & (voxels < min_size)]
+    job.scratch.put(dropped_kind(stage), ALL, small=np.array([len(small), small.max(initial=0)]))
+
+
 def file_luts(job: Job, kind: str, rows: BlockRows, lut: NDArray[np.int32]) -> None:
     """File each block's part of a look-up table."""
     job.scratch.put_each(kind, ((block.key, {"lut": lut[part]}) for block, part in rows))

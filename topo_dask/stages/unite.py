@@ -11,7 +11,7 @@ from ..kernels.labels import number_roots
 from ..stores.scratch import find_filed, listed
 from .gather import contacts_kind, table_of
 from .job import Job, View
-from .tables import file_luts, read_columns
+from .tables import file_dropped, file_luts, read_columns
 
 
 def count_contacts(job: Job, key: str, view: View, mode: str) -> None:
@@ -86,6 +86,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
         labelled = lut > 0
         np.add.at(voxels, roots[lut[labelled] - 1], counts[labelled])
         keep = voxels >= min_size
+        file_dropped(job, "unite", voxels, min_size)
     united = np.concatenate((np.zeros(1, np.int32), number_roots(roots, keep)))
     file_luts(job, "unite", rows, united[lut])
 
