@@ -333,7 +333,7 @@ def test_resolve_input_refuses_other_things(tmp_path):
         group.create_group(name)
     with pytest.raises(ValueError, match=r"in it: \['labels/mito', 'labels/nuc', 'raw'\]"):
         resolve_input(tmp_path / "a.zarr", "flow")
-    assert resolve_input(tmp_path / "a.zarr" / "raw", "flow", 0)[0] == group["raw"]
+    assert resolve_input(tmp_path / "a.zarr" / "raw", "flow", 0)[0].shape == (2, 2, 2)
     with pytest.raises(ValueError, match=r"flow: .*has no levels"):
         resolve_input(tmp_path / "a.zarr" / "raw", "flow", 1)
     with pytest.raises(FileNotFoundError, match=r"b\.zarr"):
