@@ -1,5 +1,6 @@
 """OME-Zarr out: whole runs, what a validator and three independent readers make of them, and images that get labels."""
 
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -316,14 +317,14 @@ def placement_of(output: Path) -> Any:
 def test_where_the_place_in_space_comes_from(tmp_path: Path) -> None:
     plain = store_plain(tmp_path)
     for i, (name, array) in enumerate({"semantic": MASK[None], "flow": FLOW}.items()):
-        store_image(tmp_path / f"{name}.ome", array, "0.5", scale(i + 1, 2, 3), shift(4, 5, 6 + i))
+        store_image(tmp_path / f"{name}.ome", array, "0.5", scale(1, 2, 3), shift(4, 5, 6 + i))
     ome = tmp_path / "semantic.ome", tmp_path / "flow.ome"
     image_with_labels(tmp_path / "image", "0.5")
     for i, (inputs, output, more, size, centre, unit) in enumerate(
         [
             (ome, "out", {"resolution_nm": 64}, (1, 2, 3), (4, 5, 6), "micrometer"),
             ((ome[0] / "s0", plain[1]), "image", {}, (1, 2, 3), (4, 5, 6), "micrometer"),
-            ((plain[0], ome[1]), "out", {}, (2, 2, 3), (4, 5, 7), "micrometer"),
+            ((plain[0], ome[1]), "out", {}, (1, 2, 3), (4, 5, 7), "micrometer"),
             (plain, "image", {"resolution_nm": 64}, (0.016, 0.008, 0.008), (0.004, 0.002, 0.002), "micrometer"),
             (plain, "out", {"resolution_nm": 64}, (64, 64, 64), (0, 0, 0), "nanometer"),
             (plain, "out", {}, (1, 1, 1), (0, 0, 0), None),
@@ -333,6 +334,28 @@ def test_where_the_place_in_space_comes_from(tmp_path: Path) -> None:
         segment(*inputs, place, **more, overwrite=True)
         found = placement_of(place)
         assert (found.scale, found.translation, found.units) == (size, centre, (unit,) * 3)
+
+
+def test_an_image_of_another_shape_gets_no_labels_that_do_not_say_where_they_lie(tmp_path: Path) -> None:
+    plain = store_plain(tmp_path)
+    store_image(tmp_path / "image", MASK[None, :, :-1], "0.5")
+    message = re.escape(f"labels of shape {SHAPE} have that of no level of the image they go into")
+    with pytest.raises(ValueError, match=f"{message}, .*{re.escape(str(MASK[:, :-1].shape))}.* choose another output"):
+        segment(*plain, tmp_path / "image")
+    assert "labels" not in zarr.open_group(tmp_path / "image", mode="r")
+    segment(*plain, tmp_path / "image", ome_zarr=None)
+    store_image(tmp_path / "placed", MASK[None], "0.5")
+    with pytest.warns(UserWarning, match=f"{message}, .*: they lie in it where the metadata of the inputs say"):
+        segment(tmp_path / "placed", plain[1], tmp_path / "image", overwrite=True)
+
+
+def test_voxels_of_two_sizes_are_warned_of(tmp_path: Path) -> None:
+    store_image(tmp_path / "semantic", MASK[None], "0.5", scale(40, 8, 8))
+    store_image(tmp_path / "flow", FLOW, "0.5", scale(8, 8, 8))
+    with pytest.warns(UserWarning, match=r"semantic has voxels of \(40000.0, 8000.0, 8000.0\) nm, flow of \(8000.0, "):
+        plan_volume(tmp_path / "semantic", tmp_path / "flow", class_names=["nuc"], class_config=CONFIG)
+    store_image(tmp_path / "flow", FLOW, "0.5", scale(40.0001, 8, 8))
+    plan_volume(tmp_path / "semantic", tmp_path / "flow", class_names=["nuc"], class_config=CONFIG)
 
 
 def test_resolution_is_the_shortest_edge_of_a_voxel(tmp_path: Path) -> None:

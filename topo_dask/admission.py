@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes
+from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from .doubts import warn_of_prediction
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
@@ -171,8 +173,10 @@ def plan_volume(
         raise ValueError(f"on_missing must be 'error' or 'background', got {on_missing!r}")
     if ome_zarr not in (None, *VERSIONS):
         raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
-    semantic, flow, placement = open_prediction(semantic, flow, level)
+    semantic, flow, *places = open_prediction(semantic, flow, level)
     check_prediction(semantic, flow)
+    _warn_of_scales(*places)
+    placement = places[0] or places[1]
     threshold = finite_number(threshold, "threshold")
     if resolution_nm is None and placement is not None:
         resolution_nm = placement.edge_nm
@@ -207,6 +211,8 @@ def plan_volume(
         block = triple(block_shape, "block_shape")
         same = recorded is not None and block == triple(recorded["block_shape"], "block_shape")
         chunks = triple(recorded["chunks"], "chunks") if recorded and same else _chunks_within(block, shape)
+    if ome_zarr is not None and image is not None:
+        _check_image(image, shape, placement)
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
     task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
@@ -237,6 +243,30 @@ def look_twice(plan: RunPlan) -> None:
     """Read a few voxels, and warn of what is hardly meant: scaled values, flow in another order."""
     channels = {name: channel for name, (channel, _) in plan.classes.items()}
     warn_of_prediction(plan.semantic, plan.flow, channels, plan.threshold)
+
+
+def _check_image(image: Multiscale, shape: Triple, placement: Placement | None) -> None:
+    # Labels cover an image voxel by voxel, unless their inputs say where in its space they lie.
+    shapes = [(1, 1, 1, *level.shape)[-3:] for level in image.levels]
+    if shape in shapes:
+        return
+    differ = f"labels of shape {shape} have that of no level of the image they go into, {', '.join(map(str, shapes))}"
+    if placement is None:
+        raise ValueError(f"{differ}, and no metadata say where in it they lie: choose another output")
+    warn(f"{differ}: they lie in it where the metadata of the inputs say")
+
+
+def _warn_of_scales(semantic: Placement | None, flow: Placement | None) -> None:
+    if semantic is None or flow is None:
+        return
+    one, other, unit = semantic.voxel_size_nm, flow.voxel_size_nm, " nm"
+    if (one is None or other is None) and semantic.units == flow.units:
+        one, other, unit = semantic.scale, flow.scale, ""
+    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3, atol=0):
+        warn(
+            f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
+            "semantic; the vectors count in voxels"
+        )
 
 
 def _place_within(image: Multiscale | None, shape: Triple) -> Placement | None:

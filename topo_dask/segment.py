@@ -126,7 +126,8 @@ def segment_volume(
     Raises
     ------
     ValueError, TypeError
-        When an argument does not fit.
+        When an argument does not fit; when `output` is an OME-Zarr image, no level of it has the shape of the labels,
+        and the inputs do not say where in space they lie.
     MemoryError
         When a task is projected to take more than is allowed.
     FileExistsError
@@ -142,7 +143,8 @@ def segment_volume(
     -----
     UserWarning
         When a few boxes, which are read first, look as if something else was meant: integers that seem to be scaled
-        probabilities; flow that is scaled, 0, points away from objects, or fits in another order.
+        probabilities; flow that is scaled, 0, points away from objects, or fits in another order. When the metadata of
+        the two inputs tell voxels of different sizes, or labels go into an image of other shapes where theirs say.
 
     Notes
     -----

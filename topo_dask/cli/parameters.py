@@ -160,7 +160,8 @@ def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str,
 
     resolution = values["resolution_nm"]
     if resolution is None:
-        _, _, place = open_prediction(semantic, flow, values["level"])
+        _, _, *places = open_prediction(semantic, flow, values["level"])
+        place = places[0] or places[1]
         resolution = None if place is None else place.edge_nm
     if resolution is None and not flags.keys() >= OF_RESOLUTION:
         warnings.warn(

@@ -87,12 +87,14 @@ def sees(array: Any) -> bool:
     return bool(sync((array.store_path / document_of(array)).exists()))
 
 
-def open_prediction(semantic: Any, flow: Any, level: int | None = None) -> "tuple[Any, Any, Placement | None]":
-    """Open foreground and flow, see `open_input`; the place in space is that of the first that knows its own."""
+def open_prediction(
+    semantic: Any, flow: Any, level: int | None = None
+) -> "tuple[Any, Any, Placement | None, Placement | None]":
+    """Open foreground and flow, see `open_input`; then the place in space of each, where it knows its own."""
     (opened, place), (opened_flow, place_of_flow) = in_parallel(
         lambda: open_input(semantic, "semantic", level), lambda: open_input(flow, "flow", level)
     )
-    return opened, opened_flow, place or place_of_flow
+    return opened, opened_flow, place, place_of_flow
 
 
 def open_labels(array: Any, name: str, level: int | None = None) -> Any:
