@@ -103,9 +103,9 @@ def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str
     *_, second, largest = np.sort(np.bincount(filtered.ravel())[1:])
     words = f"one one_flow --class own --group 1 --steps 60 --radius 3 --merge {merge} --on-missing background".split()
     for least, error, told in (
-        (largest + 1, 0, f"0 instances; {filtered.max()} dropped for their size, of {largest} voxels at most"),
-        (largest, 0, f"{filtered.max() - 1} dropped for their size, of {second} voxels at most"),
-        (1, 1e-9, rf"0 instances; {n} dropped for their flow error, of 0\.0\d+ at least"),
+        (largest + 1, 0, f"0 instances; {filtered.max()} dropped for their size of {largest} voxels at most"),
+        (largest, 0, f"{filtered.max() - 1} dropped for their size of {second} voxels at most"),
+        (1, 1e-9, rf"0 instances; {n} dropped for their flow error of 0\.0\d+ at least"),
         (1, 0, f"{n} instances"),
     ):
         more = ["--min-size", least, "--flow-error", error]

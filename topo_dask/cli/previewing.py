@@ -29,9 +29,9 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
     """Segment a box in memory and draw it, to see what parameters do.
 
     Takes the options of `run` that choose classes and parameters, and the same --config. Says how many instances there
-    are and how large, and draws foreground, flow and labels in three planes. The labels are those of the box alone:
-    what its faces cut is counted, and looks different in the whole volume. Nothing but the figure is written, of
-    several classes one each, with the name of the class added.
+    are and how large, and how many were dropped for what; draws foreground, flow and labels in three planes. The labels
+    are those of the box alone: what its faces cut is counted, and looks different in the whole volume. Nothing but the
+    figure is written, of several classes one each, with the name of the class added.
 
     \b
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16

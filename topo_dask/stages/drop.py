@@ -52,8 +52,8 @@ class Dropped:
     def __str__(self) -> str:
         if not self.foreground:
             return "no voxel is above the threshold"
-        small = f"{self.small} dropped for their size, of {self.largest} voxels at most"
-        bad = f"{self.bad} dropped for their flow error, of {self.least_error:.3g} at least"
+        small = f"{self.small} dropped for their size of {self.largest} voxels at most"
+        bad = f"{self.bad} dropped for their flow error of {self.least_error:.3g} at least"
         return ", ".join(text for n, text in ((self.small, small), (self.bad, bad)) if n)
 
 
