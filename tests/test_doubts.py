@@ -10,7 +10,7 @@ import zarr
 
 import topo_dask
 from topo_dask.blocks.sampling import sample_boxes
-from topo_dask.doubts import warn_of_prediction
+from topo_dask.doubts import _chunks_to_look, warn_of_prediction
 from topo_dask.kernels.plausibility import doubt_flow
 from topo_dask.synthetic import blobs, noisy, touching_plates, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
@@ -86,3 +86,30 @@ def test_large_chunks_are_not_decoded_for_a_look(monkeypatch: pytest.MonkeyPatch
         flow = zarr.create_array({}, data=-FLOW, chunks=chunks)
         with pytest.warns(UserWarning, match="away") if warned else nullcontext():
             warn_of_prediction(semantic, flow, {"nuc": 0}, 0.5)
+
+
+def test_boxes_reach_across_planes() -> None:
+    semantic = zarr.create_array({}, data=SEMANTIC, chunks=(1, 1, 64, 64))
+    for given, message in ((FLOW[::-1], "order"), (FLOW * 1000, "long"), (-FLOW, "away"), (FLOW, None)):
+        flow = zarr.create_array({}, data=np.ascontiguousarray(given), chunks=(1, 1, 64, 64))
+        with pytest.warns(UserWarning, match=message) if message else nullcontext():
+            warn_of_prediction(semantic, flow, {"nuc": 0}, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("semantic", "flow", "joined"),
+    [
+        ((1, 64, 64, 64), (3, 64, 64, 64), (64, 64, 64)),
+        ((1, 64, 64, 64), (1, 16, 32, 128), (16, 32, 64)),
+        ((1, 4, 8, 512), (3, 4, 8, 512), (16, 16, 512)),
+        ((1, 1, 64, 64), (1, 1, 64, 64), (16, 64, 64)),
+        ((1, 1, 512, 512), (1, 1, 512, 512), (12, 512, 512)),  # 4 MiB a plane, of foreground and three components
+        ((1, 1, 4096, 4096), (1, 1, 4096, 4096), (1, 4096, 4096)),
+    ],
+)
+def test_thin_chunks_are_joined_while_that_is_cheap(semantic: Any, flow: Any, joined: Any) -> None:
+    arrays = [
+        zarr.create_array({}, shape=(n, 4096, 4096, 4096), chunks=chunks, dtype="f4")
+        for n, chunks in ((1, semantic), (3, flow))
+    ]
+    assert _chunks_to_look(*arrays) == joined

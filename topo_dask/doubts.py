@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks.geometry import Triple
 from .blocks.sampling import sample_boxes
 from .config import warn
 from .kernels.plausibility import LEAST, doubt_flow, doubt_foreground, doubt_mask
@@ -17,9 +18,12 @@ EDGE = 32
 """Edge of a box that is looked at, in voxels."""
 
 LARGEST_CHUNK = 256 << 20
-"""Bytes of a chunk that is not decoded for a look."""
+"""Bytes of a chunk that is not decoded for a look; of thin chunks as many are decoded for a class."""
 
-_CLASSES = 3
+_THICK = 16
+"""Voxels to which a box reaches across thin chunks."""
+
+_PLACES, _CLASSES = 5, 3
 
 
 def warn_of_prediction(
@@ -44,7 +48,7 @@ def warn_of_prediction(
     """
     if max(chunk_bytes(semantic), chunk_bytes(flow)) > LARGEST_CHUNK:
         return
-    boxes = sample_boxes(flow.shape[-3:], getattr(flow, "chunks", flow.shape)[-3:], EDGE)
+    boxes = sample_boxes(flow.shape[-3:], _chunks_to_look(semantic, flow), EDGE)
     with suppress(OSError), np.errstate(over="ignore"):  # a threshold beyond the values' type becomes infinity
         for name, channel in islice(classes.items(), _CLASSES):
             masks = []
@@ -65,6 +69,22 @@ def warn_of_prediction(
             if doubt := doubt_flow(looks):
                 warn(f"{names[1]} of class {name!r} {doubt}")
                 return
+
+
+def _chunks_to_look(semantic: Any, flow: Any) -> Triple:
+    # What a box may lie in: the lesser chunks of both; thin ones are joined, the thinnest first, while that is cheap.
+    z, y, x = (
+        min(sizes)
+        for sizes in zip(*(getattr(array, "chunks", array.shape)[-3:] for array in (semantic, flow)), strict=True)
+    )
+    chunks = [z, y, x]
+    reads = chunk_bytes(semantic) + (ceil(3 / flow.chunks[0]) * chunk_bytes(flow) if hasattr(flow, "chunks") else 0)
+    most = LARGEST_CHUNK // max(1, _PLACES * reads)
+    for axis in sorted(range(3), key=chunks.__getitem__):
+        joined = max(1, min(most, ceil(_THICK / max(1, chunks[axis]))))
+        chunks[axis] *= joined
+        most //= joined
+    return chunks[0], chunks[1], chunks[2]
 
 
 def warn_of_mask(mask: NDArray[Any], flow: NDArray[Any]) -> None:
