@@ -1,5 +1,6 @@
 """What is hardly meant is warned of before the work, and what is right is not."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from scipy.ndimage import gaussian_filter
 
 import topo_dask
 from topo_dask.blocks.sampling import sample_boxes
 from topo_dask.doubts import _chunks_to_look, warn_of_prediction
-from topo_dask.kernels.plausibility import doubt_flow
+from topo_dask.kernels.plausibility import doubt_flow, doubt_foreground
 from topo_dask.synthetic import blobs, noisy, touching_plates, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
 
@@ -20,10 +22,14 @@ MASK = LABELS > 0
 FLOW = noisy(direct_flow(LABELS), 0.1, seed=0)
 SEMANTIC = MASK[None].astype(np.float32)
 CONFIG = {"nuc": {"group": 1, "n_steps": 5, "convergence_radius": 4.0, "min_size": 50}}
+SOFT = gaussian_filter(SEMANTIC, 1.0, axes=(1, 2, 3))
 SCALED = (MASK[None] * np.arange(100, 164) + 7).astype(np.uint8)
 
 WRONG: list[tuple[np.ndarray, np.ndarray, str]] = [
-    (SCALED, FLOW, "semantic{} holds integers up to 1[0-9]{{2}}, and all above 0.5 are foreground"),
+    (SCALED, FLOW, "semantic{} holds values up to 1[0-9]{{2}}, and all above 0.5 are foreground"),
+    (SOFT * np.float32(255), FLOW, "semantic{} holds values up to 255, .*: .* pass a threshold of 127"),
+    (SOFT * 16 - 8, FLOW, "semantic{} holds values from -8 to 8, which look like logits: pass a threshold of 0"),
+    (SOFT * np.float32(0.4), FLOW, "semantic{} holds nothing above the threshold of 0.5 .*, and values up to 0.4: "),
     (SEMANTIC, FLOW[::-1], r"flow{} of class 'nuc' fits foreground better in the order \(dx, dy, dz\): "),
     (SEMANTIC, FLOW[[1, 2, 0]], r"flow{} of class 'nuc' fits foreground better in the order \(dy, dx, dz\): "),
     (SEMANTIC, -FLOW[::-1], r"flow{} of class 'nuc' fits .* in the order \(dx, dy, dz\), negated: "),
@@ -47,12 +53,21 @@ def test_what_is_hardly_meant_is_warned_of(semantic: Any, flow: Any, message: st
 def test_a_mask_of_probabilities_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="sem_mask holds fractions, such as 0.[39], and all but 0 count as foreground"):
         topo_dask.postprocess_single(np.where(MASK, np.float32(0.9), np.float32(0.3)), FLOW, 1)
+    for given, remedy in (
+        (
+            np.rint(SOFT[0] * 255).astype(np.uint8),
+            "values up to 255, .*: of probabilities times 255 pass probability > 127",
+        ),
+        (SOFT[0] * 16 - 8, "fractions, .*: of logits pass logits > 0"),
+    ):
+        with pytest.warns(UserWarning, match=f"sem_mask holds {remedy}"):
+            topo_dask.postprocess_single(given, FLOW, 1)
     with pytest.warns(UserWarning, match="^flow points away from the middle of objects"):
         topo_dask.postprocess_single(MASK, -FLOW, 1)
 
 
 def test_masks_of_any_type_and_what_can_not_be_told_are_not_doubted(tmp_path: Path) -> None:
-    for mask in (MASK, MASK.astype(np.uint8) * 255, MASK.astype(np.float64), LABELS):
+    for mask in (MASK, MASK.astype(np.uint8) * 255, MASK.astype(np.float64), LABELS, LABELS.astype(np.uint8)):
         topo_dask.postprocess_single(mask, FLOW, 1)
     topo_dask.postprocess_single(MASK[:8, :8, :8], -FLOW[:, :8, :8, :8], 1)
     chunks = [zarr.create_array({}, data=a, chunks=(1, 16, 64, 64)) for a in (SEMANTIC, FLOW)]
@@ -86,6 +101,21 @@ def test_large_chunks_are_not_decoded_for_a_look(monkeypatch: pytest.MonkeyPatch
         flow = zarr.create_array({}, data=-FLOW, chunks=chunks)
         with pytest.warns(UserWarning, match="away") if warned else nullcontext():
             warn_of_prediction(semantic, flow, {"nuc": 0}, 0.5)
+
+
+def right_foreground() -> Iterator[tuple[Any, float]]:
+    rng = np.random.default_rng(0)
+    for sigma in (0.0, 0.1, 0.3):
+        probability = SOFT + rng.normal(0, sigma, SOFT.shape).astype(np.float32)
+        yield from ((probability, 0.5), (16 * probability - 8, 0.0), (255 * probability, 127))
+        yield np.rint(255 * probability.clip(0, 1)).astype(np.uint8), 127
+        yield from ((probability.clip(0, 1) * np.float32(0.04), 0.5), (SEMANTIC * 0, 0.5))  # no objects
+    yield from ((SEMANTIC * 255, 0.5), (LABELS[None] % 2, 0.5))
+
+
+def test_right_foreground_is_not_doubted() -> None:
+    for values, threshold in right_foreground():
+        assert doubt_foreground(values, threshold) is None
 
 
 def test_boxes_reach_across_planes() -> None:

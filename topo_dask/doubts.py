@@ -50,14 +50,12 @@ def warn_of_prediction(
         return
     boxes = sample_boxes(flow.shape[-3:], _chunks_to_look(semantic, flow), EDGE)
     with suppress(OSError), np.errstate(over="ignore"):  # a threshold beyond the values' type becomes infinity
-        for name, channel in islice(classes.items(), _CLASSES):
-            masks = []
-            for box in boxes:
-                values = np.asarray(semantic[(slice(channel, channel + 1), *box.slices)])[0]
-                if doubt := doubt_foreground(values, threshold):
-                    warn(f"{names[0]} {doubt}")
-                    return
-                masks.append(values > threshold)
+        for name, channel in islice(classes.items(), _CLASSES if boxes else 0):
+            values = [np.asarray(semantic[(slice(channel, channel + 1), *box.slices)])[0] for box in boxes]
+            if doubt := doubt_foreground(np.concatenate([part.ravel() for part in values]), threshold):
+                warn(f"{names[0]} {doubt}")
+                return
+            masks = [part > threshold for part in values]
             if sum(map(np.count_nonzero, masks)) < LEAST:
                 continue
             part = slice(3 * channel, 3 * channel + 3)

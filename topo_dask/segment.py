@@ -142,9 +142,10 @@ def segment_volume(
     Warns
     -----
     UserWarning
-        When a few boxes, which are read first, look as if something else was meant: integers that seem to be scaled
-        probabilities; flow that is scaled, 0, points away from objects, or fits in another order. When the metadata of
-        the two inputs tell voxels of different sizes, or labels go into an image of other shapes where theirs say.
+        When a few boxes, which are read first, look as if something else was meant: foreground that seems to be logits
+        or scaled probabilities, or all below the threshold; flow that is scaled, 0, points away from objects, or fits
+        in another order. When the metadata of the two inputs tell voxels of different sizes, or labels go into an image
+        of other shapes where theirs say.
 
     Notes
     -----

@@ -72,8 +72,8 @@ def postprocess_single(
     Warns
     -----
     UserWarning
-        When NumPy arrays look, in a few boxes, as if something else was meant: a mask of fractions; flow that is
-        scaled, 0, points away from objects, or fits in another order.
+        When NumPy arrays look, in a few boxes, as if something else was meant: a mask of probabilities or logits; flow
+        that is scaled, 0, points away from objects, or fits in another order.
 
     Examples
     --------

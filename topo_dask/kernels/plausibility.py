@@ -20,11 +20,20 @@ the given order another one must have. Where objects are balls of radius r it is
 _ENOUGH = 512
 """Voxels, or steps between two, that are looked at in a box."""
 
+_SCALES = 1, 255, 65535
+"""What stands for a probability of 1 in stored foreground."""
+
+_PAIRS = 256
+"""Neighbours in a mask below which nothing is said of integers."""
+
 _COMPONENTS = ("dz", "dy", "dx")
 
 
 def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
-    """What is strange about stored foreground, if anything: integers that look like probabilities from 0 to 255.
+    """What is strange about stored foreground, if anything: logits, scaled probabilities, or none above the threshold.
+
+    That none is above the threshold is said only where a tenth of the values are over half of the largest, which is
+    near the threshold or, of fractions below a threshold for 0 to 255, near 1: where there are no objects few are.
 
     Parameters
     ----------
@@ -36,36 +45,82 @@ def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
     Examples
     --------
     >>> doubt_foreground(np.array([0, 30, 255], np.uint8), 0.5)
-    'holds integers up to 255, and all above 0.5 are foreground: if they are scaled probabilities scale the threshold'
+    'holds values up to 255, and all above 0.5 are foreground: of probabilities times 255 pass a threshold of 127'
     >>> doubt_foreground(np.array([0, 255, 255], np.uint8), 0.5)
+    >>> doubt_foreground(np.array([-7.5, 4.25, 8.0]), 0.5)
+    'holds values from -7.5 to 8, which look like logits: pass a threshold of 0'
+    >>> doubt_foreground(np.array([0, 0.25, 0.4]), 0.5)
+    'holds nothing above the threshold of 0.5 where it was looked at, and values up to 0.4: pass a lower one'
     """
-    if values.dtype.kind not in "iu" or not 0 <= threshold < 1 or values.size == 0 or values.max() <= 1:
+    if not values.size:
         return None
-    if len(np.unique(values)) < 3:  # a mask
-        return None
-    return (
-        f"holds integers up to {values.max()}, and all above {threshold} are foreground: if they are scaled "
-        "probabilities scale the threshold"
-    )
+    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    fractions = values.dtype.kind == "f"
+    if fractions and 0 < threshold < 1 and low < -1 and _many(values < -1, 100):
+        return f"holds values from {low:.3g} to {high:.3g}, which look like logits: pass a threshold of 0"
+    if 0 < threshold < 1 and low > -1 and 2 <= high <= _SCALES[-1]:
+        if not ((values > low) & (values < high)).any() or not _many(values >= 2, 100):  # a mask; a few that overshoot
+            return None
+        scale = _scale(high)
+        return (
+            f"holds values up to {high:.5g}, and all above {threshold} are foreground: of probabilities times {scale} "
+            f"pass a threshold of {scale // 2}"
+        )
+    unscaled = values.dtype.kind in "fb" and threshold > 1 >= high > 0.5
+    if 0 < high <= threshold and (unscaled or high > threshold / 2) and _many(values > high / 2, 10):
+        return (
+            f"holds nothing above the threshold of {threshold} where it was looked at, and values up to {high:.3g}: "
+            "pass a lower one"
+        )
+    return None
 
 
 def doubt_mask(values: NDArray[Any]) -> str | None:
-    """What is strange about a mask, if anything: fractions, all of which are true.
+    """What is strange about a mask, if anything: fractions, or integers as smooth as probabilities, all of them true.
+
+    Parameters
+    ----------
+    values : ndarray, shape (d, h, w)
+        Some of the mask. Labels are a mask too: most neighbours in them are equal.
 
     Examples
     --------
-    >>> doubt_mask(np.array([0, 0.25, 1]))
+    >>> doubt_mask(np.array([[[0, 0.25, 1]]]))
     'holds fractions, such as 0.25, and all but 0 count as foreground: of probabilities pass probability > 0.5'
+    >>> doubt_mask(np.array([[[-4.5, 2]]]))
+    'holds fractions, such as -4.5, and all but 0 count as foreground: of logits pass logits > 0'
+    >>> doubt_mask(np.arange(256, dtype=np.uint8).reshape(1, 1, 256).repeat(2, axis=0))
+    'holds values up to 255, and all but 0 count as foreground: of probabilities times 255 pass probability > 127'
     """
-    if values.dtype.kind != "f":
+    kind = values.dtype.kind
+    if kind not in "fiu" or not values.any():
         return None
-    fractions = values[(values > 0) & (values < 1)]
-    if not len(fractions):
-        return None
-    return (
-        f"holds fractions, such as {fractions[0]:.3g}, and all but 0 count as foreground: of probabilities pass "
-        "probability > 0.5"
-    )
+    high = float(np.fmax.reduce(values, axis=None))
+    if kind == "f":
+        fractions = values[np.isfinite(values) & (values != np.trunc(values))]
+        if not len(fractions):
+            return None
+        holds, logits = f"fractions, such as {fractions[0]:.3g}", bool((values < -1).any())
+    else:
+        between = (values > high / 10) & (values < 0.9 * high)
+        both = between[..., :-1] & between[..., 1:]
+        alike = np.count_nonzero(both & (values[..., :-1] == values[..., 1:]))
+        if high > _SCALES[-1] or np.count_nonzero(both) < _PAIRS or 2 * alike > np.count_nonzero(both):
+            return None
+        holds, logits = f"values up to {high:.5g}", False
+    scale = _scale(high)
+    remedy = f"probabilities{f' times {scale}' if scale > 1 else ''} pass probability > {scale // 2 or 0.5}"
+    return f"holds {holds}, and all but 0 count as foreground: of {'logits pass logits > 0' if logits else remedy}"
+
+
+def _scale(high: float) -> int:
+    # What stands for 1, by the largest value.
+    return next((scale for scale in _SCALES if high <= scale), _SCALES[-1])
+
+
+def _many(which: NDArray[np.bool_], part: int) -> bool:
+    # Whether at least one in so many is.
+    return part * int(np.count_nonzero(which)) >= which.size
 
 
 def doubt_flow(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> str | None:
