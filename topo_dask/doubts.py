@@ -1,7 +1,8 @@
 """A second look before the work: a few voxels are read, and what was probably not meant is warned of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from math import ceil, prod
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks.geometry import Triple
+from .blocks.geometry import Box, Triple
 from .blocks.sampling import sample_boxes
 from .config import warn
-from .kernels.plausibility import LEAST, doubt_flow, doubt_foreground, doubt_mask
+from .kernels.plausibility import FEW, Looks, doubt_flow, doubt_foreground, doubt_mask
 
 EDGE = 32
 """Edge of a box that is looked at, in voxels."""
@@ -48,7 +49,7 @@ def warn_of_prediction(
     """
     if max(chunk_bytes(semantic), chunk_bytes(flow)) > LARGEST_CHUNK:
         return
-    boxes = sample_boxes(flow.shape[-3:], _chunks_to_look(semantic, flow), EDGE)
+    n, boxes = flow.shape[0] // 3, sample_boxes(flow.shape[-3:], _chunks_to_look(semantic, flow), EDGE)
     with suppress(OSError), np.errstate(over="ignore"):  # a threshold beyond the values' type becomes infinity
         for name, channel in islice(classes.items(), _CLASSES if boxes else 0):
             values = [np.asarray(semantic[(slice(channel, channel + 1), *box.slices)])[0] for box in boxes]
@@ -56,17 +57,22 @@ def warn_of_prediction(
                 warn(f"{names[0]} {doubt}")
                 return
             masks = [part > threshold for part in values]
-            if sum(map(np.count_nonzero, masks)) < LEAST:
+            if sum(map(np.count_nonzero, masks)) < FEW:
                 continue
-            part = slice(3 * channel, 3 * channel + 3)
-            looks = [
-                (mask, np.asarray(flow[(part, *box.slices)]))
-                for mask, box in zip(masks, boxes, strict=True)
-                if mask.any()
-            ]
-            if doubt := doubt_flow(looks):
+            looks = _look(masks, boxes, flow, [slice(3 * channel, 3 * channel + 3)])
+            apart = partial(_look, masks, boxes, flow, [slice(c, c + 1) for c in range(channel, 3 * n, n)])
+            if doubt := doubt_flow(looks, apart if n > 1 else None):
                 warn(f"{names[1]} of class {name!r} {doubt}")
                 return
+
+
+def _look(masks: Sequence[NDArray[np.bool_]], boxes: Sequence[Box], flow: Any, channels: Sequence[slice]) -> Looks:
+    looks = []
+    for mask, box in zip(masks, boxes, strict=True):
+        if mask.any():
+            parts = [np.asarray(flow[(part, *box.slices)]) for part in channels]
+            looks.append((mask, parts[0] if len(parts) == 1 else np.concatenate(parts)))
+    return looks
 
 
 def _chunks_to_look(semantic: Any, flow: Any) -> Triple:

@@ -1,24 +1,31 @@
 """What is legal but hardly meant, told from some voxels: foreground on another scale, flow in another order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 4096
-"""Foreground voxels below which nothing is said of a flow."""
+Looks: TypeAlias = Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]
+"""Foreground of some boxes, shape (d, h, w), and the vectors there, shape (3, d, h, w)."""
 
-_LONG = 8.0
+FEW, LEAST = 256, 4096
+"""Foreground voxels below which nothing is said of a flow, and of the order and signs of its components."""
+
+_LONG = 2.5
 """Median length of vectors from which they are taken to be scaled."""
 
 _FIT, _BETTER = 0.02, 2.0
 """Convergence, in voxels a voxel, below which nothing is said of the order of components, and how many times that of
 the given order another one must have. Where objects are balls of radius r it is 2 / r if the order is right."""
 
+_SPREAD, _ERRORS = 0.4, 13
+"""The same in standard deviations of the steps, and in those over the root of their number: six errors of a sum. By the
+median alone blurred flow of thin sheets that touch would diverge, by up to 0.35 of it."""
+
 _ENOUGH = 512
-"""Voxels, or steps between two, that are looked at in a box."""
+"""Voxels, or steps between two, that are looked at in a box, on average."""
 
 _SCALES = 1, 255, 65535
 """What stands for a probability of 1 in stored foreground."""
@@ -123,16 +130,21 @@ def _many(which: NDArray[np.bool_], part: int) -> bool:
     return part * int(np.count_nonzero(which)) >= which.size
 
 
-def doubt_flow(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> str | None:
+def doubt_flow(looks: Looks, apart: Callable[[], Looks] | None = None) -> str | None:
     """What is strange about a flow, if anything: its length, or that components in another order or sign fit better.
 
     Towards the middle of objects component d falls along axis d: flows converge. So the median step of each component
-    along each axis, over foreground, tells which component belongs to which axis.
+    along each axis, over foreground, tells which component belongs to which axis, and whether it is negated. It does
+    not tell of axes along which objects are long, or far wider than along another: steps along those are about 0, so of
+    parallel tubes one component, and of parallel sheets two, may be given in any order or sign.
 
     Parameters
     ----------
     looks : sequence of (ndarray of bool, shape (d, h, w); ndarray, shape (3, d, h, w))
         Foreground of some boxes, and the vectors there. All are taken together: a part of an object may look strange.
+    apart : callable, optional
+        Gives `looks` with the vectors that are there if channels are the dz of all classes, then all dy, then all dx.
+        Called only where a component hardly converges as given.
 
     Examples
     --------
@@ -143,40 +155,58 @@ def doubt_flow(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> str |
     'fits foreground better in the order (dx, dy, dz): the channels of a class are its dz, dy, dx'
     >>> doubt_flow([(mask, -flow)])
     'points away from the middle of objects: it must point towards it'
+    >>> doubt_flow([(mask, flow * np.array([1, -1, 1]).reshape(3, 1, 1, 1))])
+    'points away from the middle of objects along y: it must point towards it'
+    >>> doubt_flow([(mask, 5 * flow)])
+    'has vectors 5.0 voxels long, where about one is expected: divide it by about 5.0'
     """
-    if sum(np.count_nonzero(mask) for mask, _ in looks) < LEAST:
+    seen = sum(int(np.count_nonzero(mask)) for mask, _ in looks)
+    if seen < FEW:
         return None
-    vectors = [_vectors(flow, _some(mask)) for mask, flow in looks]
+    every = max(1, seen // (_ENOUGH * len(looks)))
     with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(np.concatenate(vectors, axis=1), axis=0)
+        lengths = np.concatenate([np.linalg.norm(_vectors(flow, _some(mask, every)), axis=0) for mask, flow in looks])
     if not np.isfinite(lengths).all():
         return None
     if not lengths.any():
         return f"is 0 at all of {lengths.size} foreground voxels looked at"
     if (typical := float(np.median(lengths))) > _LONG:
-        return f"has vectors {typical:.0f} voxels long, where about one is expected: divide it by its scale"
-    steps, error = _steps(looks)
-    fits = {
-        (order, sign): -sign * sum(steps[axis, component] for axis, component in enumerate(order))
-        for order in permutations(range(3))
-        for sign in (1, -1)
-    }
-    best = max(fits, key=lambda fit: fits[fit])
-    if fits[best] < max(_FIT, 6 * error, _BETTER * fits[(0, 1, 2), 1]):
+        about = f"{typical:.{1 if typical < 10 else 0}f}"
+        return f"has vectors {about} voxels long, where about one is expected: divide it by about {about}"
+    return _doubt_order(looks, every, apart) if seen >= LEAST else None
+
+
+def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) -> str | None:
+    steps, least = _steps(looks, every)
+    given = -np.diag(steps)
+    better = max(least, _BETTER * given.sum())
+    if apart is not None and given.min() < given.max() / 4 and -np.trace(_steps(apart(), every)[0]) > better:
+        return "fits foreground better if the dz of all classes come first: the channels of each are its dz, dy, dx"
+    fits = {}
+    for order in permutations(range(3)):
+        along = steps[range(3), order]
+        signs = np.where(along > least, -1, 1)
+        fits[order] = -float(signs @ along), signs
+    order = max(fits, key=lambda order: fits[order][0])
+    fit, signs = fits[order]
+    if fit < better:
         return None
-    order, sign = best
+    away = [axis for axis in range(3) if signs[axis] < 0]
     if order == (0, 1, 2):
-        return "points away from the middle of objects: it must point towards it"
+        where = "" if len(away) == 3 else f" along {' and '.join('zyx'[axis] for axis in away)}"
+        return f"points away from the middle of objects{where}: it must point towards it"
     # Channel c of what is given is the component along the axis that takes it.
     names = ", ".join(_COMPONENTS[order.index(channel)] for channel in range(3))
-    turned = "" if sign == 1 else ", negated"
+    if not (steps[range(3), order] < -least).any():
+        turned = ", negated"
+    else:
+        turned = f", {' and '.join(_COMPONENTS[axis] for axis in away)} negated" if away else ""
     return f"fits foreground better in the order ({names}){turned}: the channels of a class are its dz, dy, dx"
 
 
-def _some(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
-    # Indices of up to about `_ENOUGH` voxels of a mask, spread over it.
-    found = np.flatnonzero(mask)
-    return np.unravel_index(found[:: max(1, len(found) // _ENOUGH)], mask.shape)
+def _some(mask: NDArray[np.bool_], every: int) -> tuple[NDArray[np.int64], ...]:
+    # Indices of one in so many voxels of a mask, spread over it.
+    return np.unravel_index(np.flatnonzero(mask)[::every], mask.shape)
 
 
 def _vectors(flow: NDArray[Any], at: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
@@ -184,18 +214,18 @@ def _vectors(flow: NDArray[Any], at: Sequence[NDArray[np.int64]]) -> NDArray[np.
     return flow[:, z, y, x].astype(np.float64)
 
 
-def _steps(looks: Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]) -> tuple[NDArray[np.float64], float]:
-    # Median step of each component along each axis between foreground voxels, and the error of a sum of three.
-    steps, worst = np.zeros((3, 3)), 0.0
+def _steps(looks: Looks, every: int) -> tuple[NDArray[np.float64], float]:
+    # Median step of each component along each axis between foreground voxels, and what a sum of three must exceed.
+    steps, least = np.zeros((3, 3)), _FIT
     for axis in range(3):
         found = []
         for mask, flow in looks:
             turned = np.moveaxis(mask, axis, 0)
-            at = _some(np.moveaxis(turned[:-1] & turned[1:], 0, axis))
+            at = _some(np.moveaxis(turned[:-1] & turned[1:], 0, axis), every)
             beyond = [where + (k == axis) for k, where in enumerate(at)]
             found.append(_vectors(flow, beyond) - _vectors(flow, at))
         together = np.concatenate(found, axis=1)
-        if together.shape[1]:
+        if n := together.shape[1]:
             steps[axis] = np.median(together, axis=1)
-            worst = max(worst, 1.2533 * float(np.std(together, axis=1).max()) / together.shape[1] ** 0.5)
-    return steps, 3**0.5 * worst
+            least = max(least, max(_SPREAD, _ERRORS / n**0.5) * float(np.std(together, axis=1).max()))
+    return steps, least
