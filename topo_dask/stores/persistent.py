@@ -1,29 +1,42 @@
 """Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, StorePath, WrapperStore
+from zarr.storage import FsspecStore, StorePath
 
 from . import retries
 from .retries import insist, is_local, persist
 
 
-class PersistentStore(WrapperStore[Store]):
+class PersistentStore(Store):
     """Store whose absences are confirmed, and whose requests are made again when they fail.
 
     A write or removal that was answered with an error may have happened all the same. Both can be repeated: only one
-    task writes an object.
+    task writes an object. A `Store` and not a `WrapperStore`: that one passes on what zarr adds to the interface
+    (`get_sync`, `get_ranges`), to be asked once; here it falls back on `get`.
 
     Parameters
     ----------
     store : zarr.abc.store.Store
         Store that is not local.
     """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(read_only=store.read_only)
+        self._store = store
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """The same store, to be read only or to be written too."""
+        return type(self)(self._store.with_read_only(read_only))
+
+    async def _open(self) -> None:
+        await self._store._ensure_open()
+        await super()._open()
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Bytes of an object, or None where it is absent by all looks and by another kind of request."""
@@ -33,6 +46,26 @@ class PersistentStore(WrapperStore[Store]):
                 if found is not None or not await self.exists(key, looks=1):
                     return found
             raise OSError(f"exists, but was not found {2 * retries.TRIES} times")
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Bytes of parts of objects."""
+        return [await self.get(key, prototype, part) for key, part in key_ranges]
+
+    async def get_ranges(
+        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **limits: Any
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Parts of a shard, neighbours fetched as one (asked for by zarr from 3.2 on); errors are those of `get`."""
+        default: Any = super()
+        try:
+            async for group in default.get_ranges(key, byte_ranges, prototype=prototype, **limits):
+                yield group
+        except BaseExceptionGroup as errors:
+            _, others = errors.split(FileNotFoundError)  # such a group tells zarr that the shard is absent
+            if others is None:
+                raise
+            raise others.exceptions[0] from None
 
     async def exists(self, key: str, looks: int | None = None) -> bool:
         """Whether any look finds an object."""
@@ -71,10 +104,6 @@ class PersistentStore(WrapperStore[Store]):
             removed = await persist(gone, retries.FAILURES)
         if not removed:
             raise OSError(f"{self}/{prefix} cannot be removed")
-
-    async def is_empty(self, prefix: str) -> bool:
-        """Whether no look finds an object with a prefix."""
-        return await Store.is_empty(self, prefix)
 
     async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]], looks: int | None = None) -> list[str]:
         async def look() -> list[str] | None:
@@ -128,6 +157,29 @@ class PersistentStore(WrapperStore[Store]):
         # File systems remember listings, and others write meanwhile.
         if isinstance(self._store, FsspecStore):
             self._store.fs.invalidate_cache()
+
+    @property
+    def supports_writes(self) -> bool:
+        """Whether objects can be stored."""
+        return self._store.supports_writes
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether objects can be removed."""
+        return self._store.supports_deletes
+
+    @property
+    def supports_listing(self) -> bool:
+        """Whether keys can be listed."""
+        return self._store.supports_listing
+
+    def close(self) -> None:
+        """Close this store and the one it asks."""
+        super().close()
+        self._store.close()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PersistentStore) and self._store == other._store
 
     def __str__(self) -> str:
         return str(self._store)
