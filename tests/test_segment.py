@@ -637,6 +637,30 @@ def test_an_array_given_is_written_again(monkeypatch: pytest.MonkeyPatch, tmp_pa
         same(found, in_memory(SEMANTIC[:1], FLOW[:3], config))
 
 
+def test_an_array_given_is_emptied_block_by_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=BLOCK, dtype="int32")
+    array[:] = 5
+    read, real = list[int](), zarr.Array.__getitem__
+
+    def getitem(self: Any, index: Any) -> Any:
+        found = real(self, index)
+        read.extend([found.size] if self.path == array.path and self.store == array.store else [])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__getitem__", getitem)
+        found = segment_volume(*paths, array, **settings(config), overwrite=True)
+    assert max(read) == np.prod(BLOCK)
+    same(found, in_memory(SEMANTIC[:1], FLOW[:3], config))
+
+    array[-1:, -1:, -1:] = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__setitem__", lambda *given: None)  # a store that denies what it should remove
+        with pytest.raises(OSError, match="out cannot be emptied"):
+            segment_volume(*paths, array, **settings(config), overwrite=True)
+
+
 def test_labels_of_another_run_are_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
 ) -> None:

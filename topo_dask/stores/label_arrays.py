@@ -5,16 +5,20 @@ import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from ..blocks.geometry import Triple
+from ..blocks.geometry import Block, BlockGrid, Triple
 from .foreign import HALF, MARK, METADATA, names_in
 from .outputs import OutputSpec, Target, existing_group, has_labels
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels, version_of
-from .retries import in_parallel
+from .retries import in_order, in_parallel
+
+_EMPTIED = 1 << 25
+"""Bytes of voxels that are emptied at a time, or one block: requests to an object store wait."""
 
 
 def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
@@ -195,8 +199,12 @@ def _sweep(target: Target, place: str) -> None:
 
 def _clear(array: Any, spec: OutputSpec) -> None:
     # Blocks without foreground are not written: what an earlier run left there would stay.
+    def empty(block: Block) -> None:
+        array[block.write.slices] = 0
+        if array[block.write.slices].any():  # an object store may deny what it should remove
+            raise OSError(f"output {array.store_path} cannot be emptied: {block.write} and maybe others hold labels")
+
     if array.nchunks_initialized:
-        for at in range(0, spec.shape[0], spec.block_shape[0]):
-            array[at : at + spec.block_shape[0]] = 0
-            if array[at : at + spec.block_shape[0]].any():  # an object store may deny what it should remove
-                raise OSError(f"output {array.store_path} cannot be emptied: plane {at} and those behind hold labels")
+        each = prod(spec.block_shape) * array.dtype.itemsize
+        for _ in in_order(empty, BlockGrid(spec.shape, spec.block_shape), max(1, _EMPTIED // each)):
+            pass
