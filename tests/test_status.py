@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,12 +34,12 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def segment(scheduler: str = "threads", **more: bool | str) -> None:
+def segment(scheduler: str = "threads", **more: Any) -> None:
     import dask
 
     common = {"class_names": ["nuc", "mito"], "class_config": CONFIG, "block_shape": (2, 4, 4), "halo": 0}
     with dask.config.set(scheduler=scheduler):
-        topo_dask.segment_volume("mask", "flow", "a b", **common, progress=False, **more)
+        topo_dask.segment_volume("mask", "flow", "a b", **common, **{"progress": False, **more})
 
 
 def status(*words: str) -> str:
@@ -64,6 +65,33 @@ def test_what_is_left_and_how_to_go_on(interrupted: Path, place: str) -> None:
     text = status(place)
     assert "interrupted; to go on: topo-dask run mask flow 'a b' --resume" in text
     assert json.loads(status(place, "--json"))["complete"] is False
+
+
+def test_blocks_of_classes_that_share_the_read_of_the_flow_are_counted_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros((2, 4, 4, 8), np.float32)
+    mask[0, :2], mask[1, ..., :4] = 1, 1
+    zarr.create_array(tmp_path / "mask", data=mask, chunks=(1, 2, 4, 4))
+    zarr.create_array(tmp_path / "flow", data=np.ones((6, 4, 4, 8), np.float32), chunks=(6, 4, 4, 4))
+    monkeypatch.chdir(tmp_path)
+
+    class Stop:
+        def begin(self, job: Any, stage: Any, n: int) -> Any:
+            if (job.name, stage.name) == ("mito", "fragments"):
+                raise InterruptedError
+            return lambda: None
+
+    with pytest.raises(InterruptedError):
+        segment(progress=Stop())
+    found = read_status("a b").classes
+    assert {name: (stages[0].done, stages[0].total) for name, stages in found.items()} == {
+        "nuc": (3, 3),
+        "mito": (3, 3),
+    }
+    assert {stage.name: stage.total for stage in found["mito"]}["fragments"] is not None
+    (tmp_path / "flow").rename(tmp_path / "moved")
+    assert read_status("a b").classes["nuc"][0].total == 4  # all blocks
 
 
 def test_scratch_of_its_own_is_found_by_the_output(interrupted: Path) -> None:

@@ -15,7 +15,7 @@ from .config import ClassConfig, Preset, finite_number, nothing_to_segment, reso
 from .doubts import warn_of_prediction
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
-from .plan import Plan, Recipe, plan_stages
+from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stores.checked import CheckedArray, OnMissing
 from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
@@ -199,8 +199,7 @@ def plan_volume(
     workers, threads, memory = machine or resources(memory_limit)
     allowed = allowed_per_task(memory, threads)
     items = semantic.dtype.itemsize, flow.dtype.itemsize, used_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
-    # Classes in the same stored chunks share the read of the flow.
-    shared = flow.shape[0] if len(classes) > 1 and (flow.shards or flow.chunks)[0] > 3 else 3
+    shared = flow.shape[0] if tracked_together(flow, len(classes)) else 3
     footprint = Footprint(shape, margin, *items, shared)
     if block_shape is None and recorded is not None:
         block, chunks = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")

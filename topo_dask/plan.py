@@ -212,6 +212,11 @@ class Downsampling(Stage):
         return job.at(self.level)
 
 
+def tracked_together(flow: Any, n_classes: int) -> bool:
+    """Whether so many classes are tracked together: where stored chunks of the flow hold channels of several."""
+    return n_classes > 1 and (flow.shards or flow.chunks)[0] > 3
+
+
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
     """Stage that tracks several classes of one grid and one flow array."""
     return TrackTogether("track", track, EVERY, moves=True, products=NUMBERED, jobs=tuple(jobs))

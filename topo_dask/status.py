@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .blocks.geometry import BlockGrid
+from .blocks.geometry import BlockGrid, Triple
 from .config import ClassConfig
-from .plan import DONE, EVERY, Plan, Recipe, plan_stages
+from .plan import DONE, EVERY, Plan, Recipe, plan_stages, tracked_together
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
@@ -104,9 +104,9 @@ def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, 
     grid = BlockGrid(tuple(record["semantic"]["shape"][1:]), tuple(record["block_shape"]), tuple(record["halo"]))
     classes = {}
     pyramid = [(z, y, x) for z, y, x in record["pyramid"]["factors"]] if record["pyramid"] else []
+    channels = {name: values.pop("channel") for name, values in record["classes"].items()}
     for name, values in record["classes"].items():
-        channel = values.pop("channel")
-        candidates = cache(lambda channel=channel: _candidates(record, grid, channel))
+        candidates = cache(lambda channel=channels[name]: _candidates(record, grid, channel, [*channels.values()]))
         plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), tiers=grid.tiers, pyramid=pyramid)
         classes[name] = _stages(ledger.compartment(scratch, record["run"], name), plan, candidates)
     return RunStatus(scratch.url, record["output"], classes, locks.at_work(scratch), origin)
@@ -126,11 +126,18 @@ def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> 
     return found
 
 
-def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int) -> int:
-    # Blocks that a stored chunk of the foreground meets; all of them where the input cannot be found again.
+def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int, channels: list[int]) -> int:
+    # Blocks that a stored chunk of the foreground meets, of any class where all are tracked together; all blocks where
+    # the inputs cannot be found again.
     try:
-        array, _ = open_input(record["semantic"]["store"].removeprefix("file://").rstrip("/"), "semantic")
+        semantic, flow = (
+            open_input(record[name]["store"].removeprefix("file://").rstrip("/"), name)[0]
+            for name in ("semantic", "flow")
+        )
     except (OSError, ValueError):
         return len(grid)
-    source = Source(CheckedArray(array, "semantic", "background"), "semantic", slice(channel, channel + 1))
-    return sum(1 for _ in Foreground(source, record["threshold"]).stored_blocks(grid))
+    found = set[Triple]()
+    for one in channels if tracked_together(flow, len(channels)) else [channel]:
+        source = Source(CheckedArray(semantic, "semantic", "background"), "semantic", slice(one, one + 1))
+        found.update(block.block_id for block in Foreground(source, record["threshold"]).stored_blocks(grid))
+    return len(found)
