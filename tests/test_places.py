@@ -1,8 +1,14 @@
 """Places and memory: what workers see of inputs and outputs, fill values, and the limits of a container."""
 
+import multiprocessing.pool
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -11,7 +17,10 @@ from distributed.comm import CommClosedError
 
 import topo_dask
 from topo_dask import machine, surroundings
-from topo_dask.plan import Stage
+from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.config import ClassConfig
+from topo_dask.plan import EVERY, Stage
+from topo_dask.stages.job import Job
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.stores.space import disk_of
@@ -168,6 +177,38 @@ def test_workers_without_a_limit_share_the_memory_of_their_host(
             assert machine.machine_memory() == 1024
         assert surroundings.resources(None) == (2, 1, memory // 2)
         assert client.submit(surroundings.resources, None).result() == (2, 1, memory // 2)
+
+
+@pytest.mark.parametrize(
+    ("configured", "make"),
+    [
+        ("pool", ThreadPoolExecutor),
+        ("pool", multiprocessing.pool.ThreadPool),
+        ("scheduler", ThreadPoolExecutor),
+        ("num_workers", nullcontext),
+    ],
+)
+def test_as_many_tasks_are_expected_as_the_configured_pool_does_at_a_time(configured: str, make: Any) -> None:
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    def work(job: Job, key: str) -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.01)
+        with lock:
+            at_work -= 1
+
+    job = Job("x", BlockGrid((1, 1, 60), (1, 1, 1)), ClassConfig())
+    with make(6) as pool, dask.config.set({"num_workers": 2, configured: pool}):
+        expected = surroundings.resources("1GiB")
+        for in_task in (False, True):
+            with surroundings.ambient(in_task=in_task) as executor:
+                executor(Stage("s", work, EVERY), job, [block.key for block in job.grid], lambda: None)
+            assert 2 < most <= expected.threads
+            most = 0
+    assert expected == (1, 6, 1 << 30)
 
 
 def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def _own_pool(in_task: bool) -> Iterator[Pool | None]:
     from dask.multiprocessing import get, get_context, initialize_worker_process
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
-    n = dask.config.get("num_workers", None) or usable_cores()
+    n = _local_workers()
     configured = configured_scheduler()
     if configured is get:
         if own is not None:
@@ -207,6 +207,17 @@ class Resources(NamedTuple):
     memory: int
 
 
+def _local_workers() -> int:
+    # Tasks that a scheduler of this machine does at a time. Executors do not say; Dask looks at the same attributes.
+    import dask
+
+    given = dask.config.get("scheduler", None)
+    pool = given if isinstance(given, Pool) else dask.config.get("pool", None)
+    if pool is None:
+        return int(dask.config.get("num_workers", None) or usable_cores())
+    return int(getattr(pool, "_max_workers", None) or len(getattr(pool, "_pool", ())) or usable_cores())
+
+
 def resources(memory_limit: int | str | None) -> Resources:
     """What there is where this code runs."""
     import dask
@@ -215,7 +226,7 @@ def resources(memory_limit: int | str | None) -> Resources:
     client = active_client()
     if client is None:
         get = configured_scheduler()
-        cores = dask.config.get("num_workers", None) or usable_cores()
+        cores = _local_workers()
         processes = get is dask.multiprocessing.get
         n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
         return Resources(n, threads_each, given or machine_memory() // n)
