@@ -105,3 +105,7 @@ def test_functions_are_short(path: Path) -> None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             assert lines <= 80, f"{node.name} has {lines} lines"
+
+
+def test_type_checkers_of_users_are_told_that_there_are_types() -> None:
+    assert (ROOT / "py.typed").is_file()
