@@ -118,6 +118,24 @@ def test_boxes_cover_the_volume_once_in_whole_chunks():
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((1, 16, 16), (16, 1, 16), (1, 16, 16)),  # whole chunks of both would be the volume
+        ((1, 16, 16), (16, 4, 4), (1, 16, 16)),
+        ((2, 2, 2), (4, 4, 4), (4, 4, 16)),  # blocks of the first would decode each chunk of the second 4 times
+        ((4, 4, 4), (2, 2, 2), (4, 4, 16)),
+        ((8, 8, 8), (1, 1, 16), (8, 8, 8)),  # a chunk of more than a block is read once, not once a line
+    ],
+)
+def test_blocks_are_of_one_arrays_chunks_that_which_has_least_decoded(first, second, expected):
+    volumes = [stored(np.zeros((16, 16, 16), np.int32), chunks) for chunks in (first, second)]
+    with mock.patch.object(counting, "_BLOCK_BYTES", 16 * 16 * 4):
+        boxes = list(counting._boxes(*volumes))
+    assert {tuple(s.stop - s.start for s in box) for box in boxes} == {expected}
+    assert len(boxes) == 16**3 // np.prod(expected)
+
+
 @settings(deadline=None, max_examples=60)
 @given(volume_pairs(), st.sampled_from([(0,), (), (0, 3)]))
 def test_rand_and_information_agree_with_skimage(pair, ignore):

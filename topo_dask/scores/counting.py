@@ -6,6 +6,7 @@ the number of distinct pairs, not the volume.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         configured scheduler does the work, else threads do.
     threads : int, optional
         Without dask: number of threads, default one per core. Each holds at most 16 MiB of each volume, or
-        one chunk (shard) of a zarr array where that is more.
+        one chunk (shard) of a zarr array where that is more. Where the chunks of the two differ, those of one are
+        decoded once for each block that they lie in: slices against cubes are best rechunked first.
 
     Returns
     -------
@@ -169,17 +171,30 @@ def _count_with_threads(truth: Any, labels: Any, threads: int) -> np.ndarray:
 
 
 def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
-    """Yield boxes that cover the volume: whole chunks of zarr arrays, of about `_BLOCK_BYTES`."""
-    shape = truth.shape
+    """Yield boxes that cover the volume: whole chunks of one of the arrays, of about `_BLOCK_BYTES`."""
+    shape, itemsize = truth.shape, max(truth.dtype.itemsize, labels.dtype.itemsize)
     stored = [array for array in (truth, labels) if not isinstance(array, np.ndarray)]
-    block = [1] * len(shape)
-    for axis in reversed(range(len(shape))):  # grow along the last axis first: the order of memory
-        unit = max([(a.shards or a.chunks)[axis] for a in stored], default=1)
-        block[axis] = min(unit, shape[axis])
-    for axis in reversed(range(len(shape))):
-        itemsize = max(truth.dtype.itemsize, labels.dtype.itemsize)
-        fits = _BLOCK_BYTES // max(1, int(np.prod(block)) * itemsize)
-        block[axis] = min(shape[axis], block[axis] * max(1, fits))
+    units = [array.shards or array.chunks for array in stored] or [(1,) * len(shape)]
+    # Not whole chunks of both: of slices and of cubes that would be a slab of the volume.
+    blocks = [_block(shape, unit, itemsize) for unit in units]
+    block = min(blocks, key=lambda block: sum(_decoded_bytes(array, block) for array in stored))
     ranges = (range(0, size, max(1, step)) for size, step in zip(shape, block, strict=True))
     for corner in itertools.product(*ranges):
         yield tuple(slice(c, c + n) for c, n in zip(corner, block, strict=True))
+
+
+def _block(shape: tuple[int, ...], unit: tuple[int, ...], itemsize: int) -> list[int]:
+    block = [min(edge, size) for edge, size in zip(unit, shape, strict=True)]
+    for axis in reversed(range(len(shape))):  # grow along the last axis first: the order of memory
+        fits = _BLOCK_BYTES // max(1, math.prod(block) * itemsize)
+        block[axis] = min(shape[axis], block[axis] * max(1, fits))
+    return block
+
+
+def _decoded_bytes(array: Any, block: list[int]) -> int:
+    """Bytes that are decoded of an array which is read in blocks: a chunk once for each block that it lies in."""
+    chunks = 1
+    for size, n, edge in zip(array.shape, block, array.chunks, strict=True):
+        chunks *= sum((min(at + n, size) - 1) // edge - at // edge + 1 for at in range(0, size, max(1, n)))
+    decoded: int = chunks * math.prod(array.chunks) * array.dtype.itemsize
+    return decoded
