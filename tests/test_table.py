@@ -1,6 +1,8 @@
 """The table of instances, against what scikit-image measures."""
 
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from skimage.measure import regionprops
 
 import topo_dask
-from topo_dask.stages.table import COLUMNS
+from topo_dask.stages.table import COLUMNS, read_table, write_table
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -66,3 +68,41 @@ def test_every_column_has_the_documented_type(
     expected = {"label": np.dtype(np.uint64), "voxels": np.dtype(np.int64), **whole, **fractions}
     assert {name: column.dtype for name, column in table.items()} == expected
     assert all(column.shape == (n_labels if np.prod(shape) else 0,) for column in table.values())
+
+
+def written(n: int) -> dict[str, np.ndarray]:
+    """A table of `n` instances as it is written, whose fractions have all digits that they can have."""
+    rng = np.random.default_rng(0)
+    whole = {name: rng.integers(0, 2**40, n) for name in COLUMNS[:8]}
+    fractions = {name: rng.random(n) * 10.0 ** rng.integers(-300, 300, n) for name in COLUMNS[8:]}
+    fractions["flow_error"][::3] = np.nan
+    return {**whole, **fractions}
+
+
+@pytest.mark.parametrize("n", [0, 1, 20_000])
+def test_a_table_is_read_as_it_was_written_to_the_bit(n: int, tmp_path: Path) -> None:
+    columns = written(n)
+    write_table(columns, "round", str(tmp_path))
+    tracemalloc.start()
+    try:
+        found = read_table(f"{tmp_path}/round.csv")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert list(found) == list(columns)
+    for name, column in columns.items():
+        assert (found[name].dtype, found[name].tobytes()) == (column.dtype, column.tobytes())
+    size = (tmp_path / "round.csv").stat().st_size
+    assert peak < 1e5 + size + 3 * sum(column.nbytes for column in columns.values())
+
+
+ROWS = [b"a,b\r\n", b"1,2,3\r\n", b",".join([b"1"] * 13), b",".join([b"one"] * 12)]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_is_no_row_of_a_table_is_refused(row: bytes, tmp_path: Path) -> None:
+    write_table(written(2), "round", str(tmp_path))
+    with open(tmp_path / "round.csv", "ab") as file:
+        file.write(row)
+    with pytest.raises(ValueError, match=r"round\.csv is no table of topo_dask: its columns must be label, voxels, "):
+        read_table(f"{tmp_path}/round.csv")
