@@ -26,8 +26,8 @@ from test_faults import CONFIG, HOW, predict
 
 import topo_dask
 from topo_dask import segment_volume
-from topo_dask.stages.table import find_table, find_tables, read_table, remove_table
 from topo_dask.stores import retries
+from topo_dask.stores.instance_tables import find_table, find_tables, read_table, remove_table
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.scratch import FileScratch
 

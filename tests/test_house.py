@@ -52,19 +52,22 @@ def test_imports_go_down_only(path: Path) -> None:
         assert imported(path) <= allowed
 
 
+def packages(path: Path) -> set[str]:
+    """Packages, not of ours, that a module imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.split(".")[0] for name in names}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda path: path.name)
 def test_kernels_know_nothing_of_stores(path: Path) -> None:
-    names = {
-        alias.name.split(".")[0]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    } | {
-        (node.module or "").split(".")[0]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and not node.level
-    }
-    assert not names & {"dask", "distributed", "zarr", "fsspec"}
+    assert not packages(path) & {"dask", "distributed", "zarr", "fsspec"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=lambda path: path.name)
+def test_stages_leave_input_and_output_to_stores(path: Path) -> None:
+    assert not packages(path) & {"csv", "dask", "distributed", "fsspec", "io", "os", "pathlib", "shutil", "zarr"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -23,10 +23,9 @@ from topo_dask.readiness import make_ready
 from topo_dask.stages import recover, track
 from topo_dask.stages.drop import drop
 from topo_dask.stages.gather import enclose, gather
-from topo_dask.stages.job import CoarserLevel, Job, View, extent_columns
+from topo_dask.stages.job import ALL, CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
-from topo_dask.stages.tables import ALL
 from topo_dask.stages.tabulate import tabulate
 from topo_dask.stages.unite import unite
 from topo_dask.stores.scratch import FILED, FileScratch

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from skimage.measure import regionprops
 
 import topo_dask
-from topo_dask.stages.table import COLUMNS, read_table, write_table
+from topo_dask.stores.instance_tables import COLUMNS, read_table, write_table
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -9,8 +9,7 @@ import pytest
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
-from topo_dask.stages.job import Job
-from topo_dask.stages.tables import file_luts, read_columns
+from topo_dask.stages.job import Job, file_luts, read_columns
 from topo_dask.stores.scratch import FileScratch, MemoryScratch, Scratch
 
 GRID = BlockGrid((3, 4, 5), (1, 1, 1))

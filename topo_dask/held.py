@@ -17,7 +17,7 @@ from .plan import Recipe, plan_stages
 from .stages.drop import Dropped
 from .stages.job import Job
 from .stages.settle import file_rows
-from .stages.table import instance_columns
+from .stages.tabulate import instance_columns
 from .stores.volumes import Foreground, HeldFlow, Output, Source
 
 SLAB_VOXELS = 1 << 20

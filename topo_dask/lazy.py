@@ -25,7 +25,7 @@ from .spilled import Opaque, open_scratch, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
-from .stages.table import instance_columns
+from .stages.tabulate import instance_columns
 from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray
 from .stores.inputs import absolute_node

@@ -11,14 +11,13 @@ from .stages.absorb import absorb
 from .stages.downsample import downsample
 from .stages.drop import Dropped, count_dropped, drop, measure_errors
 from .stages.gather import contacts_kind, enclose, gather
-from .stages.job import ABSORBED, Columns, Job, View, admit_rows
+from .stages.job import ABSORBED, Columns, Job, View, admit_rows, dropped_kind
 from .stages.link import collect, link
 from .stages.localise import localise
 from .stages.recover import recover_orphans, survey
 from .stages.relabel import relabel
 from .stages.settle import index_rows, settle
 from .stages.split import join, number_fragments, split
-from .stages.tables import dropped_kind
 from .stages.tabulate import tabulate
 from .stages.track import lay_out, track
 from .stages.unite import count_contacts, unite

@@ -15,11 +15,12 @@ from .plan import Plan, track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
-from .stages.table import find_table, instance_columns, remove_table, write_table
+from .stages.tabulate import instance_columns
 from .stores import ledger, locks
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
 from .stores.foreign import MARK
+from .stores.instance_tables import find_table, remove_table, write_table
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
 from .stores.multiscales import read_multiscales
 from .stores.outputs import (

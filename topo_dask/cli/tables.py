@@ -112,7 +112,7 @@ def _check_output(output: Path) -> None:
 
 
 def _check_column(name: str) -> None:
-    from ..stages.table import COLUMNS
+    from ..stores.instance_tables import COLUMNS
 
     if name not in COLUMNS:
         raise click.UsageError(f"there is no column {name!r}: {', '.join(COLUMNS)}")
@@ -150,8 +150,8 @@ def _load(
     level: int | None,
     conditions: Sequence[Condition],
 ) -> Columns:
-    from ..stages.table import find_tables, read_table, read_table_of
     from ..stores.inputs import open_input, open_labels
+    from ..stores.instance_tables import find_tables, read_table, read_table_of
     from ..stores.outputs import find_labels
 
     place = os.path.expanduser(place)
@@ -238,7 +238,7 @@ def _cell(value: float) -> str:
 
 
 def _export(columns: Columns, output: Path) -> None:
-    from ..stages.table import write_columns
+    from ..stores.instance_tables import write_columns
 
     with output.open("w", newline="") as file:
         if output.suffix == ".csv":

@@ -9,8 +9,7 @@ from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
 from ..stores.scratch import listed
-from .job import Job, View, extents_of
-from .tables import ALL, read_columns
+from .job import ALL, Job, View, extents_of, read_columns
 
 
 def measure_errors(job: Job, key: str, view: View) -> None:

@@ -1,7 +1,8 @@
-"""What a task knows of its run, and how it sees the labels as they stand between two stages."""
+"""What the passes share: what a task knows of its run, the labels as they stand between two stages, tables as one."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")
 
 ABSORBED = "absorb"
 """Kind of the bundles that give the voxels of small fragments a label."""
+
+ALL = "all"
+"""Key of a bundle that is one for the whole volume."""
+
+BlockRows = list[tuple[Block, slice]]
+"""Each block, and its rows in columns that are those of all blocks one after the other."""
 
 Columns = tuple[tuple[str, str], ...]
 """Columns of tables in scratch, the kind of bundle and the name in it, whose rows add up."""
@@ -179,3 +186,33 @@ def concatenate_extents(parts: Iterable[Extents]) -> Extents:
     """Rows of several tables, one after the other."""
     columns = zip(*(tuple(getattr(part, name) for name in EXTENT_COLUMNS) for part in parts), strict=True)
     return Extents(*(np.concatenate(column) for column in columns))
+
+
+def read_columns(job: Job, kind: str, names: tuple[str, ...]) -> tuple[BlockRows, list[NDArray[Any]]]:
+    """Columns of the tables of all occupied blocks, one after the other, and each block's rows in them."""
+    rows: BlockRows = []
+    parts: list[list[NDArray[Any]]] = [[] for _ in names]
+    at, blocks = 0, job.occupied()
+    for block, bundle in zip(blocks, job.scratch.get_each(kind, (b.key for b in blocks)), strict=True):
+        for part, name in zip(parts, names, strict=True):
+            part.append(bundle[name])
+        n = len(parts[0][-1])
+        rows.append((block, slice(at, at + n)))
+        at += n
+    return rows, [np.concatenate(part) for part in parts] if rows else []
+
+
+def dropped_kind(stage: str) -> str:
+    """Kind of the bundle in which a stage files what it dropped for its size."""
+    return f"{stage}.dropped"
+
+
+def file_dropped(job: Job, stage: str, voxels: NDArray[np.int64], min_size: int) -> None:
+    """File how many instances, of so many voxels each, are too small, and the voxels of the largest of them."""
+    small = voxels[(voxels > 0) & (voxels < min_size)]
+    job.scratch.put(dropped_kind(stage), ALL, small=np.array([len(small), small.max(initial=0)]))
+
+
+def file_luts(job: Job, kind: str, rows: BlockRows, lut: NDArray[np.int32]) -> None:
+    """File each block's part of a look-up table."""
+    job.scratch.put_each(kind, ((block.key, {"lut": lut[part]}) for block, part in rows))

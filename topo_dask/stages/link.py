@@ -9,8 +9,7 @@ from ..kernels.labels import number_kept, number_roots
 from ..kernels.linking import link_sinks
 from ..kernels.sinks import CellGrid, add_ends, sink_centres
 from ..stores.scratch import Scratch
-from .job import Job
-from .tables import ALL, file_dropped, file_luts, read_columns
+from .job import ALL, Job, file_dropped, file_luts, read_columns
 
 Sinks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Cells, counts [S] and sums [S, 3] of a sink table."""

@@ -6,9 +6,8 @@ import numpy as np
 
 from ..blocks.memory import PARTICLES
 from ..kernels.labels import voxels_of
-from .job import Job, View
+from .job import ALL, Job, View
 from .search import RECENT, Candidates, file_patch, nearest_labels
-from .tables import ALL
 
 
 def survey(job: Job) -> None:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import z_order
 from ..kernels.nearest import box_distances2, box_reaches2
 from ..stores.scratch import Arrays, Scratch
-from .job import Job
-from .tables import BlockRows
+from .job import BlockRows, Job
 
 PIECE = 1 << 12
 """Rows of the table in one bundle of scratch, of 48 bytes each."""

@@ -7,9 +7,8 @@ from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.linking import connected
 from ..stores.scratch import find_filed
-from .job import Job, View, extent_columns
+from .job import BlockRows, Job, View, extent_columns, file_luts, read_columns
 from .seeds import file_seeds
-from .tables import BlockRows, file_luts, read_columns
 
 
 def number_fragments(job: Job, key: str, view: View) -> None:

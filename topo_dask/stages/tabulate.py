@@ -1,10 +1,13 @@
 """Statistics of the instances, from sums that the pieces of all blocks combine exactly."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.extents import Extents
-from .job import Job, View, extent_columns
-from .tables import ALL
+from ..stores.instance_tables import COLUMNS
+from .job import ALL, Job, View, extent_columns, extents_of
 
 
 def tabulate(job: Job, view: View, centres: bool) -> None:
@@ -21,3 +24,27 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
         mine = ((block.key, np.unique(ids[ids > 0])) for block, ids, _ in view.extents(job))
         job.scratch.put_each("centres", ((key, {"ids": ids, "centres": found[ids - 1]}) for key, ids in mine))
     job.scratch.put("tabulate", ALL, **extent_columns(table))
+
+
+def instance_columns(job: Job, *, drops: bool) -> dict[str, NDArray[Any]]:
+    """Columns of the table of a job that has combined its statistics, one row an instance, in label order.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    drops : bool
+        Whether it has combined flow errors too, and dropped instances by them.
+    """
+    table = extents_of(job.scratch.get("tabulate", ALL))
+    labels = np.arange(1, len(table.counts) + 1)
+    error = np.full(len(labels), np.nan)
+    if drops:
+        dropped = job.scratch.get("drop", ALL)
+        error, labels = dropped["flow_error"], dropped["lut"]
+    kept = labels > 0
+    if job.labels is not None and len(labels):
+        labels = job.scratch.get("collect.ids", ALL)["ids"]  # a job that starts from labels keeps their names
+    table = table.take(kept)
+    values = [labels[kept].astype(np.uint64), table.counts, *table.lower.T, *table.upper.T]
+    return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))

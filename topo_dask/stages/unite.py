@@ -10,8 +10,7 @@ from ..kernels.contacts import tabulate_contacts, unite_contacts
 from ..kernels.labels import number_roots
 from ..stores.scratch import find_filed, listed
 from .gather import contacts_kind, table_of
-from .job import Job, View
-from .tables import file_dropped, file_luts, read_columns
+from .job import Job, View, file_dropped, file_luts, read_columns
 
 
 def count_contacts(job: Job, key: str, view: View, mode: str) -> None:

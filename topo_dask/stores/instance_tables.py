@@ -1,4 +1,4 @@
-"""The table of instances: what the combined sums say about each, without a look at the voxels."""
+"""The tables of instances that runs leave beside their labels, one file of comma-separated values a class."""
 
 import csv
 import hashlib
@@ -10,9 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stores.folders import folder_at
-from .job import Job, extents_of
-from .tables import ALL
+from .folders import folder_at
 
 COLUMNS = (
     "label",
@@ -21,35 +19,12 @@ COLUMNS = (
     *(f"centroid_{axis}" for axis in "zyx"),
     "flow_error",
 )
+"""Label and voxels of an instance, its bounding box (first voxel, one past the last), its centre, its flow error."""
 
 _HEAD = (",".join(COLUMNS) + "\r\n").encode()
 
 _ROWS = 1 << 14
 """Rows of a table that are written at a time."""
-
-
-def instance_columns(job: Job, *, drops: bool) -> dict[str, NDArray[Any]]:
-    """Columns of the table of a job that has combined its statistics, one row an instance, in label order.
-
-    Parameters
-    ----------
-    job : Job
-        The job.
-    drops : bool
-        Whether it has combined flow errors too, and dropped instances by them.
-    """
-    table = extents_of(job.scratch.get("tabulate", ALL))
-    labels = np.arange(1, len(table.counts) + 1)
-    error = np.full(len(labels), np.nan)
-    if drops:
-        dropped = job.scratch.get("drop", ALL)
-        error, labels = dropped["flow_error"], dropped["lut"]
-    kept = labels > 0
-    if job.labels is not None and len(labels):
-        labels = job.scratch.get("collect.ids", ALL)["ids"]  # a job that starts from labels keeps their names
-    table = table.take(kept)
-    values = [labels[kept].astype(np.uint64), table.counts, *table.lower.T, *table.upper.T]
-    return dict(zip(COLUMNS, [*values, *table.centres().T, error[kept]], strict=True))
 
 
 def _place(folder: str, name: str) -> str:
