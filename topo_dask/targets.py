@@ -9,14 +9,18 @@ The straight flow needs the centre of each object from the whole volume: blocks 
 """
 
 import operator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple, triple
 from .kernels import flow_targets as kernels
-from .kernels.flow_targets import COUNT, HIGH, ID, LOW, SUM
+from .kernels.extents import Extents, measure
+from .kernels.sinks import number_values
 from .machine import usable_cores
 
 if TYPE_CHECKING:
@@ -72,7 +76,7 @@ def direct_flow(labels: Any) -> Any:
     if not isinstance(labels, np.ndarray):
         return _lazy_direct(labels)
     labels = _native(labels)
-    return _direct_block(labels, _object_table(labels), (0, 0, 0))
+    return _direct_block(labels, _find_objects(labels), (0, 0, 0))
 
 
 @overload
@@ -166,7 +170,7 @@ def diffusion_flow(
         threads = usable_cores() if threads is None else threads
         _check_at_least_one("threads", threads)
         labels = _native(labels)
-        return _diffuse_objects(labels, _object_table(labels), place, np.ones(6, np.bool_), n_iter, threads)
+        return _diffuse_objects(labels, _find_objects(labels), place, np.ones(6, np.bool_), n_iter, threads)
     if depth is None:
         raise TypeError(
             "labels is a dask array: the flow of a voxel depends on its whole object; pass depth=, the "
@@ -198,50 +202,56 @@ def _native(labels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("="))
 
 
-def _object_table(labels: np.ndarray, origin: tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
-    """Chunk: rows of `kernels.object_rows` in ascending order of id, in volume coordinates."""
-    table: np.ndarray = kernels.object_rows(_native(labels))
-    shift = np.asarray(origin, np.int64)
-    table[:, SUM] += table[:, COUNT, None] * shift
-    table[:, LOW] += shift
-    table[:, HIGH] += shift
-    return table[np.argsort(table[:, ID])]
+@dataclass(frozen=True, eq=False)
+class _Objects:
+    """Objects of a block or a volume, in ascending order of id, and how far they reach in the volume."""
+
+    ids: NDArray[np.int64]
+    extents: Extents
 
 
-def _combine_tables(tables: list[np.ndarray]) -> np.ndarray:
-    """Combine: one row per id, ascending."""
-    rows = np.concatenate(tables)
-    rows = rows[np.argsort(rows[:, ID], kind="stable")]
-    if not len(rows):
-        return rows
-    first = np.flatnonzero(np.diff(rows[:, ID], prepend=rows[0, ID] - 1))
-    combined = rows[first]
-    combined[:, COUNT : SUM.stop] = np.add.reduceat(rows[:, COUNT : SUM.stop], first)
-    combined[:, LOW] = np.minimum.reduceat(rows[:, LOW], first)
-    combined[:, HIGH] = np.maximum.reduceat(rows[:, HIGH], first)
-    return combined
+def _number_objects(labels: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Distinct values in a block, background too, and the number of each voxel's, from 1."""
+    values, numbers = number_values(labels.astype(np.int64, copy=False).reshape(-1))
+    return values, numbers.reshape(labels.shape)
 
 
-def _direct_block(labels: np.ndarray, table: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
+def _find_objects(labels: np.ndarray, start: Triple = (0, 0, 0), shape: Triple | None = None) -> _Objects:
+    """Chunk: objects of a volume, or of the block that starts somewhere in a volume of a shape."""
+    ids, numbers = _number_objects(labels)
+    extents = measure(numbers, len(ids), start, labels.shape if shape is None else shape)
+    order = np.argsort(ids)
+    order = order[ids[order] != 0]
+    return _Objects(ids[order], extents.take(order))
+
+
+def _combine_objects(tables: Sequence[_Objects]) -> _Objects:
+    """Combine: one row an object, whatever its blocks."""
+    ids = np.unique(np.concatenate([table.ids for table in tables]))
+    extents = Extents.empty(len(ids))
+    for table in tables:
+        extents.add(np.searchsorted(ids, table.ids), table.extents)
+    return _Objects(ids, extents)
+
+
+def _direct_block(labels: np.ndarray, table: _Objects, origin: tuple[int, ...]) -> np.ndarray:
     """Finalize: the flow of one block from the table of all objects."""
     flow = np.zeros((3, *labels.shape), np.float32)
-    centres = table[:, SUM] / table[:, COUNT, None]
-    ids = np.ascontiguousarray(table[:, ID])
-    kernels.write_direct(_native(labels), np.asarray(origin, np.int64), ids, centres, flow)
+    kernels.write_direct(_native(labels), np.asarray(origin, np.int64), table.ids, table.extents.centres(), flow)
     return flow
 
 
 def _diffuse_objects(
-    labels: np.ndarray, table: np.ndarray, place: Place, walls: np.ndarray, n_iter: int, threads: int
+    labels: np.ndarray, table: _Objects, place: Place, walls: np.ndarray, n_iter: int, threads: int
 ) -> np.ndarray:
     # `walls`: whether the volume ends at each face of `labels`.
     flow = np.zeros((3, *labels.shape), np.float32)
-    counts = table[:, COUNT]
+    counts = table.extents.counts
     if counts.size and counts.max() >= np.iinfo(np.int32).max:
         raise OverflowError(f"an object of labels has {counts.max()} voxels; expected less than 2**31 - 1")
     starts = np.concatenate([[0], np.cumsum(counts)])
-    voxels, ranks = kernels.list_voxels(labels, np.ascontiguousarray(table[:, ID]), starts)
-    steps = np.minimum(6 * (table[:, HIGH] - table[:, LOW] + 1).max(axis=1), n_iter)
+    voxels, ranks = kernels.list_voxels(labels, table.ids, starts)
+    steps = np.minimum(6 * (table.extents.upper - table.extents.lower).max(axis=1), n_iter)
 
     first = np.array(() if place is None else place, np.int64)
 
@@ -255,23 +265,24 @@ def _diffuse_objects(
 
 
 def _diffusion_core(
-    labels: np.ndarray, table: np.ndarray, block: Box, core: Box, shape: Triple, place: Place, n_iter: int
+    labels: np.ndarray, table: _Objects, block: Box, core: Box, shape: Triple, place: Place, n_iter: int
 ) -> np.ndarray:
     """Finalize: the flow of `core` from the labels of `block`, boxes of a volume of a shape."""
     part = core.within(block)
-    own = _object_table(labels[part])[:, ID]
-    whole = table[np.searchsorted(table[:, ID], own)]
-    outside = (whole[:, LOW] < block.start) | (whole[:, HIGH] >= block.stop)
-    for row in whole[outside.any(axis=1)]:
+    own = np.sort(_number_objects(labels[part])[0])
+    own = own[own != 0]
+    whole = table.extents.take(np.searchsorted(table.ids, own))
+    outside = (whole.lower < block.start) | (whole.upper > block.stop)
+    for i in np.flatnonzero(outside.any(axis=1)):
         raise ValueError(
-            f"object {row[ID]} spans {row[LOW].tolist()} to {row[HIGH].tolist()} and reaches out of "
+            f"object {own[i]} spans {whole.lower[i].tolist()} to {(whole.upper[i] - 1).tolist()} and reaches out of "
             f"the block read at {list(block.start)} of shape {labels.shape}, depth included; "
             "take a larger depth or larger chunks"
         )
     kept = np.where(np.isin(labels, own.astype(labels.dtype)), labels, labels.dtype.type(0))
     walls = np.array([end for a, b, s in zip(block.start, block.stop, shape, strict=True) for end in (a == 0, b == s)])
     here = None if place is None else triple(np.add(place, block.start), "place", at_least=0)
-    return _diffuse_objects(kept, _object_table(kept), here, walls, n_iter, threads=1)[(slice(None), *part)]
+    return _diffuse_objects(kept, _find_objects(kept), here, walls, n_iter, threads=1)[(slice(None), *part)]
 
 
 def _starts(chunks: tuple[tuple[int, ...], ...]) -> list[list[int]]:
@@ -282,12 +293,12 @@ def _combined_table(labels: "da.Array") -> Any:
     """Lazy table of all objects: a task per block, then a tree."""
     import dask
 
-    chunk = dask.delayed(_object_table, pure=True)
-    combine = dask.delayed(_combine_tables, pure=True)
+    chunk = dask.delayed(_find_objects, pure=True)
+    combine = dask.delayed(_combine_objects, pure=True)
     starts = _starts(labels.chunks)
     blocks = labels.to_delayed()
     tables = [
-        chunk(blocks[index], tuple(starts[axis][i] for axis, i in enumerate(index)))
+        chunk(blocks[index], tuple(starts[axis][i] for axis, i in enumerate(index)), labels.shape)
         for index in np.ndindex(blocks.shape)
     ]
     while len(tables) > 1:
@@ -298,7 +309,7 @@ def _combined_table(labels: "da.Array") -> Any:
 def _lazy_direct(labels: "da.Array") -> "da.Array":
     starts = _starts(labels.chunks)
 
-    def write(block: np.ndarray, table: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+    def write(block: np.ndarray, table: _Objects, block_id: tuple[int, ...]) -> np.ndarray:
         return _direct_block(block, table, tuple(starts[axis][i] for axis, i in enumerate(block_id[1:])))
 
     return _map_flow(write, labels, labels)
@@ -316,7 +327,7 @@ def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -
     )
     sizes, starts, shape = wide.chunks, _starts(wide.chunks), triple(labels.shape, "shape", at_least=0)
 
-    def write(block: np.ndarray, table: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+    def write(block: np.ndarray, table: _Objects, block_id: tuple[int, ...]) -> np.ndarray:
         start = triple((starts[axis][i] for axis, i in enumerate(block_id[1:])), "start", at_least=0)
         size = (sizes[axis][i] for axis, i in enumerate(block_id[1:]))
         core = Box(start, triple(np.add(start, tuple(size)), "stop", at_least=0))

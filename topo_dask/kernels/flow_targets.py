@@ -1,4 +1,4 @@
-"""Flow targets from labels: table of objects, straight flow, flow by diffusion on an object's voxel list.
+"""Flow targets from labels: straight flow, flow by diffusion on an object's voxel list.
 
 Ids are handled as int64; an unsigned 64-bit id may wrap to a negative one, which is a bijection and does no
 harm.
@@ -9,27 +9,8 @@ import math
 import numpy as np
 
 from .compiled import allocating_kernel
-from .contingency import find_row, make_room, new_slots
-
-ID, COUNT, SUM, LOW, HIGH = 0, 2, slice(3, 6), slice(6, 9), slice(9, 12)
-"""Columns of the rows `object_rows` returns; column 1 is the unused half of the hash key."""
 
 _RESCALE_EVERY = 32  # a value shrinks at most sixfold a step unless it vanishes: 2**-83 in 32 steps
-
-
-@allocating_kernel
-def _merge_run(row: np.ndarray, z: int, y: int, start: int, stop: int) -> None:
-    length = stop - start
-    if row[2] == 0:
-        row[6], row[7], row[8] = z, y, start
-        row[9], row[10], row[11] = z, y, stop - 1
-    row[2] += length
-    row[3] += z * length
-    row[4] += y * length
-    row[5] += (start + stop - 1) * length // 2  # exact: one of the two factors is even
-    row[9] = z  # z never decreases in raster order
-    row[7], row[10] = min(row[7], y), max(row[10], y)
-    row[8], row[11] = min(row[8], start), max(row[11], stop - 1)
 
 
 @allocating_kernel
@@ -38,40 +19,6 @@ def _run_end(line: np.ndarray, start: int) -> int:
     while stop < line.size and line[stop] == line[start]:
         stop += 1
     return stop
-
-
-@allocating_kernel
-def object_rows(labels: np.ndarray) -> np.ndarray:
-    """Add up every object of a block in one pass.
-
-    Parameters
-    ----------
-    labels : ndarray of any integer type, shape (D, H, W)
-        0 is background.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 12)
-        Columns: id, 0, voxel count, sums of z, y, x, lowest z, y, x, highest z, y, x (in coordinates of the
-        block); rows in order of first appearance.
-    """
-    slots = new_slots(1024)
-    rows = np.zeros((512, 12), np.int64)
-    used = 0
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            line = labels[z, y]
-            start = 0
-            while start < line.size:
-                stop = _run_end(line, start)
-                if line[start] != 0:
-                    slots, rows = make_room(slots, rows, used)
-                    row = find_row(slots, rows, used, np.int64(line[start]), 0)
-                    if row == used:
-                        used += 1
-                    _merge_run(rows[row], z, y, start, stop)
-                start = stop
-    return rows[:used].copy()
 
 
 @allocating_kernel
