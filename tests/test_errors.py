@@ -314,6 +314,56 @@ def test_masks_are_not_lost(kind: As) -> None:
     np.testing.assert_array_equal(single(np.ma.masked_array, min_size=1), single(as_numpy, min_size=1))
 
 
+UNLIKE: list[tuple[str, Callable[[np.ndarray], np.ndarray], type[Exception], str]] = [
+    (
+        "flow",
+        lambda chunk: chunk[:1],
+        ValueError,
+        r"chunk \(0, 0, \d, 0\) .*, \(3, 4, \d, 6\), got \(1, 4, \d, 6\)",
+    ),
+    ("flow", lambda chunk: chunk[:, :, :, :3], ValueError, r"shape that it declares, .*, got \(3, 4, \d, 3\)"),
+    ("flow", lambda chunk: chunk.astype("f8"), TypeError, "what it declares, float32, got float64: .* dtype="),
+    (
+        "sem_mask",
+        lambda chunk: chunk[None],
+        ValueError,
+        r"shape that it declares, .*, got \(1, \d, \d, \d\): .* chunks=",
+    ),
+    ("sem_mask", lambda chunk: chunk * 0.5, TypeError, "what it declares, bool, got float64"),
+    ("instances", lambda chunk: chunk + 0.5, TypeError, "what it declares, int32, got float64"),
+    ("instances", lambda chunk: chunk.astype("i8"), TypeError, "what it declares, int32, got int64"),
+    ("fg_coords", lambda chunk: chunk + 0.5, TypeError, "what it declares, int64, got float64"),
+    ("final_positions", lambda chunk: chunk[:, :1], ValueError, r"declares, \(3, 3\), got \(3, 1\)"),
+    ("final_positions", lambda chunk: chunk * 1j, TypeError, "what it declares, float64, got complex128"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "error", "message"), UNLIKE, ids=row_ids(UNLIKE))
+def test_chunks_unlike_what_their_array_declares_are_refused(
+    name: str, change: Callable[[np.ndarray], np.ndarray], error: type[Exception], message: str
+) -> None:
+    def taken(array: np.ndarray, own: str) -> Any:
+        lazy = da.from_array(array, chunks=3 if array.ndim < 4 else (3, 4, 3, 6))
+        return lazy.map_blocks(change, dtype=array.dtype, meta=lazy._meta) if own == name else lazy
+
+    taken_rows = taken(np.argwhere(MASK), "fg_coords"), taken(np.argwhere(MASK) * 1.0, "final_positions")
+    mask, flow, labels = taken(MASK, "sem_mask"), taken(FLOW, "flow"), taken(LABELS, "instances")
+    call = {
+        "instances": lambda: topo_dask.filter_small(labels, 1),
+        "fg_coords": (clustered := lambda: topo_dask.cluster_convergence(*taken_rows, SHAPE)),
+        "final_positions": clustered,
+    }.get(name, lambda: topo_dask.postprocess_single(mask, flow))
+    with pytest.raises(error, match=f"^{name}: .*{message}"):
+        compute(call())
+
+
+def test_chunks_may_be_of_a_smaller_type_or_another_byte_order() -> None:
+    mask = da.from_array(MASK).map_blocks(lambda chunk: chunk, dtype="u1", meta=np.empty((0,) * 3, "u1"))
+    flow = da.from_array(FLOW).map_blocks(lambda chunk: chunk.astype(">f2"), dtype="f4", meta=np.empty((0,) * 4, "f4"))
+    found = topo_dask.postprocess_single(mask, flow, min_size=1)
+    np.testing.assert_array_equal(compute(found), single(as_numpy, min_size=1))
+
+
 LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
     ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),

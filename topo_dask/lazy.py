@@ -21,7 +21,7 @@ from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import Executor, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
-from .spilled import Opaque, open_scratch, spill
+from .spilled import Opaque, as_declared, open_scratch, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
@@ -379,7 +379,10 @@ def cluster_lazily(
     import dask.array as da
 
     scratch = open_scratch(options.scratch)
-    rows = [a.rechunk({1: 3}) if _is_dask(a) else da.from_array(a) for a in (fg_coords, final_positions)]
+    rows = [
+        as_declared(a, name).rechunk({1: 3}) if _is_dask(a) else da.from_array(a)
+        for a, name in ((fg_coords, "fg_coords"), (final_positions, "final_positions"))
+    ]
     if rows[0].numblocks[0] != rows[1].numblocks[0]:
         raise ValueError(
             f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "

@@ -34,6 +34,8 @@ except FileNotFoundError:  # nothing was filed
     pass
 """
 
+_REMEDY = "tell map_blocks, or whatever made it, with "
+
 
 class Opaque:
     """Carries dask arrays through a graph as a value."""
@@ -133,11 +135,36 @@ def _writing(array: Any, url: str, name: str) -> Any:
         compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
         config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
     )
-    return array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
+    whole = as_declared(array, name).rechunk(chunks)
+    return whole.map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
 
 
-def _write_chunk(chunk: NDArray[Any], target: Any, name: str, block_info: Any = None) -> NDArray[np.bool_]:
-    check_unmasked(chunk, name)
+def as_declared(array: Any, name: str) -> Any:
+    """A dask array whose chunks are refused unless they are what it declares: each is computed by code of anybody's.
+
+    Before anything cuts or joins them: what fits by chance afterwards would be taken for data.
+    """
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    return array.map_blocks(_check_chunk, name, array.chunks, array.dtype, dtype=array.dtype, meta=meta)
+
+
+def _check_chunk(
+    given: Any, name: str, chunks: tuple[tuple[float, ...], ...], dtype: np.dtype[Any], block_id: Any = None
+) -> NDArray[Any]:
+    check_unmasked(given, name)
+    chunk: NDArray[Any] = np.asarray(given)
+    where = f"{name}: chunk {block_id} of this dask array"
+    declared = tuple(sizes[i] for i, sizes in zip(block_id, chunks, strict=True))
+    if chunk.ndim != len(declared) or any(n != m and m == m for n, m in zip(chunk.shape, declared, strict=True)):
+        raise ValueError(
+            f"{where} must have the shape that it declares, {declared}, got {chunk.shape}: {_REMEDY}chunks="
+        )
+    if not np.can_cast(chunk.dtype, dtype):
+        raise TypeError(f"{where} must hold what it declares, {dtype}, got {chunk.dtype}: {_REMEDY}dtype=")
+    return chunk
+
+
+def _write_chunk(chunk: NDArray[Any], target: Any, block_info: Any = None) -> NDArray[np.bool_]:
     where = tuple(slice(a, b) for a, b in block_info[0]["array-location"])
     target[where] = chunk
     return np.ones((1,) * chunk.ndim, np.bool_)
