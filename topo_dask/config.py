@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -258,6 +258,8 @@ def resolve_classes(
     given: Any = EVALUATED_INSTANCE_CLASSES if class_names is None else class_names
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
+    if isinstance(given, Set | Mapping):
+        raise TypeError(f"class_names must be a sequence of str, in the order of the channels, got {class_names!r}")
     names = tuple(given)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
