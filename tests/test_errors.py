@@ -370,6 +370,23 @@ def test_chunks_may_be_of_a_smaller_type_or_another_byte_order() -> None:
     np.testing.assert_array_equal(compute(found), single(as_numpy, min_size=1))
 
 
+def test_zarr_arrays_whose_axes_are_in_another_order_are_refused() -> None:
+    def named(array: np.ndarray, *axes: str) -> Any:
+        return zarr.create_array({}, data=array, dimension_names=axes)
+
+    mask, flow = named(MASK, "z", "y", "x"), named(FLOW, "c", "z", "y", "x")
+    assert compute(topo_dask.postprocess_single(mask, flow, min_size=1)).max() == 1
+    mask_xyz, flow_xyz, last = named(MASK, "x", "y", "z"), named(FLOW, "c", "x", "y", "z"), named(PROB, *"zyxc")
+    for name, call in (
+        ("sem_mask", lambda: topo_dask.postprocess_single(mask_xyz, flow)),
+        ("flow", lambda: topo_dask.track_flows(mask, flow_xyz, 3)),
+        ("instances", lambda: topo_dask.filter_small(mask_xyz, 1)),
+        ("semantic_pred", lambda: topo_dask.run_instance_segmentation(last, flow, ["nuc"], CONFIG)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: the last three axes must be z, y, x; got"):
+            call()
+
+
 LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
     ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),

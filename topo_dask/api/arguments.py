@@ -7,6 +7,7 @@ import numpy as np
 from .. import held, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
+from ..stores.inputs import check_named_axes
 from ..stores.volumes import COMPONENTS, check_array, check_unmasked
 
 Array = Any
@@ -20,10 +21,14 @@ def as_array(array: Array, name: str) -> Array:
     ------
     TypeError
         Naming it, where a mask would be lost.
+    ValueError
+        Naming it, where a zarr array calls its axes z, y and x in another order.
     """
     if not isinstance(array, np.ndarray | np.generic) and lazy.is_lazy(inner := getattr(array, "data", None)):
         return inner
     if lazy.is_lazy(array):
+        if lazy.is_stored(array):
+            check_named_axes(array, name)
         return array
     check_unmasked(array, name)
     return np.asarray(array)

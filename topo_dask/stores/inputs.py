@@ -109,6 +109,12 @@ def check_axes(axes: tuple[str, ...], name: str) -> None:
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
 
 
+def check_named_axes(array: Any, name: str) -> None:
+    """See `check_axes`, for the names that a zarr array has for its own axes, if any."""
+    if axes := getattr(array.metadata, "dimension_names", None):
+        check_axes(tuple(axis or "" for axis in axes), name)
+
+
 def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     """The array of an image with axes (z, y, x) or (channel, z, y, x): an axis of time, of length 1, is left out.
 
@@ -166,8 +172,7 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
             level = read_level(dataset, image, group)  # type: ignore[arg-type]
             if level.path == inner:
                 return as_volume(array, read_axes(image)[0], name), level.placement  # type: ignore[arg-type]
-    if axes := getattr(array.metadata, "dimension_names", None):
-        check_axes(tuple(axis or "" for axis in axes), name)
+    check_named_axes(array, name)
     return array, None
 
 
