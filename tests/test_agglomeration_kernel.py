@@ -259,7 +259,7 @@ BAD = [  # place of the argument, its value, exception, message
     (0, np.array([[0, 1], [1, 3]]), ValueError, r"pairs\[1\] is \[1, 3\].*n_nodes = 3"),
     (0, np.array([0, 1]), ValueError, r"pairs is int64 \(2,\)"),
     (1, np.array([1.0, 2.0]), ValueError, r"sums is float64 \(2,\): expected int64 \(2,\)"),
-    (1, np.array([1, (1 << 53) + 1]), OverflowError, r"sums: .*2\*\*53"),
+    (1, np.array([1, (1 << 53) + 1]), OverflowError, r"contact scores: .*2\*\*53"),
     (2, np.array([1]), ValueError, r"faces is int64 \(1,\): expected int64 \(2,\)"),
     (2, np.array([0, 1]), ValueError, r"faces runs from 0 to 1: expected 1 to 2\*\*53"),
     (3, -1, ValueError, r"n_nodes is -1"),
@@ -286,12 +286,22 @@ def test_sums_that_leave_the_exact_range_are_refused():
     triangle = to_table([(0, 1, half + 4, 1), (0, 2, half, 1), (1, 2, half + 2, 1)])
     with pytest.raises(OverflowError, match="2\\*\\*53"):
         agglomerate_contacts(*triangle, 3, 0.0)
-    with pytest.raises(OverflowError, match="2\\*\\*53"):
-        contract(*triangle, np.array([0, 0, 2]))
+    assert contract(*triangle, np.array([0, 0, 2]))[1].tolist() == [(1 << 53) + 2]
     wrapped = np.tile([[0, 1]], (2048, 1)), np.full(2048, 1 << 53), np.ones(2048, np.int64)
     assert wrapped[1].sum() == 0
-    with pytest.raises(OverflowError, match="2\\*\\*53"):
-        combine_contacts([wrapped])
+    large = np.array([[0, 1]]), np.array([1 << 62]), np.array([1])
+    assert combine_contacts([large])[1].tolist() == [1 << 62]
+    for tables in ([wrapped], [large, large]):
+        with pytest.raises(OverflowError, match="2\\*\\*38"):
+            combine_contacts(tables)
+
+
+def test_sums_that_are_not_complete_may_be_large():
+    table = np.array([[0, 1], [1, 2]]), np.array([-1 << 60, 5]), np.array([1, 1])
+    frozen = np.array([True, True, False])
+    assert agglomerate_contacts(*table, 3, 0.0, frozen).tolist() == [0, 1, 2]
+    with pytest.raises(OverflowError, match=r"contact scores: .*2\*\*53"):
+        agglomerate_contacts(*table, 3, 0.0, np.array([True, False, False]))
 
 
 def test_arguments_are_left_alone():

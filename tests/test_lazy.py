@@ -124,6 +124,22 @@ def test_label_functions_take_dask_and_zarr(name: str, arguments: tuple, with_fl
         np.testing.assert_array_equal(lazy.compute(), expected)
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 16])
+@pytest.mark.parametrize("name", ["merge_adjacent", "agglomerate"])
+def test_whether_scores_are_too_large_does_not_depend_on_the_blocks(name: str, width: int) -> None:
+    labels, flow = np.ones((2, 1, 16), np.int32), np.zeros((3, 2, 1, 16), np.float32)
+    labels[1] = 2
+    flow[1] = 1e4
+    unite, blocks = getattr(topo_dask, name), {"block_shape": (2, 1, width)}
+    with dask.config.set(scheduler="synchronous"):
+        for array in (labels, da.from_array(labels)):
+            with pytest.raises(OverflowError, match=r"contact scores: .*2\*\*53"):
+                np.asarray(unite(array, flow, -1.0, **blocks))
+        flow[1, 1, :, 8:] = -1e4  # eight faces of either sign: their sum is 0, those of halves are too large
+        for array in (labels, da.from_array(labels)):
+            assert (np.asarray(unite(array, flow, -1.0, **blocks)) == 1).all()
+
+
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_every_local_scheduler_gives_the_same_bits(scheduler: str, tmp_path: Any) -> None:
     mask, flow = blobs()

@@ -176,7 +176,8 @@ def merge_adjacent(
     ValueError
         When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
     OverflowError
-        When the scores of a contact add up to 2**29 or more, or there are more than 2**31 - 1 instances.
+        When the score of a face, or those of a contact together, pass 2**29, those of the part of a contact in a block
+        2**38, or there are more than 2**31 - 1 instances.
 
     Notes
     -----
@@ -230,7 +231,8 @@ def agglomerate(
     ValueError
         When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
     OverflowError
-        When the scores of a contact add up to 2**29 or more, or there are more than 2**31 - 1 instances.
+        When the score of a face, or those of a contact together, pass 2**29, also of a contact of groups on the way;
+        those of the part of a contact in a block or in some of them, 2**38; or there are more than 2**31 - 1 instances.
 
     Notes
     -----

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel
 from .contact_queue import Queue, enqueue, make_queue, take
-from .contact_tables import check_contacts
+from .contact_tables import check_contacts, check_scores
 from .group_graph import Graph, make_graph, resolve, score
 from .plateaus import Room, settle
 
@@ -77,7 +77,7 @@ def agglomerate_contacts(
     ValueError
         When the table or `frozen` is not as described or the threshold is NaN.
     OverflowError
-        When a sum leaves the range of exact float64, given or united.
+        When a sum that is complete leaves the range of exact float64, given or united.
 
     Notes
     -----
@@ -107,6 +107,7 @@ def agglomerate_contacts(
         raise ValueError(f"frozen is {left.dtype} {left.shape}: expected bool ({n_nodes},)")
     if np.isnan(threshold):
         raise ValueError(f"threshold is {threshold}: expected a number")
+    check_scores(pairs, sums, left)
     queue = make_queue(sums, faces, threshold)
     graph = make_graph(pairs, sums, faces, n_nodes)
     wanted = FIRST_ROOM

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .fixed_point import EXACT, SCALE, check_exact
+from .fixed_point import EXACT, SCALE, check_exact, check_sums
 
 Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """`pairs` [C, 2], `sums` [C] and `faces` [C] of a contact table."""
@@ -34,7 +34,7 @@ def combine_contacts(tables: Sequence[Table]) -> Table:
     Raises
     ------
     OverflowError
-        When a sum or a number of faces exceeds 2**53.
+        When a sum exceeds 2**62, or a number of faces 2**53. Sums of a part of the volume need not be exact floats.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def contract(
     Raises
     ------
     OverflowError
-        When a sum or a number of faces exceeds 2**53.
+        When a sum exceeds 2**62, or a number of faces 2**53. Sums of a part of the volume need not be exact floats.
 
     Examples
     --------
@@ -158,14 +158,12 @@ def scores_of(sums: NDArray[np.int64], faces: NDArray[np.int64]) -> NDArray[np.f
 
 
 def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:
-    """Refuse what is not a contact table over nodes 0 to n_nodes - 1.
+    """Refuse what is not a contact table over nodes 0 to n_nodes - 1; see `check_scores` for the sums.
 
     Raises
     ------
     ValueError
         When the arrays are not as the module describes.
-    OverflowError
-        When a sum exceeds 2**53.
     """
     if not 0 <= n_nodes < 1 << 31:
         raise ValueError(f"n_nodes is {n_nodes}: expected 0 to 2**31 - 1")
@@ -176,7 +174,6 @@ def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDA
     for name, array, shape in columns:
         if array.dtype != np.int64 or array.shape != shape:
             raise ValueError(f"{name} is {array.dtype} {array.shape}: expected int64 {shape}")
-    check_exact(sums, "sums")
     if rows and not 1 <= faces.min() <= faces.max() <= int(EXACT):
         raise ValueError(f"faces runs from {faces.min()} to {faces.max()}: expected 1 to 2**53")
     row = _first_bad_row(pairs, n_nodes)
@@ -185,6 +182,16 @@ def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDA
             f"pairs[{row}] is {pairs[row].tolist()}: expected 0 <= low < high < n_nodes = {n_nodes}, "
             "rows unique and in lexicographic order"
         )
+
+
+def check_scores(pairs: NDArray[np.int64], sums: NDArray[np.int64], frozen: NDArray[np.bool_]) -> None:
+    """Raise OverflowError when a sum that is complete exceeds 2**53.
+
+    Between two frozen nodes there may be more faces elsewhere, whose scores have the other sign: whether there is an
+    error must not depend on how the volume was cut.
+    """
+    if sums.size and max(int(sums.max()), -int(sums.min())) > EXACT:
+        check_exact(sums[~frozen[pairs].all(axis=1)], "contact scores")
 
 
 def _add_parallel(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64]) -> Table:
@@ -196,15 +203,22 @@ def _add_parallel(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDAr
     order = np.argsort(low * span + high) if span < 1 << 31 else np.lexsort((high, low))
     pairs = pairs[order]
     starts = np.flatnonzero(np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)])
-    return pairs[starts], _add_runs(sums[order], starts, "sums"), _add_runs(faces[order], starts, "faces")
+    return pairs[starts], _add_sums(sums[order], starts), _add_faces(faces[order], starts)
 
 
-def _add_runs(values: NDArray[np.int64], starts: NDArray[np.int64], what: str) -> NDArray[np.int64]:
-    totals = np.add.reduceat(values, starts)
-    check_exact(totals, what)
-    # A total that wrapped around may look small; its float shadow does not.
-    check_exact(np.add.reduceat(values * 0.5, starts), what)
-    return np.asarray(totals, dtype=np.int64)
+def _add_sums(sums: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    totals: NDArray[np.int64] = np.add.reduceat(sums, starts)
+    # A total that wrapped around may look small; its float shadow, of halves, does not.
+    for values in (totals, np.add.reduceat(sums * 0.5, starts)):
+        check_sums(values, "contact scores", "flow vectors are expected to be about one voxel long")
+    return totals
+
+
+def _add_faces(faces: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    totals: NDArray[np.int64] = np.add.reduceat(faces, starts)
+    check_exact(totals, "faces")
+    check_exact(np.add.reduceat(faces * 0.5, starts), "faces")
+    return totals
 
 
 def _first_bad_row(pairs: NDArray[np.int64], n_nodes: int) -> int:

@@ -21,7 +21,8 @@ FIRST_ROWS = 256
 """Rows of a new table, a power of two; a full table doubles."""
 
 NEAR_WRAP = 1 << 62
-"""Magnitude at which a running sum is given up: far above what is exact, and another score cannot wrap it."""
+"""Magnitude at which a block's running sum is given up: another score cannot wrap it. Far above what is exact, which is
+asked of the volume's sums only: those of a block may be large with either sign."""
 
 LOW, HIGH, SUM, FACES = 0, 1, 2, 3
 """Columns of a table."""
@@ -182,7 +183,7 @@ def _refuse_face(flow: Floats, bad: Triple, origin: tuple[int, ...]) -> NoReturn
             raise ValueError(f"flow: {value} at voxel {at} is not finite")
     raise OverflowError(
         f"flow: contact scores up to the face of voxel {at} along axis {axis} exceed 2**53 units of "
-        f"2**-{FRACTION_BITS}; flow vectors are expected to be about one voxel long"
+        f"2**-{FRACTION_BITS}, or 2**62 together; flow vectors are expected to be about one voxel long"
     )
 
 
@@ -240,7 +241,7 @@ def tabulate_contacts(
     ValueError
         When shapes or `mode` do not fit, or the flow is not finite at a face.
     OverflowError
-        When a score or sum exceeds 2**53 units.
+        When a score exceeds 2**53 units, or a sum on the way reaches 2**62.
 
     Examples
     --------
@@ -258,7 +259,6 @@ def tabulate_contacts(
     rows, bad = _tabulate(numbers, readable, core, mode == "agglomerate")
     if bad[0] >= 0:
         _refuse_face(readable, bad, origin)
-    check_exact(rows[:, SUM], "contact scores")
     rows = rows[np.lexsort((rows[:, HIGH], rows[:, LOW]))]
     return rows[:, : HIGH + 1].copy(), rows[:, SUM].copy(), rows[:, FACES].copy()
 

@@ -18,12 +18,12 @@ MAX_SUM = 1 << 62
 """Largest magnitude of a sum, which is 2**38 in whole units: two of them still add up within int64."""
 
 
-def check_sums(sums: NDArray[np.int64], what: str, remedy: str) -> None:
+def check_sums(sums: NDArray[np.int64] | NDArray[np.float64], what: str, remedy: str) -> None:
     """Raise OverflowError when a fixed-point sum has passed `MAX_SUM`.
 
     Parameters
     ----------
-    sums : ndarray of int64
+    sums : ndarray of int64 or float64
         Fixed-point sums, each of two that had not.
     what, remedy : str
         Name of the quantity, and what to do about it, for the message.
