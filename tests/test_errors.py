@@ -389,6 +389,7 @@ def test_zarr_arrays_whose_axes_are_in_another_order_are_refused() -> None:
 
 LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
+    ({"block_shape": ()}, TypeError, r"block_shape must be three integers .* got \(\)"),
     ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),
     ({"block_shape": (1, 2, 3, 4)}, TypeError, r"block_shape must be three integers .* got \(1, 2, 3, 4\)"),
     ({"block_shape": (1.5, 2, 3)}, TypeError, r"block_shape must be three integers .* got \(1.5, 2, 3\)"),
@@ -419,6 +420,9 @@ def test_lazy_options_are_refused(kind: As, options: dict[str, Any], error: type
     for call in (track, single, classes):
         with pytest.raises(error, match=message):
             call(kind, **options)
+    if "block_shape" in options:
+        with pytest.raises(error, match=message):
+            topo_dask.cluster_convergence(kind(np.array(VOXEL)), kind(np.array(VOXEL)), SHAPE, **options)
 
 
 @pytest.mark.parametrize("kind", [as_dask, as_zarr])

@@ -89,7 +89,8 @@ def test_rows_may_have_any_type_of_numbers(coords_type: str, ends_type: str) -> 
     assert expected.max() == 2
     rows = coords.astype(coords_type), ends.astype(ends_type)
     np.testing.assert_array_equal(topo_dask.cluster_convergence(*rows, (1, 2, 5), 1.0, 1), expected)
-    lazy = topo_dask.cluster_convergence(*(da.from_array(a, chunks=(3, 3)) for a in rows), (1, 2, 5), 1.0, 1)
+    taken, blocks = [da.from_array(a, chunks=(3, 3)) for a in rows], np.array([1, 1, 3])
+    lazy = topo_dask.cluster_convergence(*taken, (1, 2, 5), 1.0, 1, block_shape=blocks)
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
 
 

@@ -388,8 +388,8 @@ def cluster_lazily(
             f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
             f"{rows[1].numblocks[0]} of them along the first axis"
         )
-    block = options.block_shape or tuple(max(1, min(n, 128)) for n in shape)
-    grid = BlockGrid(shape, triple(block, "block_shape"))
+    chosen = tuple(max(1, min(n, 128)) for n in shape)
+    grid = BlockGrid(shape, triple(chosen if options.block_shape is None else options.block_shape, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")
     spec = _Spec(grid, scratch, config)
     key = f"prepare-labels-{uuid4().hex}"
