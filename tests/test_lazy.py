@@ -385,11 +385,22 @@ def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
     monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
     monkeypatch.setattr("topo_dask.lazy.spill", losing)
     lazy, _ = in_columns(lambda block: block, tmp_path)
+    remedy = ".*make the lazy array anew, with scratch=<" if named == "missing" else ""
     with (
         dask.config.set(scheduler="synchronous"),
-        pytest.raises(OSError, match=f"{lost}, spilled to scratch .*{named}"),
+        pytest.raises(OSError, match=f"{lost}, spilled to scratch .*{named}{remedy}"),
     ):
         lazy.compute()
+
+
+def test_a_spilled_input_that_was_removed_is_an_error(tmp_path: Path) -> None:
+    lazy, _ = in_columns(lambda block: block, tmp_path)
+    with dask.config.set(scheduler="synchronous"):
+        lazy[:, :, :8].compute()
+        (folder,) = tmp_path.glob("*/inputs/flow-*")
+        shutil.rmtree(folder)
+        with pytest.raises(OSError, match=f"flow was spilled to inputs/{folder.name}, which is missing .*scratch=<"):
+            lazy.compute()
 
 
 def test_a_bundle_that_is_lost_between_stages_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,6 +428,30 @@ def test_a_bundle_that_was_lost_is_an_error(tmp_path: Path) -> None:
             lazy.compute()
 
 
+def test_a_bundle_that_was_damaged_is_an_error(tmp_path: Path) -> None:
+    def damaging(job: Any, stages: Any, executor: Any) -> None:
+        for bundle in tmp_path.glob("*/channel0/track/0.0.1") if stages[0].name == "link" else ():
+            bundle.write_bytes(bundle.read_bytes()[:-1])
+        run(job, stages, executor)
+
+    lazy, _ = in_columns(lambda block: block, tmp_path)
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("topo_dask.lazy.run", damaging)
+            with pytest.raises(
+                OSError, match=r"stage 'link': bundle .*/0\.0\.1 is damaged in scratch .*anew"
+            ) as caught:
+                lazy.compute()
+        assert "resume" not in str(caught.value)
+        lazy, labels = in_columns(lambda block: block, tmp_path)
+        np.testing.assert_array_equal(lazy.compute(), labels)
+        for bundle in tmp_path.glob("*/channel0/numbers/*"):
+            bundle.write_bytes(bundle.read_bytes()[:-1])
+        with pytest.raises(OSError, match=r"block 0\.0\.\d: bundle .* is damaged in scratch .*anew") as caught:
+            lazy.compute()
+        assert "resume" not in str(caught.value)
+
+
 def test_losses_that_leave_no_gap_on_record_are_errors(tmp_path: Path) -> None:
     mask, flow = blobs()
     mask &= np.random.default_rng(0).random(mask.shape) < 0.5  # small fragments
@@ -441,8 +476,9 @@ def test_blocks_out_of_reach_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("topo_dask.lazy.prepare", elsewhere)
     mask, flow, _ = columns()
     with dask.config.set(scheduler="synchronous"):
-        with pytest.raises(OSError, match=r"block 0\.0\.\d: .* is missing in scratch .*scratch=<"):
+        with pytest.raises(OSError, match=r"block 0\.0\.\d: .* is missing in scratch .*scratch=<") as caught:
             in_columns(lambda block: block, tmp_path)[0].compute()
+        assert "resume" not in str(caught.value)  # which lazy arrays cannot
         with pytest.raises(OSError, match=r"layer 0 of blocks: .* is missing in scratch .*scratch=<"):
             topo_dask.track_flows(da.from_array(mask), da.from_array(flow), 5, scratch=str(tmp_path))[0].compute()
 

@@ -21,7 +21,7 @@ from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import Executor, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
-from .spilled import Opaque, as_declared, open_scratch, spill
+from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
@@ -31,7 +31,7 @@ from .stores.checked import CheckedArray
 from .stores.inputs import absolute_node
 from .stores.pages import Pages
 from .stores.recent import RecentReads
-from .stores.scratch import FileScratch, find
+from .stores.scratch import AbsentBundleError, DamagedBundleError, FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
 from .surroundings import ambient, check_reach, check_sight, compute, resources, turn
 
@@ -162,8 +162,10 @@ def _turn_of(job: Job) -> Iterator[None]:
 def _work(job: Job, stages: Sequence[Stage], stage: Stage, executor: Executor) -> None:
     try:
         run(job, (stage,), executor)
-    except (OSError, KeyError) as error:  # a bundle that is not there is a KeyError
+    except (OSError, KeyError) as error:
         _check_kept(job, stages, error)
+        if isinstance(error, _LOSSES):
+            raise _lost(job, f"stage {stage.name!r}", error) from error
         raise
     if left := stage.keys_left(job):  # a worker may have come that was not asked
         raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
@@ -174,12 +176,18 @@ def _check_kept(job: Job, stages: Sequence[Stage], cause: Exception | None = Non
         raise _out_of_reach(job, f"bundle {lost} is lost") from cause
 
 
+_LOSSES = AbsentBundleError, DamagedBundleError
+
+
+def _lost(job: Job, where: str, error: AbsentBundleError | DamagedBundleError) -> OSError:
+    # What they say themselves is for runs that can be resumed.
+    state = "missing" if isinstance(error, AbsentBundleError) else "damaged"
+    return _out_of_reach(job, f"{where}: bundle {error.args[0]} is {state}")
+
+
 def _out_of_reach(job: Job, problem: str) -> OSError:
     assert isinstance(job.scratch, FileScratch)
-    return OSError(
-        f"{problem} in scratch {job.scratch.url}: files there were removed, or not all workers reach it; compute again "
-        "with scratch=<a path or URL that all workers share>"
-    )
+    return OSError(out_of_reach(job.scratch, problem))
 
 
 @dataclass(frozen=True)
@@ -230,8 +238,8 @@ def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32
     try:
         if prepared.occupied[block_id]:
             return final_labels(job, block.key, plan.view, plan.drops)
-    except KeyError as error:
-        raise _out_of_reach(job, f"block {block.key}: {error} is missing") from error
+    except _LOSSES as error:
+        raise _lost(job, f"block {block.key}", error) from error
     if find(job.scratch, "track" if job.labels is None else "localise", block.key):
         raise _out_of_reach(job, f"block {block.key}: its numbers are missing")
     return np.zeros(block.write.shape, np.int32)
@@ -346,8 +354,8 @@ def _layer(prepared: Prepared, layer: int) -> tuple[NDArray[np.int64], NDArray[n
     rows = np.argwhere(prepared.occupied[layer]).tolist()
     try:
         return rows_of(job, [job.grid.block((layer, y, x)) for y, x in rows])
-    except KeyError as error:
-        raise _out_of_reach(job, f"layer {layer} of blocks: {error} is missing") from error
+    except _LOSSES as error:
+        raise _lost(job, f"layer {layer} of blocks", error) from error
 
 
 def _settled(spec: _Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:

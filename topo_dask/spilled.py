@@ -91,7 +91,6 @@ def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
     All are computed at once, so that what they have in common, such as a network's output, is computed once. Who writes
     at the same time, from another process, writes copies of its own; the records name the ones to read.
     """
-    import zarr
     from dask.utils import SerializableLock
 
     arrays: dict[str, Any] = carrier.arrays
@@ -100,10 +99,27 @@ def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
         with ambient(in_task=True), SerializableLock(f"{scratch.url}/inputs"):
             if left := arrays.keys() - _spilled(arrays, scratch).keys():
                 _write({name: arrays[name] for name in left}, scratch)
-    return {
-        name: CheckedArray(zarr.open_array(f"{scratch.url}/{path}", mode="r"), f"{name}, spilled to scratch", "error")
-        for name, path in _spilled(arrays, scratch).items()
-    }
+    return {name: _open(name, path, scratch) for name, path in _spilled(arrays, scratch).items()}
+
+
+def _open(name: str, path: str, scratch: FileScratch) -> CheckedArray:
+    import zarr
+
+    try:
+        array = zarr.open_array(f"{scratch.url}/{path}", mode="r")
+    except (OSError, zarr.errors.NodeNotFoundError) as error:
+        # Not spilled again: what was computed from it is on record, and it need not come out the same twice.
+        raise OSError(out_of_reach(scratch, f"{name} was spilled to {path}, which is missing")) from error
+    remedy = out_of_reach(scratch, "it was lost")
+    return CheckedArray(array, f"{name}, spilled to scratch", "error", remedy)
+
+
+def out_of_reach(scratch: FileScratch, problem: str) -> str:
+    """What to say of something that is not to be found in scratch any more, or not from here."""
+    return (
+        f"{problem} in scratch {scratch.url}: files there were removed, or not all workers reach it; make the lazy "
+        "array anew, with scratch=<a path or URL that all workers share>"
+    )
 
 
 def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:

@@ -60,13 +60,14 @@ class _CheckedStore(Store):
     past the checks; here it falls back on `get`.
     """
 
-    def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing) -> None:
+    def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing, remedy: str) -> None:
         super().__init__(read_only=True)
         self._store: Any = impatient(array.store_path.store)  # absence is judged here
         self._local = is_local(self._store)
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
         self._on_missing = on_missing
+        self._remedy = remedy
         self._document = self._prefix + document_of(array)
         try:
             self._form = form_of(array)
@@ -137,10 +138,7 @@ class _CheckedStore(Store):
         if part is not None and self._form.index is not None and not is_index(part, self._form.index):
             raise self.refuse(key, "vanished while it was read")
         if self._on_missing == "error":
-            raise MissingChunkError(
-                f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; if empty chunks were left out on "
-                "purpose, read it with on_missing='background'"
-            )
+            raise MissingChunkError(f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; {self._remedy}")
         if not await self._is_there():
             raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
 
@@ -200,6 +198,8 @@ class CheckedArray:
     on_missing : {"error", "background"}
         What a chunk (a shard, where there are shards) that does not exist means: an error, or the fill value. An inner
         chunk which the index of its shard declares empty is the fill value in both cases: that is on record.
+    remedy : str
+        What to do where a chunk does not exist, for the message.
 
     Raises
     ------
@@ -228,20 +228,21 @@ class CheckedArray:
     array: "zarr.Array[Any]"
     name: str = "array"
     on_missing: OnMissing = "error"
+    remedy: str = "if empty chunks were left out on purpose, read it with on_missing='background'"
     _store: _CheckedStore = field(init=False, repr=False, compare=False)
     _view: "zarr.Array[Any]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.on_missing not in ("error", "background"):
             raise ValueError(f"on_missing must be 'error' or 'background', got {self.on_missing!r}")
-        store = _CheckedStore(self.array, self.name, self.on_missing)
+        store = _CheckedStore(self.array, self.name, self.on_missing, self.remedy)
         inner = self.array.async_array
         path = StorePath(store, self.array.store_path.path)
         object.__setattr__(self, "_store", store)
         object.__setattr__(self, "_view", zarr.Array(zarr.AsyncArray(inner.metadata, path, inner.config)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckedArray, (self.array, self.name, self.on_missing)
+        return CheckedArray, (self.array, self.name, self.on_missing, self.remedy)
 
     @property
     def path(self) -> str:

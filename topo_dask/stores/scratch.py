@@ -135,15 +135,19 @@ def to_bytes(record: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 class DamagedBundleError(OSError):
-    """A bundle is not what was filed."""
+    """A bundle, which is the only argument, is not what was filed."""
+
+    def __str__(self) -> str:
+        """The bundle, and what a run does about it."""
+        return f"scratch bundle {self.args[0]} is damaged; remove it and run again with resume=True"
 
 
-def _absent(name: str) -> KeyError:
-    return KeyError(f"scratch bundle {name} is not there; if it is lost, run again with resume=True")
+class AbsentBundleError(KeyError):
+    """There is no such bundle, which is the only argument."""
 
-
-def _damaged(name: str) -> DamagedBundleError:
-    return DamagedBundleError(f"scratch bundle {name} is damaged; remove it and run again with resume=True")
+    def __str__(self) -> str:
+        """The bundle, and what a run does about it."""
+        return f"scratch bundle {self.args[0]} is not there; if it is lost, run again with resume=True"
 
 
 def unpack(data: bytes, name: str) -> Arrays:
@@ -155,7 +159,7 @@ def unpack(data: bytes, name: str) -> Arrays:
         or data[:8] != _MAGIC
         or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:])
     ):
-        raise _damaged(name)
+        raise DamagedBundleError(name)
     codec = Blosc()
     (length,) = struct.unpack_from("<Q", data, 12)
     at = 20 + length
@@ -205,7 +209,7 @@ class FileScratch:
         try:
             data = self._folder.read(f"{kind}/{key}")
         except FileNotFoundError:
-            raise _absent(name) from None
+            raise AbsentBundleError(name) from None
         return unpack(data, name)
 
     def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
@@ -228,11 +232,11 @@ class FileScratch:
             (length,) = struct.unpack_from("<Q", head, 12)
             entries = json.loads(head[20 : 20 + length]) if head.startswith(_MAGIC) else None
         except FileNotFoundError:
-            raise _absent(name) from None
+            raise AbsentBundleError(name) from None
         except (struct.error, ValueError):
             entries = None
         if entries is None:
-            raise _damaged(name)
+            raise DamagedBundleError(name)
         return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
 
     def lengths_each(self, kind: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
