@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -160,6 +161,16 @@ def test_the_memory_of_a_container_is_what_its_group_allows(
     assert machine.machine_memory() == 2**30
     (tmp_path / "cgroup").unlink()
     assert machine.machine_memory() > 2**30
+
+
+def test_inputs_that_a_cluster_has_dropped_are_an_error_with_what_helps() -> None:
+    options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0", "processes": False}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        mask = da.ones(SHAPE, chunks=8, dtype=bool).persist()
+        lazy = topo_dask.postprocess_single(mask, np.zeros((3, *SHAPE), np.float32))
+        client.cancel(mask)  # as when nobody holds it any more
+        with pytest.raises(RuntimeError, match="keep what you have persisted until the result is computed"):
+            lazy.compute()
 
 
 @pytest.mark.parametrize("processes", [True, False])

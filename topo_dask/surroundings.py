@@ -4,8 +4,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Executor as Pool
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
@@ -74,7 +74,23 @@ def turn() -> Iterator[None]:
 
 
 def compute(*collections: Any) -> None:
-    """`dask.compute` inside a task, for where this code runs, see `ambient`, which the caller has entered."""
+    """`dask.compute` inside a task, for where this code runs, see `ambient`, which the caller has entered.
+
+    Raises
+    ------
+    RuntimeError
+        When the cluster no longer has what the collections are made of.
+    """
+    try:
+        _compute(*collections)
+    except CancelledError as error:
+        raise RuntimeError(
+            f"an input cannot be computed, its cluster says: {error}; keep what you have persisted until the result is "
+            "computed"
+        ) from error
+
+
+def _compute(*collections: Any) -> None:
     import dask
 
     if _in_cluster_task():
