@@ -52,6 +52,8 @@ def track_flows(
     ------
     ValueError, TypeError
         When an argument does not fit, or a particle reads a vector that is not finite.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -112,6 +114,10 @@ def cluster_convergence(
     ------
     ValueError, TypeError
         When an argument does not fit, or a position is not finite or further outside.
+    OverflowError
+        When there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------

@@ -56,8 +56,8 @@ def postprocess_single(
     scratch : str, optional
         For lazy arrays: path or store URL, reachable by all workers, for intermediates, by default the temporary
         directory. What is filed there is removed with the last array that needs it; when this process ends, if other
-        processes had a share in it or it is a store. Chunks of a zarr array that were never written read as its fill
-        value.
+        processes had a share in it or it is a store. It stays where another process, to which the array was sent, goes
+        on when this one has ended. Chunks of a zarr array that were never written read as its fill value.
 
     Returns
     -------
@@ -67,13 +67,24 @@ def postprocess_single(
     Raises
     ------
     ValueError, TypeError
-        When an argument does not fit, or a particle reads a vector that is not finite.
+        When an argument does not fit, a particle reads a vector that is not finite, or a chunk is not what its dask
+        array declares.
+    OverflowError
+        When the flow is so long that sums for `merge` or the flow error pass their range, see there, or there are more
+        than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, when something in scratch or of an input was lost, or workers do not reach it.
 
     Warns
     -----
     UserWarning
         When NumPy arrays look, in a few boxes, as if something else was meant: a mask of probabilities or logits; flow
         that is scaled, 0, points away from objects, or fits in another order.
+
+    Notes
+    -----
+    A dask input is written to scratch once for each call: persist or store what several calls share, and keep what you
+    have persisted until the result is computed, as Dask drops what nobody else holds.
 
     Examples
     --------
@@ -146,7 +157,9 @@ def run_instance_segmentation(
     Raises
     ------
     ValueError, TypeError
-        When shapes, names or parameters do not fit together.
+        When shapes, names or parameters do not fit together, a probability is NaN, or as of `postprocess_single`.
+    OverflowError, OSError, RuntimeError
+        See `postprocess_single`.
 
     Warns
     -----

@@ -36,6 +36,8 @@ def compact_relabel(
         When a label is negative, or an argument does not fit.
     OverflowError
         When there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -76,6 +78,8 @@ def filter_small(
         When a label is negative, or an argument does not fit.
     OverflowError
         When there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -121,6 +125,8 @@ def split_disconnected(
         When a label is negative, or an argument does not fit.
     OverflowError
         When there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -178,6 +184,8 @@ def merge_adjacent(
     OverflowError
         When the score of a face, or those of a contact together, pass 2**29, those of the part of a contact in a block
         2**38, or there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -233,6 +241,8 @@ def agglomerate(
     OverflowError
         When the score of a face, or those of a contact together, pass 2**29, also of a contact of groups on the way;
         those of the part of a contact in a block or in some of them, 2**38; or there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -284,6 +294,8 @@ def remove_bad_flow_masks(
         When a label is negative, an argument does not fit, or the flow is not finite in an instance.
     OverflowError
         When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -339,6 +351,8 @@ def instance_table(
         When a label is negative, an argument does not fit, or the flow is not finite in an instance.
     OverflowError
         When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
+    OSError, RuntimeError
+        Of lazy arrays, see `postprocess_single`.
 
     Examples
     --------
