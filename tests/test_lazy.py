@@ -4,6 +4,7 @@ import gc
 import multiprocessing.pool
 import shutil
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -189,6 +190,35 @@ def test_what_inputs_have_in_common_is_computed_once() -> None:
     lazy = topo_dask.run_instance_segmentation(found[:1], found[1:], ["one"], config)["one"]
     np.testing.assert_array_equal(lazy.compute(), topo_dask.postprocess_single(mask, flow, min_size=2))
     assert len(computed) == len(set(computed)) == image.npartitions
+
+
+@pytest.mark.parametrize("stored", [(), ("semantic",), ("flow",)])
+@pytest.mark.parametrize("names", ["a", "ac", "bc", "abc"])
+def test_classes_that_are_skipped_are_not_computed(names: str, stored: tuple[str, ...]) -> None:
+    mask, flow = blobs()
+    semantic, flows = np.stack([mask, mask[::-1], ~mask]).astype("f4"), np.concatenate([flow, flow * 0, flow * 0.5])
+    computed: set[tuple[str, int]] = set()
+
+    def lazily(array: np.ndarray, what: str) -> Any:
+        def network(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+            computed.add((what, block_info[0]["chunk-location"][0]))
+            return block
+
+        if what in stored:
+            return zarr.create_array({}, data=array, chunks=(2, 10, 10, 10))
+        chunks = (1 if what == "semantic" else 3, 10, 30, 25)
+        return da.from_array(array, chunks=chunks).map_blocks(network, dtype="f4", meta=np.empty((0,) * 4, "f4"))
+
+    config = {name: {"group": 1, "n_steps": 10, "convergence_radius": 3.0, "min_size": 2} for name in names}
+    ways = {"class_names": ["a", "b", "c"], "class_config": config}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = topo_dask.run_instance_segmentation(semantic, flows, **ways)
+        found = topo_dask.run_instance_segmentation(lazily(semantic, "semantic"), lazily(flows, "flow"), **ways)
+    with dask.config.set(scheduler="synchronous"):
+        for name in names:
+            np.testing.assert_array_equal(found[name].compute(), expected[name])
+    assert computed == {(what, "abc".index(c)) for what in ("semantic", "flow") if what not in stored for c in names}
 
 
 class Labelled:

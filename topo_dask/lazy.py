@@ -8,7 +8,8 @@ that block. What is done is on record in scratch, so that computing another bloc
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -87,8 +88,16 @@ def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> B
     return BlockGrid(shape, (block[0], block[1], block[2]), halo)
 
 
-def _stored(arrays: Mapping[str, Array], names: Mapping[str, str], scratch: FileScratch) -> dict[str, Any]:
-    """Arrays as zarr arrays, or as delayed ones that a task will have spilled; `names` is what callers call them."""
+def _stored(
+    arrays: Mapping[str, Array],
+    names: Mapping[str, str],
+    scratch: FileScratch,
+    channels: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Arrays as zarr arrays, or as delayed ones that a task will have spilled; `names` is what callers call them.
+
+    Of an array with an entry in `channels` only those are spilled.
+    """
     import dask
     import dask.array as da
 
@@ -97,7 +106,8 @@ def _stored(arrays: Mapping[str, Array], names: Mapping[str, str], scratch: File
         if is_stored(array):
             found[key] = CheckedArray(absolute_node(array), names[key], "background")
         else:
-            deferred[key] = array if _is_dask(array) else da.from_array(array)
+            whole = as_declared(array if _is_dask(array) else da.from_array(array), names[key])
+            deferred[key] = whole[list(channels[key])] if key in channels else whole
     if deferred:
         carrier, key = Opaque({names[key]: array for key, array in deferred.items()}), f"spill-{uuid4().hex}"
         spilled = dask.delayed(spill, pure=True)(carrier, scratch, dask_key_name=key)
@@ -198,17 +208,18 @@ class _Spec:
     config: ClassConfig
     name: str = ""  # of the class, where there are several
     channel: int = 0
+    places: Mapping[str, int] = field(default_factory=dict)  # of the class in what is stored, where not its channel
 
 
 def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
     mask, flow, labels, threshold = (stored.get(key) for key in ("mask", "flow", "labels", "threshold"))
-    channels = slice(3 * spec.channel, 3 * spec.channel + 3)
+    of_mask, of_flow = (spec.places.get(key, spec.channel) for key in ("mask", "flow"))
     return Job(
         name=spec.name,
         grid=spec.grid,
         config=spec.config,
-        foreground=None if mask is None else Foreground(_channel_of(mask, spec.channel), threshold),
-        flow=None if flow is None else _flow_of(flow, channels, spec),
+        foreground=None if mask is None else Foreground(_channel_of(mask, of_mask), threshold),
+        flow=None if flow is None else _flow_of(flow, slice(3 * of_flow, 3 * of_flow + 3), spec),
         labels=None if labels is None else Source(labels, "instances"),
         scratch=spec.scratch.within(f"channel{spec.channel}"),  # a class may have a name that is no path
     )
@@ -309,21 +320,21 @@ def _tabulated(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> dict[str, 
 def segment_classes_lazily(
     classes: Mapping[str, tuple[int, ClassConfig]], options: Options, semantic: Array, flow: Array, threshold: float
 ) -> dict[str, Any]:
-    """Lazy labels of several classes; spilled inputs are shared."""
+    """Lazy labels of several classes; spilled inputs, which are of no other classes, are shared."""
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
     inputs, names = {"mask": semantic, "flow": flow}, {"mask": "semantic_pred", "flow": "flow_pred"}
-    stored = {**_stored(inputs, names, scratch), "threshold": threshold}
-    return {
-        name: _as_asked(
-            _deferred_labels(
-                _Spec(grid, scratch, config, name, channel), plan_stages(Recipe.of(config), tiers=grid.tiers), stored
-            ),
-            options,
-            [semantic, flow],
-        )
-        for name, (channel, config) in classes.items()
-    }
+    taken = sorted(channel for channel, _ in classes.values())
+    channels = {"mask": taken, "flow": [3 * channel + axis for channel in taken for axis in range(3)]}
+    parts = {} if len(taken) == semantic.shape[0] else channels
+    stored = {**_stored(inputs, names, scratch, parts), "threshold": threshold}
+    labels = {}
+    for name, (channel, config) in classes.items():
+        places = {key: taken.index(channel) for key, array in inputs.items() if not is_stored(array)}
+        spec = _Spec(grid, scratch, config, name, channel, places)
+        deferred = _deferred_labels(spec, plan_stages(Recipe.of(config), tiers=grid.tiers), stored)
+        labels[name] = _as_asked(deferred, options, [semantic, flow])
+    return labels
 
 
 def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:

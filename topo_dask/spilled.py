@@ -131,12 +131,12 @@ def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:
 def _write(arrays: Mapping[str, Any], scratch: FileScratch) -> None:
     check_reach(scratch)
     paths = {name: f"inputs/{name}-{uuid4().hex}" for name in arrays}
-    compute(*(_writing(array, f"{scratch.url}/{paths[name]}", name) for name, array in arrays.items()))
+    compute(*(_writing(array, f"{scratch.url}/{paths[name]}") for name, array in arrays.items()))
     for name, path in paths.items():
         scratch.put("spilled", name, path=np.frombuffer(path.encode(), np.uint8))
 
 
-def _writing(array: Any, url: str, name: str) -> Any:
+def _writing(array: Any, url: str) -> Any:
     # A dask array whose chunks are written when they are computed.
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
@@ -151,8 +151,7 @@ def _writing(array: Any, url: str, name: str) -> Any:
         compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
         config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
     )
-    whole = as_declared(array, name).rechunk(chunks)
-    return whole.map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
+    return array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
 
 
 def as_declared(array: Any, name: str) -> Any:
