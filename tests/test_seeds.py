@@ -1,4 +1,4 @@
-"""The table of seeds: labels do not depend on its bundles, and a task reads few of them, once."""
+"""Tables of seeds: labels do not depend on their bundles, and a task reads few of them, once."""
 
 from collections import Counter
 from typing import Any
@@ -19,6 +19,8 @@ from topo_dask.stores.scratch import MemoryScratch
 
 Shape = tuple[int, int, int]
 
+SPLIT = Recipe(split=True)
+
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
@@ -29,6 +31,18 @@ def test_labels_do_not_depend_on_the_bundles(data: st.DataObject) -> None:
         patch.setattr(seeds, "PIECE", data.draw(st.integers(1, 4), label="rows of a bundle"))
         found = run_blocks(Recipe(split=True, min_fragment_ratio=ratio), block_shape, labels=labels)
     np.testing.assert_array_equal(found, naive.split_disconnected(labels, ratio))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_labels_of_orphans_do_not_depend_on_the_bundles(data: st.DataObject) -> None:
+    labels, _ = data.draw(some.labelled_volumes(max_ids=4))
+    block_shape, least = data.draw(some.block_shapes(labels.shape)), data.draw(st.integers(2, 9), label="min_size")
+    kept, mask = naive.filter_small(labels, least), labels > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "PIECE", data.draw(st.integers(1, 4), label="rows of a bundle"))
+        found = run_blocks(Recipe(min_size=least, split=True, recover=True), block_shape, labels=labels)
+    np.testing.assert_array_equal(found, naive.recover_orphans(naive.split_disconnected(kept, 0.1), mask))
 
 
 def filed(labels: np.ndarray, block_shape: Shape, ratio: float = 0.1) -> MemoryScratch:
@@ -59,14 +73,21 @@ def test_a_row_is_the_box_of_large_fragments_in_a_block() -> None:
 # ------------------------------------------------------------ effort
 
 
-def reads_of_tasks(monkeypatch: pytest.MonkeyPatch, labels: np.ndarray, block_shape: Shape) -> dict[str, Counter[str]]:
-    """How many bundles of each kind each task of `absorb` reads."""
+def reads_of_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+    labels: np.ndarray,
+    block_shape: Shape,
+    stage_name: str = "absorb",
+    recipe: Recipe = SPLIT,
+    scratch: MemoryScratch | None = None,
+) -> dict[str, Counter[str]]:
+    """How many bundles of each kind each task of a stage reads."""
     reads: dict[str, Counter[str]] = {}
     now: list[Any] = []
     work, get = Stage.work, MemoryScratch.get
 
     def count_work(stage: Stage, job: Job, key: str) -> None:
-        if stage.name == "absorb":
+        if stage.name == stage_name:
             now.append(reads.setdefault(key, Counter()))
         work(stage, job, key)
         now.clear()
@@ -79,9 +100,10 @@ def reads_of_tasks(monkeypatch: pytest.MonkeyPatch, labels: np.ndarray, block_sh
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "work", count_work)
         patch.setattr(MemoryScratch, "get", count_get)
-        found = run_blocks(Recipe(split=True), block_shape, labels=labels)
+        found = run_blocks(recipe, block_shape, labels=labels, scratch=scratch)
     np.testing.assert_array_equal(found > 0, labels > 0)
-    assert found.max() == labels.max()  # nothing stays split
+    sizes = np.unique(labels[labels > 0], return_counts=True)[1]
+    assert found.max() == np.count_nonzero(sizes >= recipe.min_size)  # nothing stays split
     return reads
 
 
@@ -119,3 +141,25 @@ def test_reads_of_a_task_do_not_grow_with_its_instance(monkeypatch: pytest.Monke
         assert len(reads) == side * side
         tasks[side] = Counter(counts[TABLE] for counts in reads.values())
     assert max(tasks[20]) == max(tasks[40]) <= 10  # the boxes, and at most 3 x 3 bundles of 4 x 4 blocks
+
+
+def test_reads_of_a_task_with_orphans_do_not_grow_with_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "PIECE", 16)
+    recipe, tasks = Recipe(min_size=2, split=True, recover=True), {}
+    for side in (20, 40):
+        labels = np.zeros((3, 4 * side, 4 * side), np.int32)
+        labels[0] = 1
+        labels[2, ::4, ::4] = np.arange(2, side * side + 2).reshape(side, side)  # an orphan in each block
+        scratch = MemoryScratch()
+        reads = reads_of_tasks(monkeypatch, labels, (3, 4, 4), "orphans", recipe, scratch)
+        assert len(reads) == side * side
+        assert max(len(scratch.get("survey", key)["lower"]) for key in scratch.keys("survey") - {BOXES}) == 16
+        tasks[side] = Counter(counts["survey"] for counts in reads.values())
+    assert max(tasks[20]) == max(tasks[40]) <= 10
+
+
+def test_orphans_without_any_label_stay_without() -> None:
+    labels = np.array([[[1, 0, 2, 0, 3]]], np.int32)
+    recipe, scratch = Recipe(min_size=2, split=True, recover=True), MemoryScratch()
+    assert not run_blocks(recipe, (1, 1, 2), labels=labels, scratch=scratch).any()
+    assert scratch.keys("survey") == {BOXES}

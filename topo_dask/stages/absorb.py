@@ -7,14 +7,14 @@ import numpy as np
 from ..kernels.labels import apply_lut
 from .job import ABSORBED, Job, View
 from .search import RECENT, Candidates, file_patch, nearest_labels
-from .seeds import SMALL, SeedTable
+from .seeds import SMALL, TABLE, SeedTable
 
 
 def absorb(job: Job, key: str) -> None:
     """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance.
 
     Whatever the instances, a task holds what it does of its own block, the pieces of `RECENT` blocks and what a
-    `SeedTable` does; for the instance that it is at, 72 bytes for each other block that may hold a nearest seed.
+    `SeedTable` does; for the instance that it is at, 48 bytes for each other block that may hold a nearest seed.
     """
     block = job.grid.named(key)
     small = job.scratch.get(SMALL, key)
@@ -27,11 +27,11 @@ def absorb(job: Job, key: str) -> None:
     order = np.argsort(instances, kind="stable")
     begins, ends = (np.searchsorted(instances, small["ids"], side, order) for side in ("left", "right"))
     labels = np.zeros(len(voxels), np.int32)
-    table = SeedTable(job.scratch)
+    table = SeedTable(job.scratch, TABLE)
     for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         rows = order[begin:end]
         points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
         lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
-        blocks, span = lower // np.array(job.grid.block_shape), (int(small["lowest"][i]), int(small["highest"][i]))
-        labels[rows] = nearest_labels(points, Candidates(job.grid, blocks, lower, upper, pieces, span))
+        span = int(small["lowest"][i]), int(small["highest"][i])
+        labels[rows] = nearest_labels(points, Candidates(job.grid, lower, upper, pieces, span))
     file_patch(job, ABSORBED, block, where, labels)

@@ -1,45 +1,51 @@
 """Give orphans, foreground without a label, that of the nearest labelled voxel, at any distance."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..blocks.geometry import z_order
 from ..blocks.memory import PARTICLES
 from ..kernels.labels import voxels_of
-from .job import ALL, Job, View
+from .job import Job, View
 from .search import RECENT, Candidates, file_patch, nearest_labels
+from .seeds import SeedTable, file_table
+
+SURVEY = "survey"
+"""Kind of the bundles that say where labelled voxels are: a row a block, in Z-order."""
 
 
 def survey(job: Job) -> None:
-    """File which blocks hold labelled voxels, and in which box: where orphans look for labels."""
-    blocks, lower, upper = [], [], []
-    for block in job.occupied("fragments"):
-        extents = job.scratch.get("fragments.extents", block.key)
+    """File in which box of each block its labelled voxels lie: where orphans look for labels."""
+    blocks = sorted(job.occupied("fragments"), key=lambda block: z_order(block.block_id))
+    lower, upper = np.empty((2, len(blocks), 3), np.int64)
+    n = 0
+    for extents in job.scratch.get_each("fragments.extents", (block.key for block in blocks)):
         if len(extents["counts"]):
-            blocks.append(block.block_id)
-            lower.append(extents["lower"].min(axis=0))
-            upper.append(extents["upper"].max(axis=0))
-    shape = (len(blocks), 3)
-    job.scratch.put(
-        "survey",
-        ALL,
-        blocks=np.array(blocks, np.int64).reshape(shape),
-        lower=np.array(lower, np.int64).reshape(shape),
-        upper=np.array(upper, np.int64).reshape(shape),
-    )
+            lower[n], upper[n] = extents["lower"].min(axis=0), extents["upper"].max(axis=0)
+            n += 1
+    file_table(job.scratch, SURVEY, lower[:n], upper[:n])
 
 
 def recover_orphans(job: Job, key: str, view: View) -> None:
-    """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel."""
+    """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel.
+
+    However many blocks there are, a task holds what it does of its own block, the pieces of `RECENT` blocks, what a
+    `SeedTable` does, and 48 bytes for each other block that may hold a nearest labelled voxel.
+    """
     block = job.grid.named(key)
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
     if not where.any():
         job.scratch.put("orphans", key)
         return
-    seeds = job.scratch.get("survey", ALL)
-    pieces = lru_cache(RECENT)(lambda other: view.pieces(job, other))
-    candidates = Candidates(job.grid, seeds["blocks"], seeds["lower"], seeds["upper"], pieces)
+    table, pieces = SeedTable(job.scratch, SURVEY), lru_cache(RECENT)(partial(view.pieces, job))
+
+    def labels_of(points: NDArray[np.int64]) -> NDArray[np.int32]:
+        boxes = table.near(0, table.end, points.min(axis=0), points.max(axis=0) + 1)
+        return nearest_labels(points, Candidates(job.grid, *boxes, pieces))
+
     parts = block.write.parts(PARTICLES)
     some = (voxels_of(where[part.within(block.write)]) + np.array(part.start) for part in parts)
-    labels = np.concatenate([nearest_labels(points, candidates) for points in some])
+    labels = np.concatenate([labels_of(points) for points in some if len(points)])
     file_patch(job, "orphans", block, where, labels)

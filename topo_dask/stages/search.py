@@ -37,10 +37,8 @@ class Candidates:
     ----------
     grid : BlockGrid
         Blocks of the volume.
-    blocks : ndarray of int64, shape (M, 3)
-        Grid index of each block.
     lower, upper : ndarray of int64, shape (M, 3)
-        Its box of labelled voxels.
+        The box of labelled voxels of each block.
     pieces : callable
         Numbered pieces of a block, and the label of each.
     span : tuple of 2 int
@@ -48,7 +46,6 @@ class Candidates:
     """
 
     grid: BlockGrid
-    blocks: NDArray[np.int64]
     lower: NDArray[np.int64]
     upper: NDArray[np.int64]
     pieces: Pieces
@@ -59,13 +56,13 @@ class Candidates:
         return box_distances2(start, stop, self.lower, self.upper)
 
     def near(self, points: NDArray[np.int64], radius: int) -> "Candidates":
-        """Those within a radius of the box of some points, so that a search need not look at all of a volume's."""
+        """Those within a radius of the box of some points, so that a search need not look at all."""
         kept = self.distances2(points.min(axis=0), points.max(axis=0) + 1) <= radius * radius
-        return replace(self, blocks=self.blocks[kept], lower=self.lower[kept], upper=self.upper[kept])
+        return replace(self, lower=self.lower[kept], upper=self.upper[kept])
 
     def block(self, row: int) -> Block:
         """One of the blocks."""
-        z, y, x = self.blocks[row].tolist()
+        z, y, x = (self.lower[row] // np.array(self.grid.block_shape)).tolist()
         return self.grid.block((z, y, x))
 
     def box(self, row: int) -> Box:
@@ -91,7 +88,7 @@ def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray
     points : ndarray of int64, shape (N, 3)
         Voxels in volume coordinates.
     candidates : Candidates
-        All boxes with labelled voxels.
+        All boxes that may hold the nearest labelled voxel of a point.
     """
     best = np.full(len(points), NO_SEED)
     labels = np.zeros(len(points), np.int32)

@@ -1,8 +1,9 @@
-"""The table of seeds: where the large fragments of the instances are that have small ones too.
+"""Tables of seeds: where the voxels are whose labels others get, a box a row, in bundles of which a task reads few.
 
-It has a row for each instance and block: the box of the voxels of its large fragments in there. Rows of an instance
-come one after the other, in Z-order of their blocks; instances in that of their first blocks. So what a task needs is
-in few bundles of consecutive rows, whether its instances are many or large, and the box of each bundle tells which.
+That of small fragments has a row for each instance and block: the box of the voxels of its large fragments in there.
+Rows of an instance come one after the other, in Z-order of their blocks; instances in that of their first blocks. That
+of orphans has a row for each block with labelled voxels, in Z-order. So what a task needs is in few bundles of
+consecutive rows, whether its instances are many or large, and the box of each bundle tells which.
 """
 
 from functools import lru_cache
@@ -16,13 +17,13 @@ from ..stores.scratch import Arrays, Scratch
 from .job import BlockRows, Job
 
 PIECE = 1 << 12
-"""Rows of the table in one bundle of scratch, of 48 bytes each."""
+"""Rows of a table in one bundle of scratch, of 48 bytes each."""
 
 KEPT = 4
-"""Bundles of the table that a task keeps at hand."""
+"""Bundles of a table that a task keeps at hand."""
 
 TABLE, SMALL = "split.seeds", "split.small"
-"""Kinds of the bundles of the table, and of those that tell a block which rows are those of its instances."""
+"""Kinds of the bundles of the table of small fragments, and of those that tell a block the rows of its instances."""
 
 BOXES = "boxes"
 """Key of the box of each bundle, where that of the bundles themselves is their number."""
@@ -36,7 +37,7 @@ def file_seeds(
     lower: NDArray[np.int64],
     upper: NDArray[np.int64],
 ) -> None:
-    """File the table of seeds, and for each block with small fragments the rows of their instances.
+    """File the table of small fragments, and for each block with small fragments the rows of their instances.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def file_seeds(
     at = np.argsort(instance[enters])  # where each of those wanted is
     low = np.minimum.reduceat(lower[seeds], opens, axis=0)
     high = np.maximum.reduceat(upper[seeds], opens, axis=0)
-    _file_table(job.scratch, low, high)
+    file_table(job.scratch, TABLE, low, high)
     own = ((block.key, ids[part][small[part]]) for block, part in rows)
     mine = ((key, np.sort(at[np.searchsorted(wanted, np.unique(some))])) for key, some in own if len(some))
     job.scratch.put_each(SMALL, ((key, {name: column[i] for name, column in instances.items()}) for key, i in mine))
@@ -96,35 +97,43 @@ def _runs(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.flatnonzero(changes)
 
 
-def _file_table(scratch: Scratch, lower: NDArray[np.int64], upper: NDArray[np.int64]) -> None:
+def file_table(scratch: Scratch, kind: str, lower: NDArray[np.int64], upper: NDArray[np.int64]) -> None:
+    """File a table, the box of each row, under a kind of its own."""
     begins = np.arange(0, len(lower), PIECE)
-    for number, at in enumerate(begins.tolist()):
-        scratch.put(TABLE, str(number), lower=lower[at : at + PIECE], upper=upper[at : at + PIECE])
+    parts = ((str(number), slice(at, at + PIECE)) for number, at in enumerate(begins.tolist()))
+    scratch.put_each(kind, ((key, {"lower": lower[part], "upper": upper[part]}) for key, part in parts))
     low, high = np.minimum.reduceat(lower, begins, axis=0), np.maximum.reduceat(upper, begins, axis=0)
-    scratch.put(TABLE, BOXES, lower=low, upper=high)
+    scratch.put(kind, BOXES, lower=low, upper=high)
 
 
 class SeedTable:
-    """The table as one task reads it: `KEPT` bundles of `PIECE` rows at a time, 0.8 MB, and 48 bytes for each other.
+    """A table as one task reads it: `KEPT` bundles of `PIECE` rows at a time, 0.8 MB, and 48 bytes for each other.
 
     Parameters
     ----------
     scratch : Scratch
         Where it is filed.
+    kind : str
+        Kind of its bundles.
 
     Examples
     --------
     >>> from topo_dask.stores.scratch import MemoryScratch
     >>> scratch, lower = MemoryScratch(), np.array([[0, 0, 0], [0, 0, 8], [0, 0, 90]])
-    >>> _file_table(scratch, lower, lower + 1)
-    >>> SeedTable(scratch).near(0, 3, np.array([0, 0, 2]), np.array([1, 1, 5]))[0]
+    >>> file_table(scratch, TABLE, lower, lower + 1)
+    >>> SeedTable(scratch, TABLE).near(0, 3, np.array([0, 0, 2]), np.array([1, 1, 5]))[0]
     array([[0, 0, 0],
            [0, 0, 8]])
     """
 
-    def __init__(self, scratch: Scratch) -> None:
-        self._bundle = lru_cache(KEPT)(lambda number: scratch.get(TABLE, str(number)))
-        self._boxes = lru_cache(1)(lambda: scratch.get(TABLE, BOXES))
+    def __init__(self, scratch: Scratch, kind: str) -> None:
+        self._bundle = lru_cache(KEPT)(lambda number: scratch.get(kind, str(number)))
+        self._boxes = lru_cache(1)(lambda: scratch.get(kind, BOXES))
+
+    @property
+    def end(self) -> int:
+        """Rows of its bundles, if the last one were full."""
+        return len(self._boxes()["lower"]) * PIECE
 
     def near(
         self, begin: int, end: int, start: NDArray[np.int64], stop: NDArray[np.int64]
@@ -136,10 +145,10 @@ class SeedTable:
         """
         numbers = np.arange(begin // PIECE, (end - 1) // PIECE + 1)
         # The first and the last hold other instances too, and their boxes are larger for it.
-        boxes = self._boxes() if len(numbers) > 1 else None
+        boxes = self._boxes() if len(numbers) != 1 else None
         distances2 = np.zeros(1) if boxes is None else _distances2(boxes, numbers, start, stop)
         reach2 = np.inf
-        found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        found = [(np.empty((0, 3), np.int64),) * 2]
         for i in np.argsort(distances2, kind="stable"):
             if distances2[i] > reach2:
                 break
