@@ -1,8 +1,10 @@
 """Checked reads: right or refused, whatever happened to the stored chunks."""
 
 import asyncio
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,18 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
+from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.stores import retries
 from topo_dask.stores.checked import CheckedArray, ChunkError, MissingChunkError
 from topo_dask.stores.limits import check_metadata
 from topo_dask.stores.listing import stored_chunks
+from topo_dask.stores.volumes import Foreground, Source
 
 SHAPE, CHUNKS, SHARDS = (12, 10, 9), (4, 5, 3), (8, 10, 6)
 WHOLE = tuple(slice(0, size) for size in SHAPE)
@@ -245,6 +251,19 @@ class Flaky(WrapperStore):
         return await super().get(key, prototype, byte_range)
 
 
+class Listed(WrapperStore):
+    """Store that notes what is listed."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.prefixes = []
+
+    async def list_prefix(self, prefix):
+        self.prefixes.append(prefix)
+        async for key in super().list_prefix(prefix):
+            yield key
+
+
 class StatusError(Exception):
     def __init__(self, status):
         super().__init__(f"status {status}")
@@ -383,6 +402,10 @@ ENCODINGS = {
 }
 
 
+def found_chunks(array, first=None):
+    return set(map(tuple, np.argwhere(stored_chunks(array, first)).tolist()))
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("path", ["", "in/group"])
 @pytest.mark.parametrize("shards", [None, (4, 4, 4)])
@@ -395,21 +418,23 @@ def test_stored_chunks(tmp_path, encoding, path, shards, local):
     array = zarr.create_array(
         store, name=path, shape=(50, 9, 9), chunks=(2, 2, 2), shards=shards, dtype="u1", fill_value=0, **layout
     )
-    assert stored_chunks(array) == set()
+    assert found_chunks(array) == found_chunks(array, 3) == set()
     array[46, 0, 8] = 1
     array[0:5, 3, 3] = 1
     edge = 4 if shards else 2
     expected = {(46 // edge, 0, 8 // edge)} | {(z // edge, 3 // edge, 3 // edge) for z in range(5)}
-    assert stored_chunks(array) == stored_chunks(CheckedArray(array)) == expected
+    assert found_chunks(array) == found_chunks(CheckedArray(array)) == expected
+    for first in range(50 // edge):
+        assert found_chunks(array, first) == {chunk[1:] for chunk in expected if chunk[0] == first}
 
 
 def test_stored_chunks_passes_over_what_is_no_chunk(tmp_path):
     array = create(tmp_path)
-    everything = stored_chunks(array)
+    everything = found_chunks(array)
     assert everything == set(product(range(3), range(2), range(3)))
     for name in ("c/0/0/0.7.partial", "c/0/0/99", "c/0/0/00", "c/0/0/x", "notes.txt"):
         (tmp_path / name).write_text("no chunk")
-    assert stored_chunks(array) == everything
+    assert found_chunks(array) == everything
 
 
 def test_stored_chunks_behind_a_link(tmp_path):
@@ -417,7 +442,56 @@ def test_stored_chunks_behind_a_link(tmp_path):
     (tmp_path / "a.zarr/c/1").rename(tmp_path / "elsewhere")
     (tmp_path / "a.zarr/c/1").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "a.zarr/c/2/loop").symlink_to(tmp_path / "a.zarr")
-    assert stored_chunks(array) == set(product(range(3), range(2), range(3)))
+    assert found_chunks(array) == set(product(range(3), range(2), range(3)))
+
+
+def test_only_what_is_asked_for_is_listed(tmp_path, monkeypatch):
+    def scandir(folder, real=os.scandir):
+        looked_at.append(Path(folder).relative_to(tmp_path).parts[:2])
+        return real(folder)
+
+    looked_at, store = [], Listed(MemoryStore())
+    monkeypatch.setattr(os, "scandir", scandir)
+    for where in (tmp_path, store):
+        array = zarr.create_array(where, shape=(30, 4, 4), chunks=(1, 2, 2), dtype="u1", fill_value=0)
+        array[:29] = 1
+        looked_at.clear()
+        assert found_chunks(array, 3) == set(product(range(2), range(2)))
+        assert found_chunks(array, 29) == set()
+        if where is tmp_path:
+            assert set(looked_at) == {(), ("c",), ("c", "3")}
+    assert store.prefixes == ["c/3/", "c/29/", ""]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_blocks_that_a_stored_chunk_meets(data):
+    sizes, edges = (st.tuples(*[st.integers(least, 9)] * 3) for least in (0, 1))
+    shape, chunk, block = data.draw(sizes, "shape"), data.draw(edges, "chunk"), data.draw(edges, "block")
+    array = zarr.create_array({}, shape=(2, *shape), chunks=(1, *chunk), dtype="u1", fill_value=0)
+    grid, chunks = BlockGrid(shape, block), BlockGrid(shape, chunk)
+    stored = [one.write for one in chunks if data.draw(st.booleans())]
+    for box in stored:
+        array[(1, *box.slices)] = 1
+    met = {one.block_id for box in stored for one in grid.touching(box)}
+    foreground = Foreground(Source(CheckedArray(array, "semantic", "background"), "semantic", slice(1, 2)), 0.5)
+    for _ in range(2):
+        assert [one.block_id for one in foreground.stored_blocks(grid)] == sorted(met)
+    assert list(Foreground(replace(foreground.source, channels=slice(0, 1)), 0.5).stored_blocks(grid)) == []
+
+
+def test_a_folder_that_is_denied_is_looked_for_among_all():
+    class Denying(Listed):
+        async def list_prefix(self, prefix):
+            async for key in super().list_prefix(prefix):
+                if prefix != "c/3/":
+                    yield key
+
+    store = Denying(MemoryStore())
+    array = zarr.create_array(store, shape=(5, 4, 4), chunks=(1, 2, 2), dtype="u1", fill_value=0)
+    array[:] = 1
+    assert found_chunks(array, 3) == set(product(range(2), range(2)))
+    assert store.prefixes == ["c/3/", ""]
 
 
 def test_stored_chunks_is_none_when_the_store_can_not_list():

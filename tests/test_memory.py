@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
 
+from topo_dask import segment_volume
 from topo_dask.blocks import memory
 from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
@@ -28,6 +30,9 @@ from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.tabulate import tabulate
 from topo_dask.stages.unite import unite
+from topo_dask.stores import volumes
+from topo_dask.stores.checked import CheckedArray
+from topo_dask.stores.listing import stored_chunks
 from topo_dask.stores.scratch import FILED, FileScratch
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 
@@ -257,3 +262,33 @@ def test_the_client_holds_one_block_at_a_time() -> None:
     keys: list[str] = []
     assert peak_of(lambda: keys.extend(stage.keys_left(job))) < 200 * 20**3
     assert len(keys) == 20**3
+
+
+def test_a_listing_holds_a_byte_a_chunk_of_one_channel(tmp_path: Path) -> None:
+    n = 12
+    array = zarr.create_array(tmp_path, shape=(4, n, n, n), chunks=(1, 1, 1, 1), dtype="u1", fill_value=0)
+    for channel, z, y in np.ndindex(4, n, n):
+        (tmp_path / f"c/{channel}/{z}/{y}").mkdir(parents=True)
+        for x in range(n):
+            (tmp_path / f"c/{channel}/{z}/{y}/{x}").touch()
+    grid = BlockGrid((n, n, n), (4, 4, 4))
+    foreground = Foreground(Source(CheckedArray(array, "semantic", "background"), "semantic", slice(1, 2)), 0.5)
+    found: list[int] = []
+    assert peak_of(lambda: found.append(sum(1 for _ in foreground.stored_blocks(grid)))) < 40 * n**3
+    assert found == [len(grid)]
+
+
+def test_a_run_lists_once_what_is_stored_of_each_class(tmp_path: Path) -> None:
+    semantic = zarr.create_array(tmp_path / "semantic", data=np.ones((2, 8, 8, 8), "f4"), chunks=(1, 4, 4, 4))
+    flow = zarr.create_array(tmp_path / "flow", data=np.full((6, 8, 8, 8), 0.1, "f4"), chunks=(3, 4, 4, 4))
+    config = {name: {"group": 1, "n_steps": 1, "convergence_radius": 8.0, "min_size": 1} for name in "ab"}
+    listed: list[Any] = []
+
+    def note(array: Any, first: Any = None) -> Any:
+        listed.append(first)
+        return stored_chunks(array, first)
+
+    how: dict[str, Any] = {"class_names": ["a", "b"], "class_config": config, "block_shape": (4, 4, 4)}
+    with patch.object(volumes, "stored_chunks", note):
+        segment_volume(semantic, flow, tmp_path / "labels", progress=False, **how)
+    assert sorted(listed) == [0, 1]

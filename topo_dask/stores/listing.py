@@ -2,10 +2,13 @@
 
 import os
 import re
+from collections.abc import Callable
 from operator import lt
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
@@ -14,19 +17,26 @@ from .chunk_form import document_of
 from .persistent import impatient
 from .retries import is_local, persist
 
+Visit = Callable[[str], None]
 
-def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...]] | None:
-    """Grid indices of the stored objects of an array (shards where there are shards), from one listing.
+
+def stored_chunks(array: "zarr.Array[Any] | CheckedArray", first: int | None = None) -> NDArray[np.bool_] | None:
+    """Which objects of an array are stored (shards where there are shards), from one listing.
+
+    Names are not kept, and where the keys of the array allow it only those below `first` are listed.
 
     Parameters
     ----------
     array : zarr.Array or CheckedArray
         Array of at least one axis.
+    first : int, optional
+        Index along the first axis of the only objects that are asked for, of an array of at least two axes.
 
     Returns
     -------
-    chunks : set of tuple of int, or None
-        None when the store cannot list, or when its listing misses even the metadata of the array.
+    stored : ndarray of bool, or None
+        Whether there is an object, at its grid index; without the first axis if `first` is given. None when the store
+        cannot list, or when its listing misses even the metadata of the array.
 
     Raises
     ------
@@ -38,59 +48,84 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray") -> set[tuple[int, ...
     >>> array = zarr.create_array({}, shape=(4, 4, 4), chunks=(4, 4, 2), dtype="u1", fill_value=0)
     >>> array[:, :, 2:] = 7
     >>> stored_chunks(array)
-    {(0, 0, 1)}
+    array([[[False,  True]]])
+    >>> stored_chunks(array, 0)
+    array([[False,  True]])
     """
     if isinstance(array, CheckedArray):
         array = array.array
-    example = array.metadata.encode_chunk_key((1,) * array.ndim)  # a 0 in it stands for an axis that is left out
-    names = _names(array, example.count("/") + 1)
-    if names is None:
-        return None
-    if document_of(array) not in names:
-        return None
-    pattern = re.compile(re.escape(example).replace("1", "(0|[1-9][0-9]*)"))
-    chunks = {tuple(map(int, match.groups())) for match in map(pattern.fullmatch, names) if match}
+    folder, pattern = _keys(array, first)
     grid = [-(-size // chunk) for size, chunk in zip(array.shape, stored_shape(array), strict=True)]
-    return {chunk for chunk in chunks if all(map(lt, chunk, grid))}
+    stored = np.zeros(grid if first is None else grid[1:], np.bool_)
+    document, seen = document_of(array), False
 
+    def visit(name: str) -> None:
+        nonlocal seen
+        seen = seen or name == document
+        if match := pattern.fullmatch(name):
+            chunk = tuple(map(int, match.groups()))
+            if all(map(lt, chunk, stored.shape)):
+                stored[chunk] = True
 
-def _names(array: "zarr.Array[Any]", depth: int) -> "list[str] | None":
-    """Keys under an array, relative to it, and of `depth` parts at most on a disk; None when the store cannot list."""
     store: Any = impatient(array.store_path.store)
     path = array.store_path.path
     if type(store) is LocalStore:
-        return _files(os.path.join(store.root, path), depth)
+        _walk(os.path.join(store.root, path), folder, pattern.pattern.count("/") + 1, visit)
+        return stored if seen else None
     fs: Any = getattr(store, "fs", None)
     protocols = getattr(fs, "protocol", ())
     # fsspec lists web pages by the links on them.
     if not store.supports_listing or "http" in protocols or "https" in protocols:
         return None
-    if fs is not None:
+    if folder:
+        _list(store, path, folder, visit)
+        if stored.any():
+            return stored
+        # That nothing is there counts only if the listing that says so shows the metadata.
+    _list(store, path, "", visit)
+    return stored if seen else None
+
+
+def _keys(array: "zarr.Array[Any]", first: int | None) -> tuple[str, re.Pattern[str]]:
+    # The folder below the array's that the objects asked for are in, with a slash behind it if it is another; and what
+    # their keys are like. A 0 in an example of a key stands for an axis that is left out.
+    example = array.metadata.encode_chunk_key((1 if first is None else first, *(1,) * (array.ndim - 1)))
+    at = 0 if first is None else len(example) - (2 * array.ndim - 3)
+    fixed, free = example[:at], example[at:]
+    pattern = re.escape(fixed) + re.escape(free).replace("1", "(0|[1-9][0-9]*)")
+    return fixed if fixed.endswith("/") else "", re.compile(pattern)
+
+
+def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
+    # The keys in a folder below an array's, relative to the latter.
+    if (fs := getattr(store, "fs", None)) is not None:
         fs.invalidate_cache()
     prefix = f"{path}/" if path else ""
 
-    async def look() -> list[str]:
-        return [key.removeprefix(prefix) async for key in store.list_prefix(prefix)]
+    async def look() -> bool:
+        async for key in store.list_prefix(prefix + folder):
+            visit(key.removeprefix(prefix))
+        return True
 
     try:
-        return sync(look() if is_local(store) else persist(look))
+        sync(look() if is_local(store) else persist(look))
     except (FileNotFoundError, NotImplementedError):
-        return None
+        return
 
 
-def _files(root: str, depth: int) -> list[str]:
-    """Files below a folder, at most `depth` levels down.
+def _walk(root: str, folder: str, depth: int, visit: Visit) -> None:
+    """Visit the files below a folder's folder, and those on the way there, at most `depth` levels down.
 
     Unlike zarr's own listing it follows links and raises when a folder cannot be read: a chunk that is not listed
     would count as empty.
     """
-    found, folders = [], [("", 1)]
+    folders = [("", 1)]
     while folders:
         head, level = folders.pop()
         with os.scandir(os.path.join(root, head)) as entries:
             for entry in entries:
+                name = head + entry.name
                 if not entry.is_dir():
-                    found.append(head + entry.name)
-                elif level < depth:
-                    folders.append((f"{head}{entry.name}/", level + 1))
-    return found
+                    visit(name)
+                elif level < depth and f"{name}/"[: len(folder)] == folder[: len(name) + 1]:
+                    folders.append((f"{name}/", level + 1))

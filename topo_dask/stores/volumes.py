@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.flow_types import readable_flow, used_dtype
 from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, region_of
-from .checked import CheckedArray
+from .checked import CheckedArray, stored_shape
 from .limits import check_metadata
 from .listing import stored_chunks
 from .outputs import check_run
@@ -179,32 +179,45 @@ class Foreground:
 
     source: Source
     threshold: float | None = None
+    _met: dict[BlockGrid, NDArray[np.bool_] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Foreground, (self.source, self.threshold)  # tasks need not know where the others are
 
     def stored_blocks(self, grid: BlockGrid) -> Iterator[Block]:
-        """Blocks that may have foreground, in raster order: those that a stored chunk meets. One is held at a time.
+        """Blocks that may have foreground, in raster order: those that a stored chunk meets.
 
         A chunk that was never written has the array's fill value, which is background unless it counts as foreground or
-        is no number. All blocks where the store cannot tell, or where a chunk that is not there is an error.
+        is no number. All blocks where the store cannot tell, or where a chunk that is not there is an error. What is
+        stored is listed once, and a byte is kept for each block of the grid.
         """
-        array = self.source.array
-        sparse = isinstance(array, CheckedArray) and array.on_missing == "background"
-        chunks = stored_chunks(array) if sparse else None
-        if chunks is None:
+        if grid not in self._met:
+            self._met[grid] = self._blocks_met(grid)
+        met = self._met[grid]
+        if met is None:
             return iter(grid)
+        return (grid.block((z, y, x)) for z, y, x in map(np.ndarray.tolist, np.argwhere(met)))
+
+    def _blocks_met(self, grid: BlockGrid) -> NDArray[np.bool_] | None:
+        # Which blocks a stored chunk meets; None where each may have foreground.
+        array = self.source.array
+        if not (isinstance(array, CheckedArray) and array.on_missing == "background"):
+            return None
         fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
         if self._is_foreground(fill) or fill != fill:
-            return iter(grid)
+            return None
+        unit = stored_shape(array)
         channel = self.source.channels.start if self.source.channels else 0
-        unit = array.shards or array.chunks
-        found: set[Triple] = set()
-        for chunk in chunks:
-            if len(unit) == 4 and chunk[0] != channel // unit[0]:
-                continue
-            start = [i * n for i, n in zip(chunk[-3:], unit[-3:], strict=True)]
-            stop = [min(a + n, s) for a, n, s in zip(start, unit[-3:], grid.shape, strict=True)]
-            box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-            found.update(block.block_id for block in grid.touching(box))
-        return map(grid.block, sorted(found))
+        met = stored_chunks(array, channel // unit[0] if len(unit) == 4 else None)
+        if met is None:
+            return None
+        for axis, (size, block, chunk) in enumerate(zip(grid.shape, grid.block_shape, unit[-3:], strict=True)):
+            start = np.arange(0, size, block)
+            ends = np.stack((start // chunk, -(-np.minimum(start + block, size) // chunk)), axis=1)
+            beyond = [(0, int(k == axis)) for k in range(3)]  # the last block ends there
+            met = np.logical_or.reduceat(np.pad(met, beyond), ends.reshape(-1), axis)
+            met = met.take(range(0, 2 * len(start), 2), axis)
+        return met
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Whether each voxel of a box is foreground.
