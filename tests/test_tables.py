@@ -1,15 +1,22 @@
 """Tables of all blocks as one, and the bundles they are read from, several at a time where a store takes its time."""
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from threading import Barrier, Lock
 from typing import Any
 
 import numpy as np
 import pytest
+from blockwise import run_blocks
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
+from topo_dask.execute import Tick, serial
+from topo_dask.plan import Recipe, Stage
 from topo_dask.stages.job import Job, file_luts, read_columns
+from topo_dask.stages.settle import index_rows
+from topo_dask.stores import retries
 from topo_dask.stores.scratch import FileScratch, MemoryScratch, Scratch
 
 GRID = BlockGrid((3, 4, 5), (1, 1, 1))
@@ -65,3 +72,68 @@ def test_a_store_that_is_not_local_is_asked_for_several_bundles_at_a_time(
         monkeypatch.setattr(FileScratch, does, slow)
     assert [int(bundle["a"][0]) for bundle in scratch.get_each("kind", keys)] == list(range(40))
     assert 4 <= most[1] <= 16
+
+
+def test_only_the_arrays_that_are_asked_for_are_unpacked(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    scratch.put("kind", "0.0.0", a=np.arange(3), b=np.arange(5), c=np.arange(7))
+    (found,) = scratch.get_each("kind", ["0.0.0"], ("a", "c"))
+    assert {name: len(array) for name, array in found.items()} == {"a": 3, "c": 7}
+
+
+def must_come_together(patch: pytest.MonkeyPatch, does: str, kind: str) -> list[str]:
+    """Have requests for bundles of a kind wait for each other, two by two; the keys of those that came."""
+    together, real, came = Barrier(2, timeout=10), getattr(FileScratch, does), list[str]()
+
+    def wait(self: FileScratch, of: str, key: str, *more: Any, **arrays: Any) -> Any:
+        if of == kind:
+            came.append(key)
+            together.wait()  # broken, which is an error, where they come one by one
+        return real(self, of, key, *more, **arrays)
+
+    patch.setattr(FileScratch, does, wait)
+    return came
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "n"),
+    [
+        ("localise", "localise", 2),  # the census looks at those of blocks without voxels
+        ("survey", "fragments.extents", 4),
+        ("tabulate", "absorb", 8),  # twice each
+        ("tabulate", "orphans", 8),
+    ],
+)
+def test_what_goes_through_all_blocks_asks_for_several_at_a_time(
+    stage: str, kind: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "PAUSE_ABSENT", 0.0)
+    came: list[list[str]] = []
+
+    def serial_at_first(now: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
+        waits.undo()
+        if now.name == stage and now.over is None:
+            came.append(must_come_together(waits, "get", kind))
+        serial(now, job, keys, tick)
+        if now.name == stage and now.over is not None:
+            came.append(must_come_together(waits, "get", kind))
+
+    labels = np.zeros((1, 4, 48), np.int32)
+    labels[0, 0, :32] = labels[0, 2, :32:8] = 1  # four blocks share an instance, and have a fragment of it
+    labels[0, 2, 4:32:8] = 2, 3, 4, 5  # and an orphan
+    recipe = Recipe(min_size=2, split=True, recover=True, table=True)
+    scratch = FileScratch(f"memory://{tmp_path.name}-{kind}")
+    with pytest.MonkeyPatch.context() as waits:
+        found = run_blocks(recipe, (1, 4, 8), labels=labels, scratch=scratch, executor=serial_at_first)
+    np.testing.assert_array_equal(found, labels > 0)
+    assert [len(keys) for keys in came] == [n]
+
+
+def test_rows_are_indexed_several_blocks_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scratch = FileScratch(f"memory://{tmp_path.name}")
+    for key, part in product(KEYS, (2, 0)):
+        scratch.put("rows", f"{key}@{part}")
+    came = must_come_together(monkeypatch, "put", "rows.index")
+    index_rows(Job("rows", GRID, ClassConfig(), scratch=scratch))
+    assert sorted(came) == sorted(KEYS)
+    assert all(bundle["parts"].tolist() == [0, 2] for bundle in scratch.get_each("rows.index", KEYS))

@@ -154,5 +154,7 @@ def _filed_together(scratch: FileScratch, stage: Stage, there: dict[str, set[str
     done = there[stage.name]
     if stage.over == EVERY and stage.products:
         whole = set.intersection(*(there[kind] for kind in stage.products))
-        done = {key for key in done if key in whole or scratch.get(stage.name, key)}
+        others = sorted(done - whole)
+        own = zip(others, scratch.get_each(stage.name, others), strict=True)
+        done = (done & whole) | {key for key, bundle in own if bundle}
     return dict.fromkeys(stage.products, done)

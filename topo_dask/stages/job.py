@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -143,33 +144,40 @@ class View:
         """Piece of each of a block's own voxels, from 1, and the label of each piece, 0 for one that has none."""
         numbers = job.scratch.get(self.numbers, block.key)["numbers"]
         labels = [job.scratch.get(self.lut, block.key)["lut"]]
-        for patch in self._patches(job, block, labels[0]):
-            if len(labels) == 1:
-                numbers = numbers.copy()
-            numbers.reshape(-1)[patch["voxels"]] = patch["numbers"] + np.uint32(sum(map(len, labels)))
-            labels.append(patch["ids"])
+        for kind in self._patched(labels[0]):
+            if patch := job.scratch.get(kind, block.key):
+                if len(labels) == 1:
+                    numbers = numbers.copy()
+                numbers.reshape(-1)[patch["voxels"]] = patch["numbers"] + np.uint32(sum(map(len, labels)))
+                labels.append(patch["ids"])
         return numbers, np.concatenate(labels)
 
     def extents(self, job: Job) -> Iterator[tuple[Block, NDArray[np.int32], Extents]]:
         """Label and extents of each piece of a block, for all occupied blocks in raster order."""
         blocks = job.occupied()
         keys = [block.key for block in blocks]
-        tables = (job.scratch.get_each(kind, keys) for kind in (self.lut, f"{self.numbers}.extents"))
-        for block, of_lut, of_pieces in zip(blocks, *tables, strict=True):
+        luts, again = tee(job.scratch.get_each(self.lut, keys))
+        absorbed = (key for key, table in zip(keys, again, strict=True) if ABSORBED in self._patched(table["lut"]))
+        pieces = job.scratch.get_each(f"{self.numbers}.extents", keys)
+        columns = ("ids", *EXTENT_COLUMNS)  # the voxels of several patches would be too much
+        patches = {
+            kind: job.scratch.get_each(kind, absorbed if kind == ABSORBED else keys, columns) for kind in self.patches
+        }
+        for block, of_lut, of_pieces in zip(blocks, luts, pieces, strict=True):
             labels, extents = [of_lut["lut"]], [extents_of(of_pieces)]
-            for patch in self._patches(job, block, labels[0]):
-                labels.append(patch["ids"])
-                extents.append(extents_of(patch))
+            for kind in self._patched(labels[0]):
+                if patch := next(patches[kind]):
+                    labels.append(patch["ids"])
+                    extents.append(extents_of(patch))
             yield block, np.concatenate(labels), concatenate_extents(extents)
 
     def read(self, job: Job, block: Block) -> NDArray[np.int32]:
         """Labels of a block's own voxels."""
         return apply_lut(*self.pieces(job, block))
 
-    def _patches(self, job: Job, block: Block, lut: NDArray[np.int32]) -> list[Arrays]:
-        # Which of them there are is known, so that one that is lost, or that a store denies, is an error.
-        kinds = [kind for kind in self.patches if kind != ABSORBED or not lut.all()]
-        return [patch for kind in kinds if (patch := job.scratch.get(kind, block.key))]
+    def _patched(self, lut: NDArray[np.int32]) -> list[str]:
+        # Which patches a block has is known, so that one that is lost, or that a store denies, is an error.
+        return [kind for kind in self.patches if kind != ABSORBED or not lut.all()]
 
 
 def extents_of(bundle: Arrays) -> Extents:

@@ -68,8 +68,7 @@ def index_rows(job: Job) -> None:
     for name in job.scratch.keys("rows"):
         key, part = name.split("@")
         parts.setdefault(key, []).append(int(part))
-    for key, found in parts.items():
-        job.scratch.put("rows.index", key, parts=np.array(sorted(found)))
+    job.scratch.put_each("rows.index", ((key, {"parts": np.array(sorted(found))}) for key, found in parts.items()))
 
 
 def settle(job: Job, key: str) -> None:

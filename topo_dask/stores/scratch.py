@@ -8,7 +8,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -50,8 +50,8 @@ class Scratch(Protocol):
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
 
-    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
-        """Bundles one after the other, as `get` gives them."""
+    def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
+        """Bundles one after the other, as `get` gives them; those of these names at least, if some are given."""
 
     def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
         """File bundles, given by key, as `put` does."""
@@ -81,7 +81,7 @@ class MemoryScratch:
         """A bundle; KeyError when there is none."""
         return self.bundles[self.prefix + kind][key]
 
-    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
+    def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
         """Bundles one after the other."""
         return (self.get(kind, key) for key in keys)
 
@@ -150,8 +150,8 @@ class AbsentBundleError(KeyError):
         return f"scratch bundle {self.args[0]} is not there; if it is lost, run again with resume=True"
 
 
-def unpack(data: bytes, name: str) -> Arrays:
-    """Arrays of a bundle written by `pack`; OSError naming the bundle when it is damaged."""
+def unpack(data: bytes, name: str, names: Collection[str] | None = None) -> Arrays:
+    """Arrays of a bundle written by `pack`, all or those named; OSError naming the bundle when it is damaged."""
     from numcodecs import Blosc
 
     if (
@@ -166,6 +166,9 @@ def unpack(data: bytes, name: str) -> Arrays:
     arrays = {}
     for entry, dtype, shape, size in json.loads(data[20:at]):
         part = data[at : at + size]
+        at += size
+        if names is not None and entry not in names:
+            continue
         nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
         # Writable, like any other array: kernels are compiled once for both.
         raw = np.empty(nbytes, np.uint8)
@@ -174,7 +177,6 @@ def unpack(data: bytes, name: str) -> Arrays:
         else:
             raw[:] = np.frombuffer(part, np.uint8)
         arrays[entry] = raw.view(dtype).reshape(shape)
-        at += size
     return arrays
 
 
@@ -203,18 +205,18 @@ class FileScratch:
         """File a bundle, replacing one of the same name."""
         self._folder.write(f"{kind}/{key}", pack(arrays))
 
-    def get(self, kind: str, key: str) -> Arrays:
-        """A bundle; KeyError when there is none."""
+    def get(self, kind: str, key: str, names: Collection[str] | None = None) -> Arrays:
+        """A bundle, or its arrays of these names; KeyError when there is none."""
         name = f"{self.url}/{kind}/{key}"
         try:
             data = self._folder.read(f"{kind}/{key}")
         except FileNotFoundError:
             raise AbsentBundleError(name) from None
-        return unpack(data, name)
+        return unpack(data, name, names)
 
-    def get_each(self, kind: str, keys: Iterable[str]) -> Iterator[Arrays]:
-        """Bundles one after the other; of a store that is not local some are asked for ahead."""
-        return self._each(lambda key: self.get(kind, key), keys)
+    def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
+        """Bundles, or their arrays of these names, one after the other; some ahead where the store is not local."""
+        return self._each(lambda key: self.get(kind, key, names), keys)
 
     def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
         """File bundles, given by key; in a store that is not local some at a time."""
