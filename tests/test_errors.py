@@ -394,6 +394,11 @@ LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": (1, 2, 3, 4)}, TypeError, r"block_shape must be three integers .* got \(1, 2, 3, 4\)"),
     ({"block_shape": (1.5, 2, 3)}, TypeError, r"block_shape must be three integers .* got \(1.5, 2, 3\)"),
     ({"block_shape": "abc"}, TypeError, "block_shape must be three integers .* got 'abc'"),
+    ({"scratch": b"/tmp"}, TypeError, "scratch must be a path or a URL, got b'/tmp'"),
+    ({"scratch": ""}, ValueError, "scratch must be a path or a URL, got ''"),
+    ({"scratch": 3}, TypeError, "scratch must be a path or a URL, got 3"),
+    ({"scratch": "/tmp/a::b"}, ValueError, "scratch must be a path or a URL without '::', .* got '/tmp/a::b'"),
+    ({"scratch": "none://a"}, ValueError, "scratch none://a: Protocol not known: none"),
     ({"halo": -1}, ValueError, r"halo must be at least 0 .* got \(-1, -1, -1\)"),
     ({"halo": (1, 2)}, TypeError, r"halo must be three integers .* got \(1, 2\)"),
     ({"halo": 1.5}, TypeError, "halo must be three integers .* got 1.5"),
@@ -420,7 +425,7 @@ def test_lazy_options_are_refused(kind: As, options: dict[str, Any], error: type
     for call in (track, single, classes):
         with pytest.raises(error, match=message):
             call(kind, **options)
-    if "block_shape" in options:
+    if "halo" not in options:
         with pytest.raises(error, match=message):
             topo_dask.cluster_convergence(kind(np.array(VOXEL)), kind(np.array(VOXEL)), SHAPE, **options)
 
@@ -539,6 +544,8 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     ),
     (lambda p: segment(p, as_zarr(PROB * 1j)), TypeError, "^semantic must hold .*complex"),
     (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW * 1j)), TypeError, "^flow must hold .*complex"),
+    (lambda p: segment(p, scratch=b"scratch"), TypeError, "scratch must be a path or a URL, got b'scratch'"),
+    (lambda p: segment(p, scratch="a::b"), ValueError, "scratch must be a path or a URL without '::'"),
     (lambda p: segment(p, class_names=["a", "b"]), ValueError, "the semantic array has 1, got 2: "),
     (lambda p: segment(p, class_names=["mito"]), ValueError, r"no entry for any of \['mito'\]"),
     (lambda p: segment(p, class_config={}), ValueError, "no class to segment: class_config has no entry for any of"),

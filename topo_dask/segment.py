@@ -14,6 +14,7 @@ from .execute import Progress, check_done, run
 from .plan import Plan, track_together
 from .progress import on_stderr
 from .readiness import make_ready
+from .spilled import place_of_scratch
 from .stages.job import CoarserLevel, Job
 from .stages.tabulate import instance_columns
 from .stores import ledger, locks
@@ -26,7 +27,6 @@ from .stores.multiscales import read_multiscales
 from .stores.outputs import (
     OutputSpec,
     Target,
-    absolute,
     check_outputs,
     check_owned,
     existing_group,
@@ -178,7 +178,7 @@ def segment_volume(
     keep_freed_memory()  # threads that have begun before keep what they have
     target = locate_output(output)
     _check_options(resume, overwrite, progress)
-    store = FileScratch(target.beside(".scratch") if scratch is None else absolute(os.fspath(scratch)))
+    store = FileScratch(target.beside(".scratch") if scratch is None else place_of_scratch(scratch))
     there = existing_group(target)
     plan = plan_volume(
         semantic,

@@ -67,12 +67,32 @@ def open_scratch(place: str | None) -> FileScratch:
     """
     import dask
 
-    root = absolute(os.fspath(place or dask.config.get("temporary-directory", None) or tempfile.gettempdir()))
+    usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    root = place_of_scratch(usual if place is None else place)
     url = f"{root.rstrip('/')}/topo_dask-{uuid4().hex}"
     if "://" not in url:
         return _Leased(url)
     atexit.register(_remove, url, os.getpid())
     return FileScratch(url)
+
+
+def place_of_scratch(place: "str | os.PathLike[str]") -> str:
+    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument where nothing can be there."""
+    if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
+        raise TypeError(f"scratch must be a path or a URL, got {place!r}")
+    if not os.fspath(place):
+        raise ValueError("scratch must be a path or a URL, got ''")
+    url = absolute(os.fspath(place))
+    if "::" in url:
+        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
+    if "://" in url:
+        from fsspec import get_filesystem_class
+
+        try:
+            get_filesystem_class(url.partition("://")[0])
+        except (ValueError, ImportError) as error:
+            raise type(error)(f"scratch {url}: {error}") from error
+    return url
 
 
 def _remove(url: str, owner: int) -> None:
