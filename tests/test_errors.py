@@ -370,6 +370,21 @@ def test_chunks_may_be_of_a_smaller_type_or_another_byte_order() -> None:
     np.testing.assert_array_equal(compute(found), single(as_numpy, min_size=1))
 
 
+def test_lists_of_lazy_arrays_are_not_computed() -> None:
+    def deny(block: np.ndarray) -> np.ndarray:
+        raise AssertionError("computed")
+
+    parts = [da.from_array(part).map_blocks(deny, dtype="f4", meta=np.empty((0,) * 3, "f4")) for part in FLOW]
+    for kind in (list, tuple):
+        with pytest.raises(
+            TypeError, match=f"^flow is a {kind.__name__} of lazy arrays, got 3: join them with da.stack"
+        ):
+            topo_dask.postprocess_single(MASK, kind(parts))
+    np.testing.assert_array_equal(
+        single(as_numpy, min_size=1), topo_dask.postprocess_single(MASK, list(FLOW), min_size=1)
+    )
+
+
 def test_zarr_arrays_whose_axes_are_in_another_order_are_refused() -> None:
     def named(array: np.ndarray, *axes: str) -> Any:
         return zarr.create_array({}, data=array, dimension_names=axes)

@@ -20,7 +20,7 @@ def as_array(array: Array, name: str) -> Array:
     Raises
     ------
     TypeError
-        Naming it, where a mask would be lost.
+        Naming it, where a mask would be lost, or a list of lazy arrays computed.
     ValueError
         Naming it, where a zarr array calls its axes z, y and x in another order.
     """
@@ -30,6 +30,8 @@ def as_array(array: Array, name: str) -> Array:
         if lazy.is_stored(array):
             check_named_axes(array, name)
         return array
+    if isinstance(array, list | tuple) and any(lazy.is_lazy(part) for part in array):
+        raise TypeError(f"{name} is a {type(array).__name__} of lazy arrays, got {len(array)}: join them with da.stack")
     check_unmasked(array, name)
     return np.asarray(array)
 
