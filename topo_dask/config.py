@@ -106,7 +106,9 @@ class ClassConfig:
     min_fragment_ratio: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.group, bool) or self.group not in (1, 2, 3):
+        group: object = self.group
+        # What is no number, as an array, may not even say whether it is equal to one.
+        if isinstance(group, bool) or not isinstance(group, Real) or group not in (1, 2, 3):
             raise ValueError(f"group must be 1, 2 or 3, got {self.group!r}")
         set_ = object.__setattr__
         set_(self, "group", int(self.group))

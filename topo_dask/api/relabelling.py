@@ -331,7 +331,7 @@ def instance_table(
     pred_flow : array of float, shape (3, D, H, W), optional
         Vectors (dz, dy, dx), about one voxel long, for the flow errors.
     channel : int, optional
-        Class c of a flow of several, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are taken.
+        Class c of a flow of several, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are taken. Not without a flow.
     block_shape, scratch
         For lazy arrays, see `postprocess_single`.
 
@@ -363,6 +363,8 @@ def instance_table(
     """
     labels = as_labels(instances)
     channel = None if channel is None else integer(channel, "channel", 0)
+    if channel is not None and pred_flow is None:
+        raise ValueError(f"channel={channel} is one of the classes of pred_flow, which is not given")
     flow = None if pred_flow is None else as_flow(pred_flow, labels, "instances", "pred_flow", channel)
     if flow is not None and channel is not None and not lazy.is_stored(flow):
         flow, channel = flow[3 * channel : 3 * channel + 3], None

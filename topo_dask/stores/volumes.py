@@ -63,7 +63,7 @@ def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semant
     if not _fits(semantic.shape, flow.shape):
         _check_channels_first(semantic.shape, flow.shape, names)
     if n == 0 or flow.shape[0] != 3 * n:
-        hint = "; they seem to be exchanged" if n == 3 * flow.shape[0] else ""
+        hint = "; they seem to be exchanged" if n and n == 3 * flow.shape[0] else ""
         raise ValueError(
             f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}{hint}"
         )
