@@ -1,5 +1,6 @@
 """Places and memory: what workers see of inputs and outputs, fill values, and the limits of a container."""
 
+import logging
 import multiprocessing.pool
 import threading
 import time
@@ -171,6 +172,22 @@ def test_inputs_that_a_cluster_has_dropped_are_an_error_with_what_helps() -> Non
         client.cancel(mask)  # as when nobody holds it any more
         with pytest.raises(RuntimeError, match="keep what you have persisted until the result is computed"):
             lazy.compute()
+
+
+def test_rows_and_what_is_made_of_them_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tasks of rows that a task computes again must not have the keys of those that are under way.
+    warned: list[str] = []
+    monkeypatch.setattr(
+        logging.getLogger("distributed.scheduler"), "warning", lambda message, *_: warned.append(message)
+    )
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "processes": False}
+    mask, flow = np.ones((8, 8, 8), bool), np.random.default_rng(0).normal(size=(3, 8, 8, 8))
+    with LocalCluster(**options) as cluster, Client(cluster):
+        rows = topo_dask.track_flows(da.from_array(mask), da.from_array(flow), 3, block_shape=(2, 8, 8))
+        labels = topo_dask.cluster_convergence(*rows, mask.shape, 4.0, 1)
+        found = dask.compute(*rows, labels)
+    np.testing.assert_array_equal(found[2], topo_dask.cluster_convergence(*found[:2], mask.shape, 4.0, 1))
+    assert not [message for message in warned if "run_spec" in message]
 
 
 @pytest.mark.parametrize("processes", [True, False])

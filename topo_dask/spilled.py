@@ -177,7 +177,8 @@ def _writing(array: Any, url: str) -> Any:
 def as_declared(array: Any, name: str) -> Any:
     """A dask array whose chunks are refused unless they are what it declares: each is computed by code of anybody's.
 
-    Before anything cuts or joins them: what fits by chance afterwards would be taken for data.
+    Before anything cuts or joins them: what fits by chance afterwards would be taken for data. The keys are other ones
+    than the array's: the scheduler may be at those for somebody else, and have them fused with other tasks.
     """
     meta = np.empty((0,) * array.ndim, array.dtype)
     return array.map_blocks(_check_chunk, name, array.chunks, array.dtype, dtype=array.dtype, meta=meta)
