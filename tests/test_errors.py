@@ -504,6 +504,7 @@ def test_flow_where_no_particle_goes_does_not_matter(way: str) -> None:
     np.testing.assert_array_equal(compute(WAYS[way](mask, flow, 50)), compute(WAYS[way](mask, clean, 50)))
 
 
+@pytest.mark.filterwarnings("ignore:semantic_pred holds nothing above the threshold")
 @pytest.mark.parametrize(
     ("dtype", "threshold"),
     [
