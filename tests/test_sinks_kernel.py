@@ -13,7 +13,8 @@ from topo_dask.config import ClassConfig, get_postprocess_config
 from topo_dask.kernels import sinks
 from topo_dask.kernels.extents import Extents
 from topo_dask.kernels.fixed_point import EXACT, MAX_SUM, SCALE
-from topo_dask.kernels.sinks import CellGrid, cells_of, number_values, sink_centres, sum_ends
+from topo_dask.kernels.hashing import number_values
+from topo_dask.kernels.sinks import CellGrid, cells_of, sink_centres, sum_ends
 from topo_dask.stages.drop import drop
 from topo_dask.stages.job import Job, extent_columns
 from topo_dask.stages.link import link

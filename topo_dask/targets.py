@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .blocks.geometry import Box, Triple, triple
 from .kernels import flow_targets as kernels
 from .kernels.extents import Extents, measure
-from .kernels.sinks import number_values
+from .kernels.hashing import number_values
 from .machine import usable_cores
 
 if TYPE_CHECKING:

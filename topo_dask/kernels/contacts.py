@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .compiled import kernel, part
 from .fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
 from .flow_types import readable_flow
+from .hashing import slot_of_pair
 from .linking import connected
 
 MODES = ("adjacent", "agglomerate")
@@ -31,21 +32,6 @@ Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.floating]
 Triple = tuple[int, int, int]
-
-
-@part
-def _slot_of(low: int, high: int, rows: Int64s, slots: Int64s) -> int:
-    """Return the slot of a pair, or the free one where it belongs (open addressing, linear probing)."""
-    mixed = np.uint64(low) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(high) * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    mask = slots.size - 1
-    slot = int(np.int64(mixed >> np.uint64(32)) & mask)
-    while slots[slot] >= 0:
-        row = slots[slot]
-        if rows[row, LOW] == low and rows[row, HIGH] == high:
-            break
-        slot = (slot + 1) & mask
-    return slot
 
 
 @part
@@ -112,7 +98,7 @@ def _add_faces(
         one, other = np.int64(numbers[z, y, x]), np.int64(numbers[z1, y1, x1])
         low, high = (one, other) if one < other else (other, one)
         if low != last_low or high != last_high:
-            slot = _slot_of(low, high, rows, slots)
+            slot = slot_of_pair(low, high, rows, slots)
             row, last_low, last_high = slots[slot], low, high
             if row < 0:
                 row = slots[slot] = place[1]
@@ -143,7 +129,7 @@ def _add_block(
     ``3 * x + axis`` of a bad face in the row of voxels that ``place`` names, or -1.
     """
     for row in range(place[1]):
-        slots[_slot_of(rows[row, LOW], rows[row, HIGH], rows, slots)] = row
+        slots[slot_of_pair(rows[row, LOW], rows[row, HIGH], rows, slots)] = row
     while place[0] < core[0] * core[1]:
         z, y = place[0] // core[1], place[0] % core[1]
         found = _find_faces(numbers, z, y, core[2], faces)

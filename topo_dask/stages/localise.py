@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..kernels.hashing import number_values
 from ..kernels.labels import scatter
-from ..kernels.sinks import number_values
 from .job import Job
 from .track import file_numbers
 

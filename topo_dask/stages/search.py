@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box
 from ..kernels.extents import measure
+from ..kernels.hashing import number_values
 from ..kernels.labels import pick_labels, scatter
 from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of, point_distances2
-from ..kernels.sinks import number_values
 from .job import Job, extent_columns
 
 CELL = 32

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid, Box, Triple
 from ..blocks.memory import PAGE_MARGIN, PARTICLES
 from ..kernels.extents import measure
+from ..kernels.hashing import number_values
 from ..kernels.paging import pages_of
-from ..kernels.sinks import CellGrid, add_ends, cells_of, number_values, sum_ends
+from ..kernels.sinks import CellGrid, add_ends, cells_of, sum_ends
 from ..kernels.tracking import TILE, advance, start_particles
 from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
