@@ -225,6 +225,28 @@ def test_missing_chunk(tmp_path, layout, box):
     np.testing.assert_array_equal(CheckedArray(array, "flow", "background")[box], expected[box])
 
 
+@pytest.mark.parametrize("on_missing", ["error", "background"])
+@pytest.mark.parametrize("place", ["c/0/0/0", "c/0/0", "c/0"])
+@pytest.mark.parametrize("kind", ["link", "other"])
+def test_what_is_there_and_is_no_chunk_is_not_missing(tmp_path, kind, place, on_missing):
+    array = create(tmp_path)
+    entry = tmp_path / place
+    entry.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        entry.symlink_to("nowhere")
+    elif place == "c/0/0/0":
+        entry.mkdir()
+    else:
+        entry.touch()
+    with pytest.raises(ChunkError, match=rf"flow .*chunk c/0/./. cannot be read: {entry} is a link that leads nowhere"):
+        CheckedArray(array, "flow", on_missing)[PART]
+    if place == "c/0/0/0":
+        assert (0, 0, 0) in stored_chunks(array)
+    elif kind == "link":
+        with pytest.raises(OSError, match=f"{entry} is a link that leads nowhere"):
+            stored_chunks(array)
+
+
 def test_inner_chunk_declared_empty_is_the_fill_value():
     array = zarr.create_array({}, shape=(8, 8), chunks=(2, 2), shards=(8, 8), dtype="u1", fill_value=9)
     array[:2, :2] = 1

@@ -9,6 +9,7 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
 from .persistent import PersistentStore, impatient
@@ -51,6 +52,17 @@ async def _settle() -> None:
         for task in (await asyncio.wait(others, timeout=_PATIENCE))[0]:
             if not task.cancelled():
                 task.exception()
+
+
+def _entry_in_place(root: str, key: str) -> str | None:
+    # What keeps a key from being a file, itself or in place of a folder above it; None where nothing is there.
+    path = os.path.join(root, key)
+    if os.path.lexists(path):
+        return None if os.path.isfile(path) else path  # it has been written meanwhile
+    while (path := os.path.dirname(path)) != root:
+        if os.path.lexists(path):
+            return None if os.path.isdir(path) else path
+    return None
 
 
 class _CheckedStore(Store):
@@ -137,6 +149,8 @@ class _CheckedStore(Store):
         # zarr asks for an inner chunk only after the index of its shard said that it is there.
         if part is not None and self._form.index is not None and not is_index(part, self._form.index):
             raise self.refuse(key, "vanished while it was read")
+        if isinstance(self._store, LocalStore) and (entry := _entry_in_place(str(self._store.root), key)) is not None:
+            raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
         if self._on_missing == "error":
             raise MissingChunkError(f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; {self._remedy}")
         if not await self._is_there():

@@ -116,8 +116,8 @@ def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
 def _walk(root: str, folder: str, depth: int, visit: Visit) -> None:
     """Visit the files below a folder's folder, and those on the way there, at most `depth` levels down.
 
-    Unlike zarr's own listing it follows links and raises when a folder cannot be read: a chunk that is not listed
-    would count as empty.
+    Unlike zarr's own listing it follows links, and raises when a folder cannot be read or a link leads nowhere: a chunk
+    that is not listed would count as empty. A folder in place of a chunk is listed too.
     """
     folders = [("", 1)]
     while folders:
@@ -125,7 +125,12 @@ def _walk(root: str, folder: str, depth: int, visit: Visit) -> None:
         with os.scandir(os.path.join(root, head)) as entries:
             for entry in entries:
                 name = head + entry.name
-                if not entry.is_dir():
+                if level == depth:
                     visit(name)
-                elif level < depth and f"{name}/"[: len(folder)] == folder[: len(name) + 1]:
-                    folders.append((f"{name}/", level + 1))
+                elif entry.is_dir():
+                    if f"{name}/"[: len(folder)] == folder[: len(name) + 1]:
+                        folders.append((f"{name}/", level + 1))
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    raise OSError(f"{entry.path} is a link that leads nowhere: what lies behind it cannot be listed")
+                else:
+                    visit(name)
