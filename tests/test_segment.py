@@ -19,6 +19,7 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.storage import FsspecStore
 
 import topo_dask
 from topo_dask import admission, segment_volume
@@ -367,6 +368,21 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
     with dask.config.set(scheduler="processes"), pytest.raises(ValueError, match=match):
         segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
     assert list(group) == []
+
+
+@pytest.mark.parametrize("what", ["array", "output", "scratch", "semantic"])
+def test_the_file_system_in_memory_is_of_this_process(tmp_path: Path, what: str) -> None:
+    url = f"memory://{tmp_path}/{what}"
+    semantic = zarr.create_array(f"{url}.semantic" if what == "semantic" else {}, data=SEMANTIC[:1])
+    output: Any = url if what == "output" else tmp_path / "out"
+    if what == "array":
+        store = FsspecStore.from_url(url, storage_options={"asynchronous": True})
+        output = zarr.create_array(store, shape=SHAPE, chunks=BLOCK, dtype="int32", fill_value=0)
+    scratch = url if what == "scratch" else tmp_path / "s"
+    refused = pytest.raises(ValueError, match=f"{'output' if what == 'array' else what} is in the memory of")
+    flow, config = zarr.create_array({}, data=FLOW[:3]), {"round": CONFIG["round"]}
+    with dask.config.set(scheduler="processes"), refused:
+        segment_volume(semantic, flow, output, **settings(config, scratch=scratch))
 
 
 def test_an_error_on_a_cluster_names_the_block_and_leaves_a_run_to_resume(

@@ -30,6 +30,7 @@ from .stores.outputs import (
     check_outputs,
     check_owned,
     existing_group,
+    is_memory,
     locate_output,
     nested,
     place_of,
@@ -290,15 +291,21 @@ def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Cal
 def _check_places(plan: RunPlan, target: Target, spec: OutputSpec, scratch: FileScratch) -> None:
     # Scratch is removed in the end, labels that are there are replaced, and tasks of other processes do not see the
     # memory of this one.
-    if target.is_in_memory and not shares_memory():
-        raise ValueError("output is in the memory of this process but tasks run in others: give a path or URL")
+    inputs = {name: place_of(source.array) for name, source in (("semantic", plan.semantic), ("flow", plan.flow))}
+    # An array in a `MemoryStore` of zarr is an input all the same: it is pickled with what it holds.
+    in_memory = [name for name, place in {"scratch": scratch.url, **inputs}.items() if is_memory(place)]
+    in_memory = ["output"] * target.is_in_memory + in_memory
+    if in_memory and not shares_memory():
+        raise ValueError(
+            f"{in_memory[0]} is in the memory of this process but tasks run in others: give a path or URL of files"
+        )
     if target.url is None:
         return
     if nested(target.url, scratch.url):
         raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
     places = [target.url] if target.is_array else [target.beside(f"/{spec.place(name)}") for name in plan.classes]
-    for name, source in (("semantic", plan.semantic), ("flow", plan.flow)):
-        if (url := place_of(source.array)) is None:
+    for name, url in inputs.items():
+        if url is None:
             continue
         if inside := next((place for place in places if nested(url, place)), None):
             raise ValueError(f"{name} {url} and labels in {inside} must not lie in one another: choose another output")

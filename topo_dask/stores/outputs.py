@@ -91,7 +91,9 @@ class Target:
         """Whether the labels go to the memory of this process."""
         from zarr.storage import MemoryStore
 
-        return self.node is not None and isinstance(self.node.store, MemoryStore)
+        if self.node is None:
+            return is_memory(self.url)
+        return isinstance(self.node.store, MemoryStore) or is_memory(place_of(self.node))
 
 
 def locate_output(output: Any) -> Target:
@@ -120,6 +122,11 @@ def place_of(node: Any) -> str | None:
     if isinstance(store, FsspecStore):
         return str(store.fs.unstrip_protocol(f"{store.path}/{node.path}"))
     return url_of(node)
+
+
+def is_memory(place: str | None) -> bool:
+    """Whether a path or URL is of fsspec's file system in the memory of a process."""
+    return place is not None and place.startswith("memory:")
 
 
 def nested(one: str, other: str) -> bool:
