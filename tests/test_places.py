@@ -315,6 +315,28 @@ def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest
     array = zarr.create_array({}, shape=(2,), dtype="u1")
     surroundings.check_sight("flow", array)
     Cluster.workers.append("b")
-    with pytest.raises(OSError, match=r"flow .*cannot be reached by 1 workers, b among them") as caught:
+    with pytest.raises(OSError, match=r"flow .*reached by 1 workers, b \(OSError: timed out\) among") as caught:
         surroundings.check_sight("flow", array)
     assert caught.value.__cause__ is Cluster.answers["b"]
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("raise ModuleNotFoundError('no such module')", r"cannot import topo_dask \(no such .*: install topo_dask \d"),
+        ("", rf"has topo_dask 0\.0\.1, this process has {topo_dask.__version__}: install the same version"),
+    ],
+)
+def test_workers_have_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, says: str) -> None:
+    place = tmp_path / "topo_dask"
+    place.mkdir()
+    (place / "__init__.py").write_text(module)
+    (place / "version.py").write_text("__version__ = '0.0.1'")
+    monkeypatch.syspath_prepend(tmp_path)  # of processes that are spawned too
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+        pytest.raises(RuntimeError, match=rf"worker tcp://\S+ {says}"),
+    ):
+        surroundings.check_reach(FileScratch(str(tmp_path / "s")))
+    assert not (tmp_path / "s").exists()

@@ -9,6 +9,7 @@ from concurrent.futures import Executor as Pool
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
+from pkgutil import resolve_name
 from threading import Lock, current_thread, main_thread
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,6 +21,7 @@ from .execute import Executor, configured_scheduler, dask_scheduler, threads
 from .machine import as_bytes, machine_memory, usable_cores
 from .stores.inputs import sees
 from .stores.scratch import LOCK, FileScratch, find
+from .version import __version__
 
 
 @contextmanager
@@ -180,9 +182,13 @@ SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
 
 
 def check_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> None:
-    """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here."""
+    """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here.
+
+    Before that, RuntimeError when one has another version of this package, or none.
+    """
     if active_client() is None:
         return
+    _check_versions()
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
@@ -212,7 +218,24 @@ def _check_workers(what: str, remedy: str, question: Callable[..., bool], *argum
     if blind:
         first, saw = min(blind.items(), key=lambda answer: answer[0])
         cause = saw if isinstance(saw, Exception) else None
-        raise OSError(f"{what} cannot be reached by {len(blind)} workers, {first} among them: {remedy}") from cause
+        said = "" if cause is None else f" ({type(cause).__name__}: {cause})"
+        raise OSError(
+            f"{what} cannot be reached by {len(blind)} workers, {first}{said} among them: {remedy}"
+        ) from cause
+
+
+def _check_versions() -> None:
+    # What two versions file for each other need not fit. The question itself can be asked where there is no topo_dask.
+    for worker, found in sorted(ask_workers(resolve_name, "topo_dask.version:__version__").items()):
+        if isinstance(found, ImportError):
+            raise RuntimeError(
+                f"worker {worker} cannot import topo_dask ({found}): install topo_dask {__version__} on the workers"
+            ) from found
+        if isinstance(found, str) and found != __version__:
+            raise RuntimeError(
+                f"worker {worker} has topo_dask {found}, this process has {__version__}: install the same version on "
+                "the workers"
+            )
 
 
 class Resources(NamedTuple):
