@@ -88,6 +88,19 @@ def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out" / "labels" / "thin" / "0", mode="r"), expected)
 
 
+@pytest.mark.parametrize("place", ["out.lock", "out.scratch"])
+def test_a_second_run_is_told_who_is_at_work_and_not_to_go_on(tmp_path: Path, place: str) -> None:
+    interrupt(tmp_path, "link")
+    told = pytest.raises(FileExistsError, match=rf"another run is at work in {tmp_path / place}: process \d")
+    with locks.claim(FileScratch(str(tmp_path / place))):
+        with told:
+            segment(tmp_path)
+        with told:
+            segment(tmp_path, resume=True, class_config=OTHER)
+        with patch.object(locks.platform, "node", lambda: "elsewhere"), told:
+            segment(tmp_path)
+
+
 def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
     with locks.claim(scratch) as claim:

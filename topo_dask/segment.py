@@ -224,6 +224,8 @@ def segment_volume(
         return run_name, group
 
     insist = resume or overwrite
+    # What a run at work has left is no unfinished run to go on with, nor an output to replace.
+    in_parallel(*(partial(locks.check_free, place, insist=insist) for place in _lock_places(target, store)))
     if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
         look_twice(plan)
@@ -274,12 +276,15 @@ def _freed_memory_given_back() -> Iterator[None]:
         give_back_freed_memory()
 
 
+def _lock_places(target: Target, scratch: FileScratch) -> list[FileScratch]:
+    return [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
+
+
 @contextmanager
 def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Callable[[], None]]:
     # Keeps others out of output and scratch; gives what raises RuntimeError when another run has taken them over.
-    places = [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
     with ExitStack() as stack:
-        claims = [stack.enter_context(locks.claim(place, insist=insist)) for place in places]
+        claims = [stack.enter_context(locks.claim(place, insist=insist)) for place in _lock_places(target, scratch)]
 
         def check() -> None:
             for claim in claims:

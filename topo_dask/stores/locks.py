@@ -73,10 +73,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
             scratch.remove(LOCK, token)
             time.sleep(random.uniform(0.05, 0.5))
         if other is not None:
-            raise FileExistsError(
-                f"another run is at work in {scratch.url}: process {other['pid']} of {other['host']}; wait for "
-                "it, or end it and pass resume=True"
-            )
+            raise _refusal(scratch, other)
         for dead in scratch.keys(LOCK) - {token}:
             scratch.remove(LOCK, dead)
         scratch.sweep()
@@ -85,6 +82,19 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
         _HELD.discard(token)
         scratch.remove(LOCK, token)
         scratch.prune()
+
+
+def check_free(scratch: FileScratch, *, insist: bool) -> None:
+    """Raise what `claim` raises when another run is at work, without a claim: one look, nothing is written."""
+    if (other := _other_run(scratch, "", insist, looks=1)) is not None:
+        raise _refusal(scratch, other)
+
+
+def _refusal(scratch: FileScratch, other: dict[str, Any]) -> FileExistsError:
+    return FileExistsError(
+        f"another run is at work in {scratch.url}: process {other['pid']} of {other['host']}; wait for it, or end it "
+        "and pass resume=True"
+    )
 
 
 def _file_lock(scratch: FileScratch, token: str) -> None:
