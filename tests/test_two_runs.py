@@ -101,6 +101,18 @@ def test_a_second_run_is_told_who_is_at_work_and_not_to_go_on(tmp_path: Path, pl
             segment(tmp_path)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_labels_that_are_not_whole_tell_where_the_scratch_of_their_run_was(tmp_path: Path, resume: bool) -> None:
+    stop_at = patch.object(plan, "relabel", stop)
+    store_inputs(tmp_path)
+    with patch("topo_dask.segment.make_ready"), stop_at, pytest.raises(StopHereError):
+        segment(tmp_path, scratch=tmp_path / "first")
+    told = rf"is not whole, and no record .*pass scratch={tmp_path / 'first'} and resume=True to go on; overwrite=True"
+    with pytest.raises(FileExistsError, match=told):
+        segment(tmp_path, resume=resume)
+    segment(tmp_path, scratch=tmp_path / "first", resume=True)
+
+
 def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
     with locks.claim(scratch) as claim:

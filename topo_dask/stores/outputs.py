@@ -297,12 +297,17 @@ def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool,
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
     if overwrite:
         return
+    mark = old.attrs[MARK]
     if not resume:
+        if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
+            raise FileExistsError(
+                f"{what} is not whole, and no record of its run is in this scratch: if there is one in the scratch it "
+                f"had, pass scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
+            )
         raise FileExistsError(
             f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs "
             "and parameters has completed)"
         )
-    mark = old.attrs[MARK]
     if not isinstance(mark, dict) or mark.get("run") != run:
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
 
