@@ -20,6 +20,7 @@ from distributed.comm import CommClosedError
 import topo_dask
 from topo_dask import machine, surroundings
 from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.blocks.memory import PROCESS_BYTES
 from topo_dask.config import ClassConfig
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
@@ -142,6 +143,8 @@ def test_a_run_is_resumed_with_the_blocks_on_record_named(folder: Path, monkeypa
             topo_dask.segment_volume("large_s", "large_f", "o", **COMMON)
     record = ledger.recorded(FileScratch(str(folder / "o.scratch")))
     assert record is not None
+    with pytest.raises(MemoryError, match="begin again with overwrite=True, use fewer threads per worker, or raise"):
+        topo_dask.segment_volume("large_s", "large_f", "o", **COMMON, resume=True, memory_limit=PROCESS_BYTES + 2**20)
     labels = topo_dask.segment_volume(
         "large_s", "large_f", "o", **COMMON, resume=True, block_shape=record["block_shape"]
     )["x"]

@@ -214,7 +214,8 @@ def plan_volume(
         _check_image(image, shape, placement)
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
-    task_mem = check_memory(footprint, block, allowed, "choose a smaller block_shape or halo")
+    smaller = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
+    task_mem = check_memory(footprint, block, allowed, smaller)
     left_over = threads * (allowed - task_mem)
     grid = BlockGrid(shape, block, margin)
     return RunPlan(
