@@ -169,3 +169,21 @@ def test_axes_that_an_array_names_in_another_order_are_refused(names: tuple[str,
     with pytest.raises(ValueError, match=r"flow: the last three axes must be z, y, x; got \('"):
         plan_volume(right, wrong, class_names=["nuc"], class_config=CONFIG)
     plan_volume(right, zarr.create_array({}, data=FLOW), class_names=["nuc"], class_config=CONFIG)
+
+
+@pytest.mark.parametrize("text", ["", "garbage", '{"zarr_format": 3, "node_type": "array"}', "[]", "\xff"])
+@pytest.mark.parametrize(
+    ("damaged", "asked", "place"),
+    [
+        ("semantic", "semantic", "{}/semantic"),
+        ("semantic/s1", "semantic/s1", "{}/semantic/s1"),
+        ("semantic", "semantic/s1", "{}/semantic"),
+        ("semantic/s0", "semantic", "<Group file://{}/semantic>: level 's0'"),
+    ],
+)
+def test_metadata_that_are_damaged_are_named(tmp_path: Path, text: str, damaged: str, asked: str, place: str) -> None:
+    store(tmp_path / "semantic", SEMANTIC, "0.5")
+    (tmp_path / damaged / "zarr.json").write_text(text, encoding="latin1")
+    says = "(: its zarr metadata cannot be read| is in the metadata but not in the store)"
+    with pytest.raises((ValueError, FileNotFoundError), match=f"semantic: {place.format(tmp_path)}{says}"):
+        open_input(tmp_path / asked, "semantic")

@@ -7,6 +7,7 @@ from .chunk_form import document_of
 from .first_axis import without_first_axis
 from .multiscales import (
     WRITE_ONCE,
+    MetadataError,
     Placement,
     find_image,
     find_level,
@@ -14,6 +15,7 @@ from .multiscales import (
     read_axes,
     read_level,
     read_multiscales,
+    readable,
 )
 from .persistent import impatient, persistent
 from .retries import in_parallel
@@ -52,7 +54,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{_way_in(array)}")
     try:
         return resolve_input(array, name, level)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, MetadataError, NotADirectoryError) as error:
         raise type(error)(f"{name}: {error}") from error
 
 
@@ -164,7 +166,8 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
         if not last or (root and not group):
             break
         try:
-            attributes = _open_above(store, group).attrs
+            with readable(group):
+                attributes = _open_above(store, group).attrs
         except (FileNotFoundError, zarr.errors.NodeNotFoundError):
             continue
         image = find_image(attributes, group)

@@ -6,7 +6,8 @@ its first voxel lies.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -187,6 +188,21 @@ def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
     return Level(path.strip("/"), (), placement)
 
 
+class MetadataError(ValueError):
+    """Metadata of zarr are damaged."""
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Name the place where metadata are damaged: zarr tells only what its parser met."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise MetadataError(f"{where}: its zarr metadata cannot be read: {type(error).__name__}: {error}") from error
+
+
 def open_node(where: str) -> Any:
     """Open a zarr group or array for reading, in a path ~ is the home.
 
@@ -194,12 +210,16 @@ def open_node(where: str) -> Any:
     ------
     FileNotFoundError, NotADirectoryError
         Where there is none; where there is a file instead.
+    MetadataError
+        Where the metadata are damaged.
     """
     import zarr
 
     where = where if "://" in where else os.path.abspath(os.path.expanduser(where))
+    store = store_at(where)
     try:
-        return zarr.open(store_at(where), mode="r")
+        with readable(where):
+            return zarr.open(store, mode="r")
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
         if file := _file_on(where):
             raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
@@ -217,10 +237,11 @@ def _file_on(where: str) -> str | None:
 
 
 def _array(group: "zarr.Group", path: str, n_axes: int) -> Any:
-    try:
-        array = group[path]
-    except KeyError:
-        raise FileNotFoundError(f"{group}: level {path!r} is in the metadata but not in the store") from None
+    with readable(f"{group}: level {path!r}"):
+        try:
+            array = group[path]
+        except KeyError:
+            raise FileNotFoundError(f"{group}: level {path!r} is in the metadata but not in the store") from None
     if getattr(array, "ndim", None) != n_axes:
         raise ValueError(f"{group}: level {path!r} must be an array of {n_axes} axes, got {array}")
     return array
