@@ -113,6 +113,22 @@ def test_labels_that_are_not_whole_tell_where_the_scratch_of_their_run_was(tmp_p
     segment(tmp_path, scratch=tmp_path / "first", resume=True)
 
 
+def test_a_run_is_resumed_whatever_its_inputs_are_called_and_noted_to_be(tmp_path: Path) -> None:
+    interrupt(tmp_path, "link")
+    zarr.open_array(tmp_path / "semantic", mode="r+").attrs["note"] = "looked at"
+    found = topo_dask.segment_volume(
+        f"file://{tmp_path}/semantic",
+        zarr.open_array(LocalStore(tmp_path), path="flow", mode="r"),
+        tmp_path / "out",
+        class_names=["thin"],
+        class_config=CONFIG,
+        progress=False,
+        resume=True,
+    )
+    expected = topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"]
+    np.testing.assert_array_equal(found["thin"], expected)
+
+
 def test_a_lock_that_is_gone_is_missed(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
     with locks.claim(scratch) as claim:

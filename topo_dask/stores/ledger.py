@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from .locks import claim
+from .outputs import absolute, place_of
 from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
@@ -18,11 +19,12 @@ RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
 
 def describe_array(array: Any) -> dict[str, Any]:
-    """What identifies an input without reading it: store, shape, type, chunks and codecs."""
-    metadata = array.metadata.to_dict()
+    """What identifies an input without reading it: place, shape, type, chunks and codecs."""
+    metadata = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
     text = json.dumps(metadata, sort_keys=True, default=str)
+    place = place_of(array)
     return {
-        "store": f"{array.store}/{array.path}",
+        "store": f"{array.store}/{array.path}" if place is None else absolute(place).rstrip("/"),
         "shape": list(array.shape),
         "dtype": str(array.dtype),
         "metadata": hashlib.sha256(text.encode()).hexdigest()[:16],
