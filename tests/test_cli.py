@@ -253,6 +253,17 @@ def test_a_json_log_is_json_and_nothing_else(stored: Path) -> None:
     assert "pass --overwrite to replace it" in error["message"]
 
 
+def test_a_run_goes_on_when_nobody_reads_its_progress(stored: Path) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "64", "--json-log", "--block", "4"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "topo_dask", *words, "--scheduler", "synchronous"]
+    with os.fdopen(writer, "wb") as nobody:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=nobody, text=True, check=False)
+    assert "nuc: out/labels/nuc (" in done.stdout
+    assert done.returncode == 0
+
+
 def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     seconds = iter([0.0, 4.0, 12.0, 13.0, 20.0])
     log = JsonLog(every=10.0, clock=lambda: next(seconds))

@@ -5,7 +5,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -101,8 +101,9 @@ class _Lines(ABC):
         if line := self._format(event, values):
             # What stderr is at this moment: it may have been replaced since the log was made.
             file = self._file or sys.stderr
-            file.write(line + "\n")
-            file.flush()
+            with suppress(BrokenPipeError):  # who read the lines has gone, and the run goes on
+                file.write(line + "\n")
+                file.flush()
 
     @abstractmethod
     def _format(self, event: str, values: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import traceback
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -111,7 +112,8 @@ def _traceback(ctx: click.Context, error: Exception) -> dict[str, str]:
 
 
 def _say(ctx: click.Context, event: str, message: str, **more: Any) -> None:
-    if ctx.meta.get(JSON_LOG):
-        click.echo(json.dumps({"event": event, "message": message, **more}), err=True)
-    else:
-        click.echo(f"{event.capitalize()}: {message}", err=True)
+    with suppress(BrokenPipeError):  # of a warning nobody hears, and the exit code of an error is still told
+        if ctx.meta.get(JSON_LOG):
+            click.echo(json.dumps({"event": event, "message": message, **more}), err=True)
+        else:
+            click.echo(f"{event.capitalize()}: {message}", err=True)
