@@ -251,6 +251,9 @@ def test_a_json_log_is_json_and_nothing_else(stored: Path) -> None:
     (error,) = [json.loads(line) for line in refused.stderr.splitlines()]
     assert (error["event"], error["exit_code"], refused.exit_code) == ("error", 2, 2)
     assert "pass --overwrite to replace it" in error["message"]
+    for slip in (["--config", "none.toml"], ["--halo", "x"]):
+        (event,) = [json.loads(line) for line in invoke(*words, *slip).stderr.splitlines()]
+        assert (event["event"], event["exit_code"]) == ("error", 2)
 
 
 def test_a_run_goes_on_when_nobody_reads_its_progress(stored: Path) -> None:

@@ -76,6 +76,7 @@ class Errors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
+        ctx.meta[JSON_LOG] = "--json-log" in ctx.args  # of a slip in its options `run` hears nothing
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
