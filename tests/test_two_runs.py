@@ -17,7 +17,7 @@ from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
 from topo_dask.stores import label_arrays, ledger, locks
-from topo_dask.stores.foreign import METADATA
+from topo_dask.stores.foreign import is_metadata
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.scratch import FileScratch
 
@@ -205,7 +205,7 @@ def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
             calls.append(prefix)
             if len(calls) == number:
                 for path in (new / prefix).rglob("*"):
-                    if path.name in METADATA:
+                    if is_metadata(path.name):
                         path.unlink()
                 raise StopHereError
             await real(store, prefix)
@@ -219,6 +219,40 @@ def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
         assert old == ome_zarr or ("labels/thin" if old else "thin") not in zarr.open_group(new, mode="r")
         shutil.rmtree(new)
     assert number > 1
+
+
+@pytest.mark.parametrize("go_on", [{"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("ome_zarr", ["0.5", "0.4"])
+def test_a_run_that_was_killed_while_it_wrote_metadata_goes_on(
+    tmp_path: Path, ome_zarr: str, go_on: dict[str, bool]
+) -> None:
+    store_inputs(tmp_path)
+    out, real, calls = tmp_path / "out", LocalStore.set, list[str]()
+    expected = topo_dask.run_instance_segmentation(*predict(), ["thin"], QUICK)["thin"]
+    for number in range(1, 40):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(tmp_path / "out.tables", ignore_errors=True)
+        calls.clear()
+
+        async def write(store: Any, key: str, value: Any, number: int = number) -> None:
+            if is_metadata(key.rsplit("/", 1)[-1]):
+                calls.append(key)
+                if len(calls) >= number:  # the name that zarr gives to what is not whole
+                    half = (store.root / key).with_suffix(f".{number:032x}.partial")
+                    half.parent.mkdir(parents=True, exist_ok=True)
+                    half.write_bytes(b"{")
+                    raise StopHereError
+            await real(store, key, value)
+
+        with patch.object(LocalStore, "set", write), suppress(StopHereError):
+            segment(tmp_path, class_config=QUICK, ome_zarr=ome_zarr)
+        if len(calls) < number:
+            break
+        (tmp_path / "out.tables").mkdir(exist_ok=True)
+        (tmp_path / "out.tables" / f".thin.csv.{number:032x}.partial").write_bytes(b"half")
+        np.testing.assert_array_equal(segment(tmp_path, class_config=QUICK, ome_zarr=ome_zarr, **go_on), expected)
+        assert not list(tmp_path.rglob("*.partial"))
+    assert 5 < number < 39
 
 
 @pytest.mark.parametrize("kind", [CLASSES, ledger.RUN])

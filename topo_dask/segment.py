@@ -20,6 +20,7 @@ from .stages.tabulate import instance_columns
 from .stores import ledger, locks
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
+from .stores.folders import folder_at
 from .stores.foreign import MARK
 from .stores.instance_tables import find_table, remove_table, write_table
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
@@ -323,6 +324,8 @@ def _open_jobs(
 ) -> dict[str, Job]:
     # The job of each class, its output open; of a run that goes on, without what has been lost since.
     jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
+    if target.url is not None:
+        folder_at(target.beside(".tables")).sweep()
     for name in plan.classes:
         compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
         for number in () if new else missing_levels(target, name, spec):

@@ -6,15 +6,29 @@ from typing import Any
 MARK = "topo_dask"
 """Attribute that says that an array or group was written by this package, and by which run."""
 
-_OF_AN_ARRAY = re.compile(
-    r"([0-9]+/)?(zarr\.json|\.zgroup|\.zattrs|\.zarray|\.zmetadata|(c/)?[0-9]+([./][0-9]+)*)(\.[0-9a-f]{32}\.partial)?"
-)
-
-METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
-"""Files that zarr keeps besides chunks."""
-
 HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")
 """End of the name of a file that zarr is writing, or was when it was killed."""
+
+_CHUNK = re.compile(r"([0-9]+/)?(c/)?[0-9]+([./][0-9]+)*(\.[0-9a-f]{32}\.partial)?")
+
+_METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+
+
+def is_metadata(name: str) -> bool:
+    """Whether zarr gives this name to a file that it keeps besides chunks, or to the half of one."""
+    return name in _METADATA or is_half(name)
+
+
+def is_half(name: str) -> bool:
+    """Whether zarr gives this name to the half of a file that it keeps besides chunks.
+
+    Examples
+    --------
+    >>> is_half(f"zarr.{32 * '0'}.partial"), is_half(f".zattrs.{32 * '0'}.partial"), is_half("zarr.partial")
+    (True, True, False)
+    """
+    # The end takes the place of a suffix such as .json.
+    return HALF.search(name) is not None and HALF.sub("", name) in {*_METADATA, "zarr"}
 
 
 def unmarked_members(group: Any) -> list[str]:
@@ -34,7 +48,7 @@ def names_in(group: Any) -> list[str]:
         return [name async for name in group.store.list_dir(group.path)]
 
     inside = sync(names()) if group.store.supports_listing else []
-    return sorted({name.strip("/") for name in inside} - METADATA)
+    return sorted(name for name in {name.strip("/") for name in inside} if not is_metadata(name))
 
 
 def leftover_file(group: Any, place: str) -> str | None:
@@ -50,7 +64,7 @@ def leftover_file(group: Any, place: str) -> str | None:
         if await group.store.exists(path):
             return path
         async for file in group.store.list_prefix(f"{path}/"):
-            if HALF.sub("", file.rsplit("/", 1)[-1]) not in METADATA:
+            if not is_metadata(file.rsplit("/", 1)[-1]):
                 return str(file)
         return None
 
@@ -64,7 +78,8 @@ def unknown_files(node: Any) -> list[str]:
     async def first() -> list[str]:
         async for key in node.store.list_prefix(f"{node.path}/"):
             inner = key.removeprefix(f"{node.path}/")
-            if not _OF_AN_ARRAY.fullmatch(inner):
+            level, _, file = inner.rpartition("/")
+            if not _CHUNK.fullmatch(inner) and not (is_metadata(file) and (not level or level.isdecimal())):
                 return [inner]
         return []
 

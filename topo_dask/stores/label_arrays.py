@@ -1,8 +1,9 @@
 """Arrays that take the labels: created, opened to go on, replaced. `outputs` has been asked before."""
 
+import json
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Block, BlockGrid, Triple
-from .foreign import HALF, MARK, METADATA, names_in
+from .foreign import HALF, MARK, is_half, is_metadata, names_in
 from .outputs import OutputSpec, Target, existing_group, has_labels
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels, version_of
@@ -60,13 +61,14 @@ def open_output(
         return [persistent_array(target.node)]
     place = spec.place(name)
     there = resume and place in group
-    if resume:
-        _sweep(target, place)
-    else:
+    _sweep(target, place)
+    if not resume:
         _replace(group, name, (place, spec.other_place(name)))
     mark = {MARK: {"kind": "labels", "class": name, "run": run, "scratch": scratch}}
     if spec.pyramid is not None and not there:
-        group.require_group(LABELS).create_group(name, attributes=mark)
+        labels = group.require_group(LABELS)
+        _mark_ahead(group, place, mark)
+        labels.create_group(name, attributes=mark)
 
     def level(path: str, one: OutputSpec) -> Any:
         return group[path] if there and path in group else _create(group, path, one.shape, spec.chunks, mark)
@@ -144,6 +146,7 @@ def open_group(target: Target, old: Any, spec: OutputSpec) -> Any:
     """
     import zarr
 
+    _sweep_metadata(target)
     if target.node is not None:
         return old
     assert target.url is not None
@@ -165,7 +168,19 @@ def _create(group: Any, path: str, shape: Triple, chunks: Triple, mark: dict[str
 
         # Format 2 never specified a checksum for zstd, and TensorStore refuses it; every gzip member has a CRC-32.
         how = {"compressors": GZip(level=1), "chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    _mark_ahead(group, path, mark)
     return group.create_array(path, shape=shape, chunks=chunks, dtype=np.int32, fill_value=0, attributes=mark, **how)
+
+
+def _mark_ahead(group: Any, path: str, mark: dict[str, Any]) -> None:
+    # Of format 2, where the mark is in another file than what makes a node one: who is killed in between leaves none
+    # that is nobody's.
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    if group.metadata.zarr_format == 2:
+        whole = default_buffer_prototype().buffer.from_bytes(json.dumps(mark).encode())
+        sync(group.store.set(f"{group.path}/{path}/.zattrs".lstrip("/"), whole))
 
 
 def _remove(group: Any, place: str) -> None:
@@ -175,26 +190,44 @@ def _remove(group: Any, place: str) -> None:
     from zarr.core.sync import sync
 
     async def remove_chunks(array: Any) -> None:
-        for name in [name async for name in array.store.list_dir(array.path)]:
-            if name.strip("/") not in METADATA:
-                await array.store.delete_dir(f"{array.path}/{name.strip('/')}")
+        for name in [name.strip("/") async for name in array.store.list_dir(array.path)]:
+            if not is_metadata(name):
+                await array.store.delete_dir(f"{array.path}/{name}")
+
+    async def remove_node(one: Any) -> None:
+        if one.metadata.zarr_format == 2:  # the mark is in another file: it must not be the first to go
+            document = ".zarray" if isinstance(one, zarr.Array) else ".zgroup"
+            await one.store.delete(f"{one.path}/{document}")
+        await one.store.delete_dir(one.path)
 
     node = group[place]
-    levels = [] if isinstance(node, zarr.Array) else [level for level in names_in(node) if level in node]
-    for array in [node[level] for level in levels] or [node]:
+    names = [] if isinstance(node, zarr.Array) else names_in(node)
+    levels = [node[level] for level in names if level in node]
+    for array in levels or [node]:
         sync(remove_chunks(array))
-    for level in levels:
-        del node[level]
-    del group[place]
+    for one in (*levels, node):
+        sync(remove_node(one))
 
 
 def _sweep(target: Target, place: str) -> None:
-    # Chunks that a killed process was writing: zarr gives them their name when they are whole.
+    # Chunks and metadata that a killed process was writing: zarr gives them their name when they are whole.
     if target.url is not None and "://" not in target.url:
         for folder, _, files in os.walk(os.path.join(target.url, place)):
-            for file in filter(HALF.search, files):
-                with suppress(FileNotFoundError):  # its writer may be alive, and just have given it its name
-                    os.remove(os.path.join(folder, file))
+            _sweep_files(folder, filter(HALF.search, files))
+
+
+def _sweep_metadata(target: Target) -> None:
+    # The same of the groups around, where others may have files of any name.
+    if target.url is not None and "://" not in target.url:
+        for folder in (target.url, os.path.join(target.url, LABELS)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                _sweep_files(folder, filter(is_half, os.listdir(folder)))
+
+
+def _sweep_files(folder: str, files: Iterable[str]) -> None:
+    for file in files:
+        with suppress(FileNotFoundError):  # its writer may be alive, and just have given it its name
+            os.remove(os.path.join(folder, file))
 
 
 def _clear(array: Any, spec: OutputSpec) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..blocks.geometry import Triple
-from .foreign import MARK, leftover_file, unknown_files, unmarked_members
+from .foreign import MARK, is_half, leftover_file, unknown_files, unmarked_members
 from .inputs import absolute_node
 from .persistent import impatient, persistent, store_at
 from .pyramids import LABELS, Pyramid, version_of
@@ -337,7 +337,7 @@ def existing_group(target: Target) -> Any:
         except FileNotFoundError:
             return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=2)
     except FileNotFoundError:
-        if local and os.listdir(target.url):
+        if local and not all(map(is_half, os.listdir(target.url))):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
         return None
     except ContainsArrayError as error:
