@@ -32,6 +32,7 @@ from topo_dask.looking.layers import find_layers
 from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
+from topo_dask.stores import label_arrays
 from topo_dask.stores.foreign import MARK
 from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
@@ -422,6 +423,21 @@ def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: 
     words = words[: words.index("--scheduler")]
     assert invoke(*words, "--resume", "--quiet").exit_code == 0
     assert zarr.open("out/labels/nuc/0")[:].max() == 2
+
+
+def test_an_interrupted_run_says_how_it_goes_on(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "8", "--quiet"]
+    assert invoke(*words).exit_code == 0
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(label_arrays, "_replace", interrupted)
+        result = invoke(*words, "--overwrite")
+    assert result.stderr == "Error: interrupted; the same command with --resume in place of --overwrite goes on\n"
+    resumed = invoke(*words, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
 
 
 def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -135,6 +136,21 @@ def test_a_run_at_work_is_seen_and_not_disturbed(interrupted: Path) -> None:
         before = sorted(interrupted.rglob("*"))
         assert "at work: process" in status("a b")
         assert sorted(interrupted.rglob("*")) == before
+
+
+def test_a_run_that_was_being_removed_is_begun_again(interrupted: Path) -> None:
+    def killed(scratch: FileScratch, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with patch.object(FileScratch, "discard", killed), pytest.raises(KeyboardInterrupt):
+        segment(overwrite=True)
+    for place, what in (("a b", "has not finished"), ("a b.scratch", "holds what is left of a run")):
+        result = invoke("status", place)
+        assert result.exit_code == 2
+        assert what in result.stderr
+        assert "begin again with --overwrite" in result.stderr
+    zarr.open("flow")[5, 3, 3, 3] = 0.5
+    segment(overwrite=True)
 
 
 def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:

@@ -188,9 +188,10 @@ def test_an_array_given_is_cleared_though_the_run_was_killed_meanwhile(tmp_path:
     )
 
 
+@pytest.mark.parametrize("go_on", [{"resume": True}, {"overwrite": True}])
 @pytest.mark.parametrize(("old", "ome_zarr"), [*(2 * (v,) for v in ("0.5", "0.4", None)), ("0.5", None), (None, "0.5")])
 def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
-    tmp_path: Path, old: str | None, ome_zarr: str | None
+    tmp_path: Path, old: str | None, ome_zarr: str | None, go_on: dict[str, bool]
 ) -> None:
     store_inputs(tmp_path)
     new, kept, calls, real = tmp_path / "new", tmp_path / "kept", list[str](), LocalStore.delete_dir
@@ -214,11 +215,22 @@ def test_labels_are_replaced_though_a_run_was_killed_while_it_removed_them(
             segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
         if len(calls) < number:
             break
-        again = segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
+        again = segment(tmp_path, new, class_config=QUICK, ome_zarr=ome_zarr, **go_on)
         np.testing.assert_array_equal(again, expected)
         assert old == ome_zarr or ("labels/thin" if old else "thin") not in zarr.open_group(new, mode="r")
         shutil.rmtree(new)
     assert number > 1
+
+
+def test_labels_that_have_come_meanwhile_are_not_replaced_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    store_inputs(tmp_path)
+    segment(tmp_path)
+    with patch("topo_dask.segment.make_ready"), patch.object(plan, "track", stop), pytest.raises(StopHereError):
+        segment(tmp_path, scratch=tmp_path / "s", overwrite=True)
+    expected = segment(tmp_path, class_config=OTHER, overwrite=True)
+    with pytest.raises(FileExistsError, match="was written by another run"):
+        segment(tmp_path, scratch=tmp_path / "s", resume=True)
+    np.testing.assert_array_equal(segment(tmp_path, class_config=OTHER, resume=True), expected)
 
 
 @pytest.mark.parametrize("go_on", [{"resume": True}, {"overwrite": True}])

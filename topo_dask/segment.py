@@ -215,7 +215,7 @@ def segment_volume(
             look,
             *(partial(find_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
         )
-        check_outputs(target, group, plan.classes, spec, run_name, resume=bool(run_name), overwrite=overwrite)
+        check_outputs(target, group, plan.classes, spec, run_name, _to_replace(plan, store, run_name, overwrite))
         # An array that was given bears no mark of its table, which nobody looks for beside it.
         if not (run_name or overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
             raise FileExistsError(
@@ -241,7 +241,7 @@ def segment_volume(
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
-        run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record)
+        run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record, overwrite=overwrite)
         new = earlier is None
         jobs = _open_jobs(plan, target, open_group(target, group, spec), spec, store, run_name, new=new)
         work = partial(run, executor=executor, progress=bars, check=check)
@@ -266,6 +266,15 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):
         raise TypeError(f"progress must be True, False or a Progress, got {progress!r}")
+
+
+def _to_replace(plan: RunPlan, store: FileScratch, run: str | None, overwrite: bool) -> list[str]:
+    # Classes whose labels may go: of a run that was begun to replace them, those that it has not come to.
+    if run is None:
+        return list(plan.classes) if overwrite else []
+    if not ledger.may_replace(store):
+        return []
+    return [name for name in plan.classes if name not in ledger.compartment(store, run, name).keys(CLEARED)]
 
 
 @contextmanager

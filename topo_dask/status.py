@@ -85,13 +85,25 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     except (ValueError, FileExistsError):  # something else is there
         marks = {}
     noted = sorted({mark["scratch"] for mark in marks.values() if "scratch" in mark})
+    void = ""
     for scratch in map(FileScratch, (url, f"{url}.scratch", *noted)):
         with suppress(NotADirectoryError):
             if (found := ledger.read_run(scratch)) is not None:
                 return _unfinished(scratch, *found)
+            void = scratch.url if ledger.is_void(scratch) else void
+    if not marks and void:
+        raise FileNotFoundError(
+            f"{void} holds what is left of a run that was being removed: look at the output, or begin again with "
+            "overwrite=True"
+        )
     if not marks:
         raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
     partial = sorted({os.path.basename(inner) for inner, mark in marks.items() if not mark.get("complete")})
+    if partial and void:
+        raise FileNotFoundError(
+            f"{place} is the output of a run that has not finished {partial}, and whose record in {void} was being "
+            "removed: begin again with overwrite=True"
+        )
     if partial:
         raise FileNotFoundError(
             f"{place} is the output of a run that has not finished {partial}, and there is no record of it in "

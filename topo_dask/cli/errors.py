@@ -13,6 +13,9 @@ import click
 JSON_LOG, VERBOSE = "topo_dask.json_log", "topo_dask.verbose"
 """Keys in the context's `meta`: whether errors and warnings are JSON, and whether errors come with a traceback."""
 
+OVERWRITE = "topo_dask.overwrite"
+"""Key in the context's `meta`: whether the run was told to replace what is there."""
+
 _BAD_INPUT = (
     ValueError,
     TypeError,
@@ -89,7 +92,8 @@ class Errors(click.Group):
                 _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
-                resumed = "; the same command with --resume goes on" if ctx.invoked_subcommand == "run" else ""
+                flags = f"--resume{' in place of --overwrite' if ctx.meta.get(OVERWRITE) else ''}"
+                resumed = f"; the same command with {flags} goes on" if ctx.invoked_subcommand == "run" else ""
                 _say(ctx, "error", f"interrupted{resumed}", exit_code=1)
                 ctx.exit(1)
             except Exception as error:

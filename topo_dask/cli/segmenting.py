@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .errors import JSON_LOG
+from .errors import JSON_LOG, OVERWRITE
 from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
@@ -45,6 +45,7 @@ def run(
         raise click.UsageError("--quiet and --json-log exclude one another")
     ctx.meta[JSON_LOG] = json_log
     kept = {name: values.pop(name) for name in ("scratch", "resume", "overwrite")}
+    ctx.meta[OVERWRITE] = kept["overwrite"]
     scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
     if (machine := scheduling.machine()) is not None:
         # What can be refused is refused before processes are started.

@@ -110,11 +110,11 @@ def _note(scratch: FileScratch, kind: str, key: str) -> Arrays | None:
         ) from error
 
 
-def begin(scratch: FileScratch, record: dict[str, Any]) -> str:
-    """Clear scratch, file the record of a new run there, and return the run's name."""
+def begin(scratch: FileScratch, record: dict[str, Any], *, overwrite: bool) -> str:
+    """Clear scratch, file the record of a new run and what it may replace there, and return the run's name."""
     clear(scratch)
     name = uuid4().hex
-    _file_record(scratch, record, name)
+    _file_record(scratch, record, name, overwrite)
     return name
 
 
@@ -124,23 +124,34 @@ def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
     assert old is not None
     name: str = old["run"]
     if _met_none_missing(old) and not _met_none_missing(record):
-        _file_record(scratch, record, name)
+        _file_record(scratch, record, name, may_replace(scratch))
     return name
 
 
-def _file_record(scratch: FileScratch, record: dict[str, Any], name: str) -> None:
+def _file_record(scratch: FileScratch, record: dict[str, Any], name: str, overwrite: bool) -> None:
     # How the run was called shapes no label, and is no part of the record: it is for people who want to go on with it.
-    origin = {"command": sys.argv, "folder": os.getcwd()}
+    origin = {"command": sys.argv, "folder": os.getcwd(), "overwrite": overwrite}
     scratch.put(RUN, MANIFEST, record=to_bytes({**record, "run": name}), origin=to_bytes(origin))
 
 
 def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Record of the unfinished run in scratch, and the command and folder it was begun with; None without a run."""
     bundle = _note(scratch, RUN, MANIFEST)
-    if bundle is None or _note(scratch, VOID, VOID) is not None:
+    if bundle is None or is_void(scratch):
         return None
     record, origin = (json.loads(bytes(bundle[name])) for name in ("record", "origin"))
     return record, origin
+
+
+def is_void(scratch: FileScratch) -> bool:
+    """Whether scratch holds what is left of a run that was being removed."""
+    return _note(scratch, VOID, VOID) is not None
+
+
+def may_replace(scratch: FileScratch) -> bool:
+    """Whether the unfinished run in scratch was begun to replace labels: it may be interrupted before they are gone."""
+    found = read_run(scratch)
+    return found is not None and bool(found[1].get("overwrite"))  # runs of earlier versions do not tell
 
 
 def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:
@@ -162,6 +173,6 @@ def clear(scratch: FileScratch) -> None:
 
 def clear_void(scratch: FileScratch) -> None:
     """Remove what is left of a run that was killed while its bundles were removed."""
-    if _note(scratch, VOID, VOID) is not None:
+    if is_void(scratch):
         with claim(scratch, insist=True):
             clear(scratch)

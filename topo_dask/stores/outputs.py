@@ -147,9 +147,7 @@ def check_outputs(
     names: Collection[str],
     spec: OutputSpec,
     run: str | None,
-    *,
-    resume: bool,
-    overwrite: bool,
+    replace: Collection[str],
 ) -> None:
     """Refuse an output that cannot take the labels; nothing is written.
 
@@ -164,15 +162,15 @@ def check_outputs(
     spec : OutputSpec
         What the arrays of each must fit.
     run : str, optional
-        Name of the run that goes on, if `resume`.
-    resume, overwrite : bool
-        What may be done with arrays that are there.
+        Name of the run that goes on, with arrays that are there; None for one that begins.
+    replace : collection of str
+        Classes whose labels may be replaced, if they are not of the run that goes on.
 
     Raises
     ------
     FileExistsError
-        When something is there that `resume` or `overwrite` does not allow to be used, when there are labels of a class
-        in the other layout and they are not to be replaced, or when the output is, or lies in, what a run wrote into
+        When something is there that is neither of the run nor to be replaced, when there are labels of a class in the
+        other layout and they are not to be replaced, or when the output is, or lies in, what a run wrote into
         another output.
     PermissionError
         When the group or array given can only be read.
@@ -193,7 +191,7 @@ def check_outputs(
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
         check_output(target.node, spec)
-        if not (resume or overwrite) and target.node.nchunks_initialized:
+        if not (run or replace) and target.node.nchunks_initialized:
             raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
         return
     if group is None:
@@ -205,10 +203,9 @@ def check_outputs(
         place, other = spec.place(name), spec.other_place(name)
         there, beside = in_parallel(partial(group.__contains__, place), partial(has_labels, group, other))
         if beside:
-            _check_beside(group, name, other, where, overwrite)
+            _check_beside(group, name, other, where, name in replace)
         if there:
-            _check_old(group, place, f"output {place!r} in {where}", run, resume, overwrite)
-            if resume and not overwrite:
+            if _check_old(group, place, f"output {place!r} in {where}", run, name in replace):
                 for path, fits in spec.levels(name):
                     if path in group:
                         check_output(group[path], fits)
@@ -271,14 +268,14 @@ def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
         raise FileExistsError(f"{what} has an array {LABELS!r} where the group of its labels must be: choose another")
 
 
-def _check_beside(group: Any, name: str, other: str, where: Any, overwrite: bool) -> None:
+def _check_beside(group: Any, name: str, other: str, where: Any, replace: bool) -> None:
     # Who asks for the labels of a class must not have to choose between two.
-    if not overwrite:
+    if not replace:
         raise FileExistsError(
             f"output {where} has labels of {name!r} in the other layout, {other!r}: pass overwrite=True to replace "
             "them, or choose another"
         )
-    _check_old(group, other, f"output {other!r} in {where}", None, resume=False, overwrite=True)
+    _check_old(group, other, f"output {other!r} in {where}", None, replace=True)
 
 
 def has_labels(group: Any, place: str) -> bool:
@@ -286,30 +283,31 @@ def has_labels(group: Any, place: str) -> bool:
     return place in group and MARK in group[place].attrs
 
 
-def _check_old(group: Any, place: str, what: str, run: str | None, resume: bool, overwrite: bool) -> None:
+def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool) -> bool:
+    # Whether the labels are those of the run that goes on.
     import zarr
 
     old = group[place]
+    mark = old.attrs.get(MARK)
+    ours = run is not None and isinstance(mark, dict) and mark.get("run") == run
     foreign = unmarked_members(old) if isinstance(old, zarr.Group) else []
-    foreign = foreign or (unknown_files(old) if overwrite else [])
+    foreign = foreign or (unknown_files(old) if replace else [])
     if MARK not in old.attrs or foreign:
         held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
-    if overwrite:
-        return
-    mark = old.attrs[MARK]
-    if not resume:
-        if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
-            raise FileExistsError(
-                f"{what} is not whole, and no record of its run is in this scratch: if there is one in the scratch it "
-                f"had, pass scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
-            )
-        raise FileExistsError(
-            f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs "
-            "and parameters has completed)"
-        )
-    if not isinstance(mark, dict) or mark.get("run") != run:
+    if ours or replace:
+        return ours
+    if run is not None:
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
+    if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
+        raise FileExistsError(
+            f"{what} is not whole, and no record of its run is in this scratch: if there is one in the scratch it had, "
+            f"pass scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
+        )
+    raise FileExistsError(
+        f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
+        "parameters has completed)"
+    )
 
 
 def existing_group(target: Target) -> Any:
