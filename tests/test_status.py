@@ -153,6 +153,17 @@ def test_a_run_that_was_being_removed_is_begun_again(interrupted: Path) -> None:
     segment(overwrite=True)
 
 
+def test_labels_tell_of_their_run(interrupted: Path) -> None:
+    (interrupted / "a b.scratch").rename(interrupted / "elsewhere")
+    with pytest.raises(ValueError, match="flow is not finite"):
+        segment(scheduler="synchronous", scratch="far", overwrite=True)
+    assert "interrupted; to go on" in status("a b/labels/mito")
+    zarr.open("flow")[5, 3, 3, 3] = 0.5
+    segment(resume=True, scratch="far")
+    for place in ("a b/labels/nuc", "a b/labels/nuc/0"):
+        assert status(place) == f"finished: {interrupted}/{place}\n  nuc: whole\n"
+
+
 def test_a_finished_run_is_told_by_its_mark(interrupted: Path) -> None:
     zarr.open("flow")[5, 3, 3, 3] = 0.5
     segment(resume=True)

@@ -13,7 +13,7 @@ from .plan import DONE, EVERY, Plan, Recipe, plan_stages, tracked_together
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
-from .stores.outputs import absolute, read_marks
+from .stores.outputs import absolute, read_marks, read_own_mark
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Source
 
@@ -68,7 +68,7 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     Parameters
     ----------
     place : path or URL
-        Output of the run, or its scratch.
+        Output of the run, labels in it, or its scratch.
 
     Returns
     -------
@@ -81,7 +81,8 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     """
     url = absolute(os.fspath(place)).rstrip("/")
     try:
-        marks = read_marks(url)
+        own = read_own_mark(url)
+        marks = read_marks(url) if own is None else {own["class"]: own}
     except (ValueError, FileExistsError):  # something else is there
         marks = {}
     noted = sorted({mark["scratch"] for mark in marks.values() if "scratch" in mark})

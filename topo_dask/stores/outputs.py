@@ -438,6 +438,15 @@ def find_labels(url: str, name: str | None = None) -> Found:
     return Found(f"{url.rstrip('/')}/{next(iter(candidates), name)}", mark or {})
 
 
+def read_own_mark(url: str) -> dict[str, Any] | None:
+    """Mark of the labels that are at a path or URL, or of which a level is; None where there is something else."""
+    try:
+        group = existing_group(Target(absolute(url)))
+    except FileExistsError:
+        group = None
+    return _own_mark(url, group)
+
+
 def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
     # Of a group or an array that is the labels of a class.
     import zarr
