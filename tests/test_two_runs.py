@@ -16,6 +16,7 @@ import topo_dask
 from topo_dask import plan
 from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
+from topo_dask.status import read_status
 from topo_dask.stores import label_arrays, ledger, locks
 from topo_dask.stores.foreign import is_metadata
 from topo_dask.stores.ledger import CLASSES
@@ -286,6 +287,20 @@ def test_a_complete_run_gives_its_labels_back_though_it_was_killed_while_it_clea
     with patch.object(plan, "track", stop):
         np.testing.assert_array_equal(segment(tmp_path, resume=True), expected)
     assert not (tmp_path / "out.scratch").exists()
+
+
+@pytest.mark.parametrize("ome_zarr", ["0.5", "0.4"])
+def test_labels_that_have_lost_a_level_are_not_whole(tmp_path: Path, ome_zarr: str) -> None:
+    store_inputs(tmp_path)
+    expected = segment(tmp_path, class_config=QUICK, ome_zarr=ome_zarr)
+    shutil.rmtree(tmp_path / "out" / "labels" / "thin" / "0")
+    for place in ("out", "out/labels/thin"):
+        with pytest.raises(FileNotFoundError, match=r"'thin' are not whole any more: .*'0'.*with overwrite=True"):
+            read_status(tmp_path / place)
+    with pytest.raises(FileExistsError, match=r"exists: pass overwrite=True"):
+        segment(tmp_path, class_config=QUICK, ome_zarr=ome_zarr, resume=True)
+    again = segment(tmp_path, class_config=QUICK, ome_zarr=ome_zarr, overwrite=True)
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_chunks_of_nobody_are_not_taken_for_labels(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def segment_volume(
         have no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
-        Of a run that is complete, the labels are given back.
+        Of a run that is complete, the labels are given back, unless `output` is an array, which bears no mark.
     overwrite : bool
         Replace an output, and the scratch, that an earlier run wrote: of a class its labels in either layout, see
         `ome_zarr`. Nothing else is ever removed.

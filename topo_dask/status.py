@@ -13,6 +13,7 @@ from .plan import DONE, EVERY, Plan, Recipe, plan_stages, tracked_together
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
+from .stores.multiscales import read_multiscales
 from .stores.outputs import absolute, read_marks, read_own_mark
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Source
@@ -77,12 +78,12 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     Raises
     ------
     FileNotFoundError
-        When there is no run and no output of one.
+        When there is no run and no output of one, or labels have lost a level.
     """
     url = absolute(os.fspath(place)).rstrip("/")
     try:
         own = read_own_mark(url)
-        marks = read_marks(url) if own is None else {own["class"]: own}
+        marks = read_marks(url) if own is None else {"": own}
     except (ValueError, FileExistsError):  # something else is there
         marks = {}
     noted = sorted({mark["scratch"] for mark in marks.values() if "scratch" in mark})
@@ -99,7 +100,7 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
         )
     if not marks:
         raise FileNotFoundError(f"{place} is neither the output nor the scratch of a run")
-    partial = sorted({os.path.basename(inner) for inner, mark in marks.items() if not mark.get("complete")})
+    partial = sorted({mark["class"] for mark in marks.values() if not mark.get("complete")})
     if partial and void:
         raise FileNotFoundError(
             f"{place} is the output of a run that has not finished {partial}, and whose record in {void} was being "
@@ -110,7 +111,19 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
             f"{place} is the output of a run that has not finished {partial}, and there is no record of it in "
             f"{', '.join(noted) or f'{url}.scratch'}: give the folder that was its scratch"
         )
-    return RunStatus(url, url, {name: [] for name in sorted(map(os.path.basename, marks))})
+    for inner, mark in marks.items():
+        _check_levels(f"{url}/{inner}".rstrip("/"), mark["class"])
+    return RunStatus(url, url, {name: [] for name in sorted(mark["class"] for mark in marks.values())})
+
+
+def _check_levels(url: str, name: str) -> None:
+    # Their mark says that labels were whole, and somebody may have removed a level since.
+    try:
+        read_multiscales(url)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"labels of {name!r} are not whole any more: {error}; make them again with overwrite=True"
+        ) from error
 
 
 def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, Any]) -> RunStatus:

@@ -100,6 +100,8 @@ def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: 
         mark = group[spec.place(name)].attrs.get(MARK) if spec.place(name) in group else None
         if not isinstance(mark, dict) or not mark.get("complete") or mark.get("record") not in digests:
             return None
+        if not all(path in group for path, _ in spec.levels(name)):  # somebody has removed a level since
+            return None
         found[name] = group[next(iter(spec.levels(name)))[0]]
     return found
 
