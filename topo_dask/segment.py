@@ -203,7 +203,6 @@ def segment_volume(
     spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
     _check_places(plan, target, spec, store)
     record = _describe(plan, target)
-
     same = ledger.digests(record)
     if resume and ledger.read_run(store) is None and (whole := finished(target, plan.classes, spec, same)):
         ledger.clear_void(store)
@@ -225,8 +224,7 @@ def segment_volume(
         return run_name, group
 
     insist = resume or overwrite
-    # What a run at work has left is no unfinished run to go on with, nor an output to replace.
-    in_parallel(*(partial(locks.check_free, place, insist=insist) for place in _lock_places(target, store)))
+    _check_free(target, store, insist)
     if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
         look_twice(plan)
@@ -288,6 +286,11 @@ def _freed_memory_given_back() -> Iterator[None]:
 
 def _lock_places(target: Target, scratch: FileScratch) -> list[FileScratch]:
     return [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
+
+
+def _check_free(target: Target, scratch: FileScratch, insist: bool) -> None:
+    # What a run at work has left is no unfinished run to go on with, nor an output to replace.
+    in_parallel(*(partial(locks.check_free, place, insist=insist) for place in _lock_places(target, scratch)))
 
 
 @contextmanager
