@@ -11,7 +11,7 @@ from .admission import RunPlan, check_space, look_twice, plan_volume
 from .census import make_good, strike
 from .config import Preset
 from .execute import Progress, check_done, run
-from .plan import Plan, track_together
+from .plan import track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .spilled import place_of_scratch
@@ -200,32 +200,14 @@ def segment_volume(
         image=None if there is None else read_multiscales(there),
         recorded=ledger.recorded(store) if resume else None,
     )
-    spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
-    _check_places(plan, target, spec, store)
-    record = _describe(plan, target)
-    same = ledger.digests(record)
-    if resume and ledger.read_run(store) is None and (whole := finished(target, plan.classes, spec, same)):
+    asked = _Run(plan, target, store, overwrite=overwrite, resume=resume)
+    asked.check_places()
+    if resume and ledger.read_run(store) is None and (whole := asked.finished()):
         ledger.clear_void(store)
         return whole
-
-    def admit(look: Callable[[], Any]) -> tuple[str | None, Any]:
-        run_name, group, *tables = in_parallel(
-            lambda: ledger.admit(store, record, resume=resume, overwrite=overwrite),
-            look,
-            *(partial(find_table, target.beside(".tables"), name) for name in plan.classes if target.url is not None),
-        )
-        check_outputs(target, group, plan.classes, spec, run_name, _to_replace(plan, store, run_name, overwrite))
-        # An array that was given bears no mark of its table, which nobody looks for beside it.
-        if not (run_name or overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
-            raise FileExistsError(
-                f"labels that are not here have left tables, {old}: move those, choose another output, or pass "
-                "overwrite=True to replace them"
-            )
-        return run_name, group
-
     insist = resume or overwrite
     _check_free(target, store, insist)
-    if admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
+    if asked.admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
         look_twice(plan)
     with (
@@ -234,27 +216,12 @@ def segment_volume(
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
-        earlier, group = admit(lambda: existing_group(target))  # another run may have been at work meanwhile
+        earlier, group = asked.admit(lambda: existing_group(target))  # another run may have been at work meanwhile
         check_reach(store)
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_sight(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
-        run_name = ledger.go_on(store, record) if earlier else ledger.begin(store, record, overwrite=overwrite)
-        new = earlier is None
-        jobs = _open_jobs(plan, target, open_group(target, group, spec), spec, store, run_name, new=new)
-        work = partial(run, executor=executor, progress=bars, check=check)
-        if together := plan.shared_channels > 3:
-            work(next(iter(jobs.values())), [track_together(list(jobs.values()))], new=new)
-        for name, job in jobs.items():
-            stages, owned = plan.plans[name].stages, partial(check_owned, target, spec.place(name), run_name)
-            work(job, stages[:1], new=new and not together)
-            work(job, stages[1:], new=new)
-            for writer in plan.plans[name].writers:
-                owned()
-                work(job, (writer,), new=new)
-            owned()
-            facts = {"channel": plan.classes[name][0], "channels": plan.flow.shape[0], "record": ledger.digest(record)}
-            _publish(job, plan.plans[name], target, spec, facts)
+        jobs = asked.segment(earlier, group, partial(run, executor=executor, progress=bars, check=check))
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
@@ -264,15 +231,6 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):
         raise TypeError(f"progress must be True, False or a Progress, got {progress!r}")
-
-
-def _to_replace(plan: RunPlan, store: FileScratch, run: str | None, overwrite: bool) -> list[str]:
-    # Classes whose labels may go: of a run that was begun to replace them, those that it has not come to.
-    if run is None:
-        return list(plan.classes) if overwrite else []
-    if not ledger.may_replace(store):
-        return []
-    return [name for name in plan.classes if name not in ledger.compartment(store, run, name).keys(CLEARED)]
 
 
 @contextmanager
@@ -306,63 +264,132 @@ def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Cal
         yield check
 
 
-def _check_places(plan: RunPlan, target: Target, spec: OutputSpec, scratch: FileScratch) -> None:
-    # Scratch is removed in the end, labels that are there are replaced, and tasks of other processes do not see the
-    # memory of this one.
-    inputs = {name: place_of(source.array) for name, source in (("semantic", plan.semantic), ("flow", plan.flow))}
-    # An array in a `MemoryStore` of zarr is an input all the same: it is pickled with what it holds.
-    in_memory = [name for name, place in {"scratch": scratch.url, **inputs}.items() if is_memory(place)]
-    in_memory = ["output"] * target.is_in_memory + in_memory
-    if in_memory and not shares_memory():
-        raise ValueError(
-            f"{in_memory[0]} is in the memory of this process but tasks run in others: give a path or URL of files"
+class _Run:
+    # What is asked for: a plan, and where its labels and its record go.
+
+    def __init__(self, plan: RunPlan, target: Target, store: FileScratch, *, overwrite: bool, resume: bool) -> None:
+        self.plan, self.target, self.store = plan, target, store
+        self.overwrite, self.resume = overwrite, resume
+        self.spec = OutputSpec(plan.grid.shape, plan.grid.block_shape, plan.chunks, plan.pyramid)
+        self.record = _describe(plan, target)
+
+    def check_places(self) -> None:
+        # Scratch is removed in the end, labels that are there are replaced, and tasks of other processes do not see the
+        # memory of this one.
+        plan, target, scratch = self.plan, self.target, self.store.url
+        inputs = {name: place_of(source.array) for name, source in (("semantic", plan.semantic), ("flow", plan.flow))}
+        # An array in a `MemoryStore` of zarr is an input all the same: it is pickled with what it holds.
+        in_memory = [name for name, place in {"scratch": scratch, **inputs}.items() if is_memory(place)]
+        in_memory = ["output"] * target.is_in_memory + in_memory
+        if in_memory and not shares_memory():
+            raise ValueError(
+                f"{in_memory[0]} is in the memory of this process but tasks run in others: give a path or URL of files"
+            )
+        if target.url is None:
+            return
+        if nested(target.url, scratch):
+            raise ValueError(f"scratch {scratch} and output {target.url} must not lie in one another")
+        labels = (
+            [target.url] if target.is_array else [target.beside(f"/{self.spec.place(name)}") for name in plan.classes]
         )
-    if target.url is None:
-        return
-    if nested(target.url, scratch.url):
-        raise ValueError(f"scratch {scratch.url} and output {target.url} must not lie in one another")
-    places = [target.url] if target.is_array else [target.beside(f"/{spec.place(name)}") for name in plan.classes]
-    for name, url in inputs.items():
-        if url is None:
-            continue
-        if inside := next((place for place in places if nested(url, place)), None):
-            raise ValueError(f"{name} {url} and labels in {inside} must not lie in one another: choose another output")
-        if nested(url, scratch.url):
-            raise ValueError(f"{name} {url} and scratch {scratch.url} must not lie in one another")
+        for name, url in inputs.items():
+            if url is None:
+                continue
+            if inside := next((place for place in labels if nested(url, place)), None):
+                raise ValueError(
+                    f"{name} {url} and labels in {inside} must not lie in one another: choose another output"
+                )
+            if nested(url, scratch):
+                raise ValueError(f"{name} {url} and scratch {scratch} must not lie in one another")
 
+    def finished(self) -> dict[str, Any] | None:
+        # The labels, where a run of the same request has completed them.
+        return finished(self.target, self.plan.classes, self.spec, ledger.digests(self.record))
 
-def _open_jobs(
-    plan: RunPlan, target: Target, group: Any, spec: OutputSpec, store: FileScratch, run_name: str, *, new: bool
-) -> dict[str, Job]:
-    # The job of each class, its output open; of a run that goes on, without what has been lost since.
-    jobs, pages, flow = {}, Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
-    if target.url is not None:
-        folder_at(target.beside(".tables")).sweep()
-    for name in plan.classes:
-        compartment, stages = ledger.compartment(store, run_name, name), plan.plans[name].writers
-        for number in () if new else missing_levels(target, name, spec):
-            compartment.discard(stages[number].name)  # those labels are gone
-        go_on = not new and name in compartment.keys(CLEARED)
-        if not new and not go_on:
-            strike(compartment, stages)  # the arrays are made anew, and hold nothing that was written
-        if not go_on and target.url is not None:
-            remove_table(target.beside(".tables"), name)
-        arrays = open_output(target, group, name, spec, run_name, store.url, resume=go_on)
-        compartment.put(CLEARED, name)
-        check_sight("output", arrays[0])
-        jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
-        if not new:
-            make_good(jobs[name], (*plan.plans[name].stages, *stages))
-    return jobs
+    def admit(self, look: Callable[[], Any]) -> tuple[str | None, Any]:
+        # Name of the run to go on with, if any, and the group that `look` finds; refuses what stands in the way.
+        target, classes = self.target, self.plan.classes
+        run_name, group, *tables = in_parallel(
+            lambda: ledger.admit(self.store, self.record, resume=self.resume, overwrite=self.overwrite),
+            look,
+            *(partial(find_table, target.beside(".tables"), name) for name in classes if target.url is not None),
+        )
+        check_outputs(target, group, classes, self.spec, run_name, self._to_replace(run_name))
+        # An array that was given bears no mark of its table, which nobody looks for beside it.
+        if not (run_name or self.overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
+            raise FileExistsError(
+                f"labels that are not here have left tables, {old}: move those, choose another output, or pass "
+                "overwrite=True to replace them"
+            )
+        return run_name, group
 
+    def _to_replace(self, run_name: str | None) -> list[str]:
+        # Classes whose labels may go: of a run that was begun to replace them, those that it has not come to.
+        if run_name is None:
+            return list(self.plan.classes) if self.overwrite else []
+        if not ledger.may_replace(self.store):
+            return []
+        return [name for name in self.plan.classes if name not in self._compartment(run_name, name).keys(CLEARED)]
 
-def _publish(job: Job, plan: Plan, target: Target, spec: OutputSpec, facts: Mapping[str, Any]) -> None:
-    # The table first: labels that are whole have one, and their mark says which it is, wherever both are moved.
-    check_done(job, (*plan.stages, *plan.writers))
-    columns = instance_columns(job, drops=plan.drops)
-    table = None if target.url is None else write_table(columns, job.name, target.beside(".tables"))
-    dropped = asdict(plan.dropped(job))
-    publish(target, job.name, spec, {"instances": len(columns["label"]), "dropped": dropped, "table": table, **facts})
+    def _compartment(self, run_name: str, name: str) -> FileScratch:
+        return ledger.compartment(self.store, run_name, name)
+
+    def segment(self, earlier: str | None, group: Any, work: Callable[..., None]) -> dict[str, Job]:
+        # All stages of all classes, with those of an `earlier` run that are done; `work` does some of a job.
+        plan, target, new = self.plan, self.target, earlier is None
+        go_on = ledger.go_on if earlier else partial(ledger.begin, overwrite=self.overwrite)
+        run_name = go_on(self.store, self.record)
+        jobs = self._open_jobs(open_group(target, group, self.spec), run_name, new=new)
+        if together := plan.shared_channels > 3:
+            work(next(iter(jobs.values())), [track_together(list(jobs.values()))], new=new)
+        for name, job in jobs.items():
+            stages, owned = plan.plans[name].stages, partial(check_owned, target, self.spec.place(name), run_name)
+            work(job, stages[:1], new=new and not together)
+            work(job, stages[1:], new=new)
+            for writer in plan.plans[name].writers:
+                owned()
+                work(job, (writer,), new=new)
+            owned()
+            self._publish(job)
+        return jobs
+
+    def _open_jobs(self, group: Any, run_name: str, *, new: bool) -> dict[str, Job]:
+        # The job of each class, its output open; of a run that goes on, without what has been lost since.
+        plan, target, spec, jobs = self.plan, self.target, self.spec, {}
+        pages, flow = Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
+        if target.url is not None:
+            folder_at(target.beside(".tables")).sweep()
+        for name in plan.classes:
+            compartment, stages = self._compartment(run_name, name), plan.plans[name].writers
+            for number in () if new else missing_levels(target, name, spec):
+                compartment.discard(stages[number].name)  # those labels are gone
+            go_on = not new and name in compartment.keys(CLEARED)
+            if not new and not go_on:
+                strike(compartment, stages)  # the arrays are made anew, and hold nothing that was written
+            if not go_on and target.url is not None:
+                remove_table(target.beside(".tables"), name)
+            arrays = open_output(target, group, name, spec, run_name, self.store.url, resume=go_on)
+            compartment.put(CLEARED, name)
+            check_sight("output", arrays[0])
+            jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
+            if not new:
+                make_good(jobs[name], (*plan.plans[name].stages, *stages))
+        return jobs
+
+    def _publish(self, job: Job) -> None:
+        # The table first: labels that are whole have one, and their mark says which it is, wherever both are moved.
+        plan, target = self.plan.plans[job.name], self.target
+        check_done(job, (*plan.stages, *plan.writers))
+        columns = instance_columns(job, drops=plan.drops)
+        facts = {
+            "instances": len(columns["label"]),
+            "dropped": asdict(plan.dropped(job)),
+            "table": None if target.url is None else write_table(columns, job.name, target.beside(".tables")),
+            "channel": self.plan.classes[job.name][0],
+            "channels": self.plan.flow.shape[0],
+            "record": ledger.digest(self.record),
+        }
+        publish(target, job.name, self.spec, facts)
 
 
 def make_job(
