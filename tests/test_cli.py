@@ -425,6 +425,21 @@ def test_an_interrupted_cluster_ends_in_one_line_and_the_run_is_resumed(stored: 
     assert zarr.open("out/labels/nuc/0")[:].max() == 2
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("kind", "number"), [("processes", "TERM"), ("processes", "KILL"), ("threads", "TERM")])
+def test_tasks_end_with_their_run(stored: Path, kind: str, number: str) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "64", "--radius", "1.5"]
+    words += ["--min-size", "1", "--block", "1", "--quiet"]
+    code, lines = interrupt(  # which waits for all processes that have its stderr
+        [*words, "--scheduler", kind],
+        lambda: any((stored / "out.scratch").rglob("track")),
+        getattr(signal, f"SIG{number}"),
+    )
+    told = "Error: interrupted; the same command with --resume goes on"
+    assert code == -signal.SIGKILL if number == "KILL" else (code, lines) == (1, [told])
+    assert invoke(*words, "--scheduler", "threads", "--resume").exit_code == 0
+
+
 def test_an_interrupted_run_says_how_it_goes_on(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "8", "--quiet"]
     assert invoke(*words).exit_code == 0

@@ -1,7 +1,10 @@
 """Executors: neighbours are done one after the other, so that they share what they read, and each task once."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import parent_process
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +21,7 @@ from topo_dask.execute import Executor, Tick, dask_scheduler, run, serial, threa
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
 from topo_dask.stores.scratch import FileScratch, MemoryScratch
+from topo_dask.surroundings import ambient
 
 
 @pytest.mark.parametrize("execute", [serial, threads, dask_scheduler])
@@ -65,6 +69,23 @@ def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch:
     ):
         dask_scheduler(stage, job, keys, lambda: None)
     assert job.scratch.keys("note") == set(keys)
+
+
+def end_process(job: Job, key: str) -> None:
+    """Kill the process that does the task."""
+    assert parent_process() is not None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told_by_its_stage(tmp_path: Path) -> None:
+    job = Job("nuc", BlockGrid((1, 1, 2), (1, 1, 1)), ClassConfig(), scratch=FileScratch(str(tmp_path)))
+    told = r"class 'nuc', stage 'note': a process that did its tasks was killed.* memory_limit .* with resume=True"
+    with (
+        dask.config.set(scheduler="processes", num_workers=1),
+        ambient() as execute,
+        pytest.raises(RuntimeError, match=told),
+    ):
+        execute(Stage("note", end_process, EVERY), job, ["0.0.0"], lambda: None)
 
 
 def test_threads_tell_of_each_task_as_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ The serial executor is the debugger.
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
@@ -145,4 +146,10 @@ def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool
             some = keys[at : at + WINDOW]
             group = f"{stage.name}-{uuid4().hex}"
             graph = {f"{group}-{WINDOW - i:05}": (stage.run, job, key) for i, key in enumerate(some)}
-            get(graph, list(graph), **({} if pool is None else {"pool": pool}))
+            try:
+                get(graph, list(graph), **({} if pool is None else {"pool": pool}))
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f"class {job.name!r}, stage {stage.name!r}: a process that did its tasks was killed. Where it was "
+                    "for memory, choose a smaller memory_limit or fewer processes; then run again with resume=True"
+                ) from error

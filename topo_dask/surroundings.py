@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
 from pkgutil import resolve_name
-from threading import Lock, current_thread, main_thread
+from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -112,7 +112,7 @@ def _own_pool(in_task: bool) -> Iterator[Pool | None]:
     # In its own threads tasks go on behind an error, into an interpreter that is about to end: ours are waited for.
     # In a pool that the user has configured we may be a task ourselves, and would wait for the thread that we hold.
     import dask
-    from dask.multiprocessing import get, get_context, initialize_worker_process
+    from dask.multiprocessing import get, get_context
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
     n = _local_workers()
@@ -121,7 +121,7 @@ def _own_pool(in_task: bool) -> Iterator[Pool | None]:
         if own is not None:
             yield None
             return
-        with ProcessPoolExecutor(n, get_context(), initialize_worker_process) as processes:
+        with ProcessPoolExecutor(n, get_context(), _begin_process) as processes:
             yield processes
     elif configured is not dask.local.get_sync and (
         in_task or current_thread() is not main_thread() or (own is None and configured is dask.threaded.get)
@@ -130,6 +130,21 @@ def _own_pool(in_task: bool) -> Iterator[Pool | None]:
             yield pool
     else:
         yield None
+
+
+def _begin_process() -> None:
+    from dask.multiprocessing import initialize_worker_process
+
+    initialize_worker_process()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A pool whose owner was killed is never told, and its processes would wait for tasks for ever.
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _in_cluster_task() -> bool:

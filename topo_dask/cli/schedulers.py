@@ -86,7 +86,7 @@ class Scheduling:
         else:
             number = {"threads": self.threads, "processes": self.workers}.get(self.kind)
             context = dask.config.set(scheduler=self.kind, **({} if number is None else {"num_workers": number}))
-        with context:
+        with _sigterm_interrupts(), context:
             yield
 
 
@@ -118,6 +118,16 @@ def _takes_all_cores(machine: Resources) -> bool:
 
 
 @contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    # SIGTERM, by which batch systems end jobs, ends tasks and closes a cluster like a Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _local_cluster(machine: Resources) -> Iterator[None]:
     import dask
     from distributed import Client, LocalCluster
@@ -129,8 +139,6 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
         log = logging.getLogger("distributed")
         stack.callback(log.setLevel, log.level)
         log.setLevel(logging.CRITICAL)
-        # SIGTERM, by which batch systems end jobs, closes the cluster like a Ctrl-C.
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         stack.enter_context(dask.config.set(_calm()))
         with _interrupts_wait():
             # Any free port for the dashboard: two runs on one machine are no reason for a warning.
