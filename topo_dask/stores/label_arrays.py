@@ -13,6 +13,7 @@ import numpy as np
 
 from ..blocks.geometry import Block, BlockGrid, Triple
 from .foreign import HALF, MARK, is_half, is_metadata, names_in
+from .multiscales import read_multiscales
 from .outputs import OutputSpec, Target, existing_group, has_labels
 from .persistent import persistent_array, store_at
 from .pyramids import LABELS, list_labels, unlist_labels, version_of
@@ -148,7 +149,7 @@ def open_group(target: Target, old: Any, spec: OutputSpec) -> Any:
     """
     import zarr
 
-    _sweep_metadata(target)
+    _sweep_metadata(target, old)
     if target.node is not None:
         return old
     assert target.url is not None
@@ -218,10 +219,11 @@ def _sweep(target: Target, place: str) -> None:
             _sweep_files(folder, filter(HALF.search, files))
 
 
-def _sweep_metadata(target: Target) -> None:
-    # The same of the groups around, where others may have files of any name.
+def _sweep_metadata(target: Target, old: Any) -> None:
+    # The same of the groups around, where others may have files of any name. What is written of an image is not ours.
     if target.url is not None and "://" not in target.url:
-        for folder in (target.url, os.path.join(target.url, LABELS)):
+        ours = [target.url] if old is None or read_multiscales(old) is None else []
+        for folder in (*ours, os.path.join(target.url, LABELS)):
             with suppress(FileNotFoundError, NotADirectoryError):
                 _sweep_files(folder, filter(is_half, os.listdir(folder)))
 
