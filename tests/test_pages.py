@@ -54,6 +54,14 @@ def test_no_page_is_kept_where_nothing_is_allowed() -> None:
     assert calls == ["a", "a"]
 
 
+def test_pages_of_one_class_are_not_those_of_another() -> None:
+    box, pages = Box((0, 0, 0), (2, 2, 2)), Pages(1 << 20)
+    array = np.repeat(np.arange(6, dtype=np.float32), 8).reshape(6, 2, 2, 2)
+    flows = [volumes.StoredFlow(volumes.Source(array, "flow", slice(c, c + 3)), 1.0, pages) for c in (0, 3)]
+    for _ in range(2):
+        assert [flow.page(box).vectors[0, 0, 0].tolist() for flow in flows] == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_tasks_of_one_process_share_the_pages_of_one_run() -> None:
     first, second = (pickle.dumps(Pages(1 << 20)) for _ in range(2))
     one = pickle.loads(first)
