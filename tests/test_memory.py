@@ -10,9 +10,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import zarr
+from dask import config
 from numpy.typing import NDArray
 
 from topo_dask import segment_volume
+from topo_dask.admission import plan_volume
 from topo_dask.blocks import memory
 from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
@@ -227,6 +229,29 @@ def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:
     projected = footprint.task_mem((256, 256, 256))
     with pytest.raises(MemoryError, match=rf"{projected / 2**20:.1f} MiB.*100.0 MiB.*smaller block"):
         check_memory(footprint, (256, 256, 256), 100 << 20, "choose a smaller block")
+
+
+def test_a_shared_read_counts_the_channels_of_all_classes() -> None:
+    one = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
+    three = replace(one, channels=9)
+    region = (128 + 2 * 16) ** 3
+    assert three.task_mem((128,) * 3) - one.task_mem((128,) * 3) >= 6 * 2 * region
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tasks_and_what_is_kept_fit_into_the_limit(threads: int, tmp_path: Path) -> None:
+    semantic = zarr.create_array(tmp_path / "semantic", shape=(1, 256, 256, 256), chunks=(1, 64, 64, 64), dtype="u1")
+    flow = zarr.create_array(tmp_path / "flow", shape=(3, 256, 256, 256), chunks=(3, 64, 64, 64), dtype="f2")
+    least = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, block_shape=(64,) * 3).task_mem
+    with config.set(scheduler="threads", num_workers=threads):
+        for more in (0, 1 << 20, 64 << 20, 2 << 30):
+            limit = memory.PROCESS_BYTES + threads * least + more
+            plan = plan_volume(
+                semantic, flow, class_names=["ves"], resolution_nm=64, block_shape=(64,) * 3, memory_limit=limit
+            )
+            assert plan.pages_mem + plan.recent_mem <= limit - memory.PROCESS_BYTES - threads * plan.task_mem
+            half = more // threads * threads // 2
+            assert (plan.pages_mem, plan.recent_mem) == (min(512 << 20, half), min(256 << 20, half))
 
 
 def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
