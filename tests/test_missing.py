@@ -74,5 +74,5 @@ def test_a_run_that_was_begun_before_this_was_on_record_goes_on(tmp_path: Path, 
     assert record is not None
     name = record.pop("run")
     del record["on_missing"]
-    ledger._file_record(scratch, record, name)
+    ledger._file_record(scratch, record, name, overwrite=False)
     np.testing.assert_array_equal(run(tmp_path, "background", resume=True), expected)

@@ -91,6 +91,7 @@ def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
     assert {path.name for path in stored.iterdir()} == {"semantic", "flow", "look_nuc.png", "look_mito.png"}
 
 
+@pytest.mark.filterwarnings("ignore:semantic holds nothing above the threshold")
 @pytest.mark.parametrize("merge", ["adjacent", "agglomerate"])
 def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str) -> None:
     mask, flow = (zarr.open_array(name)[:n] for name, n in (("semantic", 1), ("flow", 3)))

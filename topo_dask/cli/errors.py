@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import re
+import sys
 import traceback
 import warnings
 from contextlib import suppress
@@ -103,6 +105,16 @@ class Errors(click.Group):
                 message = in_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)) + notes)
                 _say(ctx, "error", message, exit_code=code, **_traceback(ctx, error))
                 ctx.exit(code)
+            finally:
+                _empty_stderr()
+
+
+def _empty_stderr() -> None:
+    # What nobody has read is in its buffer still, and would be the error with which the process ends.
+    try:
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _traceback(ctx: click.Context, error: Exception) -> dict[str, str]:
