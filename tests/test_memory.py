@@ -10,6 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import zarr
+from blockwise import run_blocks
 from dask import config
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from topo_dask.readiness import make_ready
 from topo_dask.stages import recover, track
 from topo_dask.stages.drop import drop
 from topo_dask.stages.gather import enclose, gather
-from topo_dask.stages.job import ALL, CoarserLevel, Job, View, extent_columns
+from topo_dask.stages.job import ABSORBED, ALL, CoarserLevel, Job, View, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.tabulate import tabulate
@@ -35,7 +36,7 @@ from topo_dask.stages.unite import unite
 from topo_dask.stores import volumes
 from topo_dask.stores.checked import CheckedArray
 from topo_dask.stores.listing import stored_chunks
-from topo_dask.stores.scratch import FILED, FileScratch
+from topo_dask.stores.scratch import FILED, FileScratch, count_rows
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 
 
@@ -207,6 +208,19 @@ def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job
     n = 160_000
     job = _filled_job(n, tmp_path / "large")
     assert peak_of(lambda: work(job)) <= ROW_BYTES[step] * n
+
+
+def test_rows_of_patches_count_for_the_table(tmp_path: Path) -> None:
+    labels = np.ones((4, 8, 8), np.int64)
+    labels[:, 2:6, 2:6] = 2  # too small to be kept: orphans in all blocks
+    scratch, recipe = FileScratch(str(tmp_path)), Recipe(min_size=65, split=True, recover=True, table=True)
+    run_blocks(recipe, (4, 4, 4), labels=labels, scratch=scratch)
+    stage = next(stage for stage in plan_stages(recipe, "labels").stages if stage.name == "tabulate")
+    job = Job(
+        "", BlockGrid(labels.shape, (4, 4, 4)), ClassConfig(), labels=Source(labels, "instances"), scratch=scratch
+    )
+    read = sum(len(ids) for _, ids, _ in View("fragments", "split", (ABSORBED, "orphans")).extents(job))
+    assert sum(count_rows(scratch, *column) for column in stage.tables[0]) == read == 8
 
 
 def test_a_region_takes_the_stated_bytes_a_contact(tmp_path: Path) -> None:

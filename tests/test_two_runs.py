@@ -1,7 +1,7 @@
 """Two runs on one output: tasks that outlive their run, and an owner who has lost its lock."""
 
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -68,6 +68,26 @@ def test_what_a_task_files_after_its_run_keeps_nobody_out(tmp_path: Path) -> Non
     found = segment(tmp_path, class_config=OTHER, overwrite=True)
     np.testing.assert_array_equal(found, topo_dask.run_instance_segmentation(*predict(), ["thin"], OTHER)["thin"])
     assert not (tmp_path / "out.scratch").exists()
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}])
+def test_what_another_run_has_done_before_the_lock_was_taken_is_seen(tmp_path: Path, how: dict[str, bool]) -> None:
+    store_inputs(tmp_path)
+    expected, real = topo_dask.run_instance_segmentation(*predict(), ["thin"], CONFIG)["thin"], locks.claim
+    others = iter(["another run"])
+
+    def claim(*args: Any, **options: Any) -> Any:
+        for _ in others:
+            with patch.object(plan, "link", stop), pytest.raises(StopHereError):
+                segment(tmp_path)
+        return real(*args, **options)
+
+    refused = nullcontext() if how else pytest.raises(FileExistsError, match="holds an unfinished run")
+    with patch("topo_dask.segment.make_ready"), patch.object(locks, "claim", claim), refused:
+        segment(tmp_path, **how)
+    if not how:
+        segment(tmp_path, resume=True)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "out/labels/thin/0")[:], expected)
 
 
 def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
