@@ -210,6 +210,12 @@ def test_global_steps_take_the_stated_bytes_a_row(step: str, work: Callable[[Job
     assert peak_of(lambda: work(job)) <= ROW_BYTES[step] * n
 
 
+def test_all_global_steps_count_their_rows() -> None:
+    recipe = Recipe(merge="agglomerate", split=True, flow_error=0.4)
+    counted = {stage.name for stage in plan_stages(recipe, tiers=2).stages if stage.tables}
+    assert counted == ROW_BYTES.keys() - {"gather"}
+
+
 def test_rows_of_patches_count_for_the_table(tmp_path: Path) -> None:
     labels = np.ones((4, 8, 8), np.int64)
     labels[:, 2:6, 2:6] = 2  # too small to be kept: orphans in all blocks

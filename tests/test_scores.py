@@ -255,6 +255,20 @@ def test_matching_rows_by_hand():
     assert (most.tp, nine.tp, nine.mean_iou) == (3, 1, 0.9)
 
 
+def test_below_a_half_the_best_assignment_counts():
+    # 1 and 8 overlap most, IoU 60 / 140; with them neither 7 nor 2, each at exactly 0.4, would find a partner.
+    truth, labels = np.repeat([1, 1, 2], [60, 40, 40]), np.repeat([8, 7, 8], [60, 40, 40])
+    low, lower = matching_scores(truth, labels, thresholds=(0.41, 0.4))
+    assert (low.tp, low.fp, low.fn) == (1, 1, 1)
+    assert (lower.tp, lower.mean_iou) == (2, 0.4)
+
+
+def test_a_share_of_exactly_the_least_counts():
+    truth, labels = np.repeat([1, 1], [9, 1]), np.repeat([5, 6], [9, 1])
+    assert splits_and_merges(truth, labels) == SplitsAndMerges(splits=1, merges=0, missed=0, spurious=0)
+    assert splits_and_merges(truth, labels, least_share=0.11).splits == 0
+
+
 def test_splits_and_merges_by_hand():
     truth = np.repeat([1, 2, 3, 4], [100, 100, 100, 100])
     labels = np.repeat([1, 2, 3, 4, 0], [50, 45, 5 + 100, 100, 100])  # 3 holds 5 % of object 1: a ragged border
