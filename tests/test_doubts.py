@@ -54,6 +54,11 @@ def test_what_is_hardly_meant_is_warned_of(semantic: Any, flow: Any, message: st
     np.testing.assert_array_equal(found[:], expected)
 
 
+def test_what_is_minus_infinity_or_a_logarithm_is_no_logit() -> None:
+    assert doubt_foreground(np.where(MASK, 0.9, -np.inf), 0.5) is None
+    assert doubt_foreground(np.log(np.clip(SOFT, 1e-6, 1)), 0.5) is None
+
+
 def test_a_mask_of_probabilities_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="sem_mask holds fractions, such as 0.[39], and all but 0 count as foreground"):
         topo_dask.postprocess_single(np.where(MASK, np.float32(0.9), np.float32(0.3)), FLOW, 1)

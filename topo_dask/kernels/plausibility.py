@@ -63,7 +63,7 @@ def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
         return None
     low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     fractions = values.dtype.kind == "f"
-    if fractions and 0 < threshold < 1 and low < -1 and _many(values < -1, 100):
+    if fractions and 0 < threshold < 1 and low < -1 and high > 0 and _many((values < -1) & np.isfinite(values), 100):
         return f"holds values from {low:.3g} to {high:.3g}, which look like logits: pass a threshold of 0"
     if 0 < threshold < 1 and low > -1 and 2 <= high <= _SCALES[-1]:
         if not ((values > low) & (values < high)).any() or not _many(values >= 2, 100):  # a mask; a few that overshoot
