@@ -244,8 +244,9 @@ def test_what_is_there_and_is_no_chunk_is_not_missing(tmp_path, kind, place, on_
         stored = stored_chunks(array)
         assert stored is not None
         assert stored[0, 0, 0]
-    elif kind == "link":
-        with pytest.raises(OSError, match=f"{entry} is a link that leads nowhere"):
+    else:
+        problem = "link that leads nowhere" if kind == "link" else "file: a folder of chunks is expected there"
+        with pytest.raises(OSError, match=f"{entry} is a {problem}"):
             stored_chunks(array)
 
 

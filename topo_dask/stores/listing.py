@@ -70,7 +70,7 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray", first: int | None = N
     store: Any = impatient(array.store_path.store)
     path = array.store_path.path
     if type(store) is LocalStore:
-        _walk(os.path.join(store.root, path), folder, pattern.pattern.count("/") + 1, visit)
+        _walk(os.path.join(store.root, path), folder, pattern.pattern.split("/"), visit)
         return stored if seen else None
     fs: Any = getattr(store, "fs", None)
     protocols = getattr(fs, "protocol", ())
@@ -113,11 +113,12 @@ def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
         return
 
 
-def _walk(root: str, folder: str, depth: int, visit: Visit) -> None:
-    """Visit the files below a folder's folder, and those on the way there, at most `depth` levels down.
+def _walk(root: str, folder: str, levels: list[str], visit: Visit) -> None:
+    """Visit the files below a folder's folder, and those on the way there, as deep as keys go.
 
-    Unlike zarr's own listing it follows links, and raises when a folder cannot be read or a link leads nowhere: a chunk
-    that is not listed would count as empty. A folder in place of a chunk is listed too.
+    Unlike zarr's own listing it follows links, and raises when a folder cannot be read, a link leads nowhere or a file
+    stands in place of a folder: a chunk that is not listed would count as empty. A folder in place of a chunk is listed
+    too. `levels` are the patterns of a key's parts.
     """
     folders = [("", 1)]
     while folders:
@@ -125,12 +126,15 @@ def _walk(root: str, folder: str, depth: int, visit: Visit) -> None:
         with os.scandir(os.path.join(root, head)) as entries:
             for entry in entries:
                 name = head + entry.name
-                if level == depth:
+                wanted = f"{name}/"[: len(folder)] == folder[: len(name) + 1]
+                if level == len(levels):
                     visit(name)
                 elif entry.is_dir():
-                    if f"{name}/"[: len(folder)] == folder[: len(name) + 1]:
+                    if wanted:
                         folders.append((f"{name}/", level + 1))
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     raise OSError(f"{entry.path} is a link that leads nowhere: what lies behind it cannot be listed")
+                elif wanted and re.fullmatch("/".join(levels[:level]), name):
+                    raise OSError(f"{entry.path} is a file: a folder of chunks is expected there")
                 else:
                     visit(name)
