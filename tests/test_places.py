@@ -4,7 +4,7 @@ import logging
 import multiprocessing.pool
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -240,6 +240,12 @@ def test_as_many_tasks_are_expected_as_the_configured_pool_does_at_a_time(config
             assert 2 < most <= expected.threads
             most = 0
     assert expected == (1, 6, 1 << 30)
+
+
+@pytest.mark.parametrize("configured", ["pool", "scheduler"])
+def test_processes_of_a_configured_pool_share_the_memory(configured: str) -> None:
+    with ProcessPoolExecutor(3) as pool, dask.config.set({configured: pool}):
+        assert surroundings.resources(None) == (3, 1, machine.machine_memory() // 3)
 
 
 def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -365,8 +366,10 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
     match = "memory of this process"
     with Client(cluster), pytest.raises(ValueError, match=match):
         segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
-    with dask.config.set(scheduler="processes"), pytest.raises(ValueError, match=match):
-        segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
+    with ProcessPoolExecutor(1) as pool:
+        for configured in {"scheduler": "processes"}, {"scheduler": pool}, {"pool": pool}:
+            with dask.config.set(configured), pytest.raises(ValueError, match=match):
+                segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
     assert list(group) == []
 
 

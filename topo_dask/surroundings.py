@@ -9,6 +9,7 @@ from concurrent.futures import Executor as Pool
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
+from multiprocessing.pool import ThreadPool
 from pkgutil import resolve_name
 from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, NamedTuple
@@ -180,11 +181,9 @@ def active_client() -> Any:
 
 def shares_memory() -> bool:
     """Whether tasks run in this process."""
-    import dask
-
     client = active_client()
     if client is None:
-        return parent_process() is not None or configured_scheduler() is not dask.multiprocessing.get
+        return parent_process() is not None or not _in_processes()
     return all(str(worker).startswith("inproc://") for worker in client.scheduler_info(n_workers=-1)["workers"])
 
 
@@ -261,12 +260,29 @@ class Resources(NamedTuple):
     memory: int
 
 
+def _configured_pool() -> Any:
+    import dask
+
+    given = dask.config.get("scheduler", None)
+    return given if isinstance(given, Pool) else dask.config.get("pool", None)
+
+
+def _in_processes() -> bool:
+    # Whether a scheduler of this machine does its tasks in other processes. Of an executor that is not known they may.
+    from dask.local import SynchronousExecutor, get_sync
+    from dask.multiprocessing import get
+
+    pool, configured = _configured_pool(), configured_scheduler()
+    if pool is None or configured in (get, get_sync):
+        return configured is get
+    return not isinstance(pool, ThreadPoolExecutor | ThreadPool | SynchronousExecutor)
+
+
 def _local_workers() -> int:
     # Tasks that a scheduler of this machine does at a time. Executors do not say; Dask looks at the same attributes.
     import dask
 
-    given = dask.config.get("scheduler", None)
-    pool = given if isinstance(given, Pool) else dask.config.get("pool", None)
+    pool = _configured_pool()
     if pool is None:
         return int(dask.config.get("num_workers", None) or usable_cores())
     return int(getattr(pool, "_max_workers", None) or len(getattr(pool, "_pool", ())) or usable_cores())
@@ -281,8 +297,7 @@ def resources(memory_limit: int | str | None) -> Resources:
     if client is None:
         get = configured_scheduler()
         cores = _local_workers()
-        processes = get is dask.multiprocessing.get
-        n, threads_each = (cores, 1) if processes else (1, 1 if get is dask.local.get_sync else cores)
+        n, threads_each = (cores, 1) if _in_processes() else (1, 1 if get is dask.local.get_sync else cores)
         return Resources(n, threads_each, given or machine_memory() // n)
     known = client.scheduler_info(n_workers=-1)["workers"]
     workers = known.values()
