@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +371,35 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
             with dask.config.set(configured), pytest.raises(ValueError, match=match):
                 segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
     assert list(group) == []
+
+
+@contextmanager
+def blind(client: Client, name: str) -> Iterator[None]:
+    """Workers on which a function says that nothing is there, where it is defined and where workers ask each other."""
+    modules = "import topo_dask.surroundings as here, topo_dask.stores.inputs as there"
+    client.run(exec, f"{modules}; here.kept, there.{name} = here.{name}, lambda *_: False; here.{name} = there.{name}")
+    try:
+        yield
+    finally:
+        client.run(exec, f"{modules}; here.{name} = there.{name} = here.kept")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("sees", "semantic.* path or URL"), ("_probe", "scratch .* pass scratch=.* path or URL")]
+)
+def test_what_workers_do_not_see_is_refused(
+    cluster: LocalCluster, tmp_path: Path, inputs: Any, name: str, what: str
+) -> None:
+    one = (
+        zarr.create_array(tmp_path / "one/mask", data=SEMANTIC[:1]),
+        zarr.create_array(tmp_path / "one/flow", data=FLOW[:3]),
+    )
+    with Client(cluster) as client, blind(client, name):
+        with pytest.raises(OSError, match=f"{what} that all workers share"):
+            segment_volume(*inputs, tmp_path / "out", **settings())
+        lazy = topo_dask.run_instance_segmentation(*one, ["round"], CONFIG, scratch=str(tmp_path / "s"))
+        with pytest.raises(OSError, match=f"{what} that all workers share"):
+            lazy["round"].compute()
 
 
 @pytest.mark.parametrize("what", ["array", "output", "scratch", "semantic"])
