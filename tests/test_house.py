@@ -6,6 +6,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,16 @@ def test_functions_are_short(path: Path) -> None:
 
 def test_type_checkers_of_users_are_told_that_there_are_types() -> None:
     assert (ROOT / "py.typed").is_file()
+
+
+def test_public_modules_come_with_the_package_when_they_are_used() -> None:
+    script = """
+import sys, topo_dask
+later = {"scores", "synthetic", "targets"}
+assert not {f"topo_dask.{name}" for name in later} & set(sys.modules)
+assert later < set(dir(topo_dask))
+assert topo_dask.scores.matching_scores and topo_dask.targets.direct_flow and topo_dask.synthetic.blobs
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    with pytest.raises(AttributeError, match="module 'topo_dask' has no attribute 'no_such'"):
+        topo_dask.no_such  # noqa: B018

@@ -1,5 +1,8 @@
 """Instance labels from predicted foreground and 3-D flow, out of core and exact."""
 
+from importlib import import_module
+from typing import Any
+
 from .api import (
     agglomerate,
     cluster_convergence,
@@ -34,3 +37,16 @@ __all__ = [
     "split_disconnected",
     "track_flows",
 ]
+
+_ON_DEMAND = frozenset({"scores", "synthetic", "targets"})
+"""Public modules that are imported when they are first used, so that ``import topo_dask`` stays quick."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ON_DEMAND})
