@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -181,18 +181,9 @@ def plan_volume(
     if resolution_nm is None and placement is not None:
         resolution_nm = placement.edge_nm
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
-    for name in classes:
-        if not _SAFE_NAME.fullmatch(name):
-            raise ValueError(
-                f"class name {name!r} cannot name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
-                "blanks, the first a letter or digit"
-            )
-    if len({name.casefold() for name in classes}) < len(classes):
-        raise ValueError(
-            f"class names must differ in more than capitals, which not every file system tells apart, got {[*classes]}"
-        )
     if not classes:
         raise ValueError(nothing_to_segment(class_names, class_config))
+    _check_names(classes)
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
     margin = triple(default if halo is None else halo, "halo", at_least=0)
@@ -201,15 +192,8 @@ def plan_volume(
     items = semantic.dtype.itemsize, flow.dtype.itemsize, used_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
     shared = flow.shape[0] if tracked_together(flow, len(classes)) else 3
     footprint = Footprint(shape, margin, *items, shared)
-    if block_shape is None and recorded is not None:
-        block, chunks = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
-    elif block_shape is None:
-        chunks = _default_chunks(shape, semantic)
-        block = choose_block_shape(footprint, chunks, allowed, BLOCKS_EACH * workers * threads)
-    else:
-        block = triple(block_shape, "block_shape")
-        same = recorded is not None and block == triple(recorded["block_shape"], "block_shape")
-        chunks = triple(recorded["chunks"], "chunks") if recorded and same else _chunks_within(block, shape)
+    tasks = BLOCKS_EACH * workers * threads
+    block, chunks = _choose_blocks(block_shape, recorded, semantic, footprint, allowed, tasks)
     if ome_zarr is not None and image is not None:
         _check_image(image, shape, placement)
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
@@ -237,6 +221,40 @@ def plan_volume(
         recent_mem=min(RECENT_MEM, left_over // 2),
         shared_channels=shared,
     )
+
+
+def _check_names(names: Collection[str]) -> None:
+    # Each names a folder of the output, on whatever file system that is.
+    for name in names:
+        if not _SAFE_NAME.fullmatch(name):
+            raise ValueError(
+                f"class name {name!r} cannot name an output array: use 1 to 100 letters, digits, '_', '-', '.' or "
+                "blanks, the first a letter or digit"
+            )
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(
+            f"class names must differ in more than capitals, which not every file system tells apart, got {[*names]}"
+        )
+
+
+def _choose_blocks(
+    block_shape: Sequence[int] | None,
+    recorded: Mapping[str, Any] | None,
+    semantic: Any,
+    footprint: Footprint,
+    allowed: int,
+    tasks: int,
+) -> tuple[Triple, Triple]:
+    # Blocks and chunks: those asked for, else those of the run that goes on, else the largest that fit.
+    if recorded is not None:
+        old = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
+        if block_shape is None or triple(block_shape, "block_shape") == old[0]:
+            return old
+    if block_shape is None:
+        chunks = _default_chunks(footprint.shape, semantic)
+        return choose_block_shape(footprint, chunks, allowed, tasks), chunks
+    block = triple(block_shape, "block_shape")
+    return block, _chunks_within(block, footprint.shape)
 
 
 def look_twice(plan: RunPlan) -> None:
