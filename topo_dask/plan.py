@@ -156,14 +156,11 @@ class TrackTogether(Stage):
 
     def run(self, job: Job, key: str) -> None:
         """Track a block for every class that has not done it."""
-        box = job.grid.named(key).read
-        flows = [one.need_flow() for one in self.jobs]
-        assert all(isinstance(flow, StoredFlow) for flow in flows)
-        shared = SharedReads(flows[0].source.array, box)  # type: ignore[attr-defined]
+        flows = [flow for one in self.jobs if isinstance(flow := one.need_flow(), StoredFlow)]
+        shared = SharedReads(flows[0].source.array, job.grid.named(key).read)
         for one, flow in zip(self.jobs, flows, strict=True):
             if not is_seen(one.scratch, self.name, key):
-                source = replace(flow.source, array=shared)  # type: ignore[attr-defined]
-                super().run(replace(one, flow=replace(flow, source=source)), key)  # type: ignore[type-var]
+                super().run(replace(one, flow=flow.reading(shared)), key)
 
 
 @dataclass(frozen=True)

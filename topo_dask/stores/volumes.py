@@ -4,7 +4,7 @@ Whatever comes in leaves as native, C-contiguous NumPy; whatever cannot be used 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -296,6 +296,10 @@ class StoredFlow:
         """The page laid out for tracking if it is at hand, else the box within it."""
         at_hand = self.pages.find(self._key(page))
         return self.region(box) if at_hand is None else at_hand
+
+    def reading(self, array: Any) -> "StoredFlow":
+        """The same flow, read from another array that holds the same values."""
+        return replace(self, source=replace(self.source, array=array))
 
     def _key(self, box: Box) -> tuple[int | None, Box]:
         return self.source.channels.start if self.source.channels else None, box
