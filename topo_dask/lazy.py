@@ -22,7 +22,7 @@ from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import Executor, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
-from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
+from .spilled import Opaque, Place, as_declared, open_scratch, out_of_reach, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
@@ -52,7 +52,7 @@ class Options:
 
     block_shape: Sequence[int] | None = None
     halo: int | Sequence[int] | None = None
-    scratch: str | None = None
+    scratch: Place | None = None
 
 
 def _is_dask(array: object) -> bool:

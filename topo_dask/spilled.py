@@ -20,6 +20,9 @@ from .stores.scratch import FileScratch, find
 from .stores.volumes import check_unmasked
 from .surroundings import ambient, check_reach, compute
 
+Place = str | os.PathLike[str]
+"""Path or URL."""
+
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
 
@@ -60,7 +63,7 @@ class _Leased(FileScratch):
         return FileScratch, (self.url,)
 
 
-def open_scratch(place: str | None) -> FileScratch:
+def open_scratch(place: Place | None) -> FileScratch:
     """A folder of our own, whoever chose the place: it goes with the graph it is for, and nothing else does.
 
     Where the graph is sent to other processes, or the place is a store, it goes when this process ends.
@@ -76,7 +79,7 @@ def open_scratch(place: str | None) -> FileScratch:
     return FileScratch(url)
 
 
-def place_of_scratch(place: "str | os.PathLike[str]") -> str:
+def place_of_scratch(place: Place) -> str:
     """Absolute path or URL; TypeError, ValueError or ImportError naming the argument where nothing can be there."""
     if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
         raise TypeError(f"scratch must be a path or a URL, got {place!r}")

@@ -7,6 +7,7 @@ import numpy as np
 from .. import held, lazy
 from ..blocks.geometry import triple
 from ..config import ClassConfig
+from ..spilled import Place
 from ..stages.settle import as_rows
 from ..stores.volumes import check_array
 from .arguments import Array, as_array, as_flow, as_volume
@@ -20,7 +21,7 @@ def track_flows(
     *,
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> tuple[Array, Array]:
     """Follow every foreground voxel along the flow (Euler integration).
 
@@ -83,7 +84,7 @@ def cluster_convergence(
     min_size: int = 50,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Group end points into sinks and sinks into instances.
 

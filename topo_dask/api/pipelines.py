@@ -7,6 +7,7 @@ from .. import held, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..doubts import warn_of_mask, warn_of_prediction
 from ..plan import Recipe
+from ..spilled import Place
 from ..stores.volumes import check_prediction
 from .arguments import Array, as_flow, as_sized, as_volume, segment
 
@@ -24,7 +25,7 @@ def postprocess_single(
     flow_error_threshold: float = 0.0,
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Instance labels of one class from its foreground and flow.
 
@@ -122,7 +123,7 @@ def run_instance_segmentation(
     threshold: float = 0.5,
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> dict[str, Array]:
     """Instance labels of every class of a prediction.
 

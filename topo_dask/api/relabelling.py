@@ -6,6 +6,7 @@ from typing import Any
 from .. import held, lazy
 from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
+from ..spilled import Place
 from .arguments import Array, as_flow, as_labels, segment
 
 
@@ -13,7 +14,7 @@ def compact_relabel(
     instances: Array,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Number labels 1..n in ascending order of their old ids; 0 stays 0.
 
@@ -53,7 +54,7 @@ def filter_small(
     min_size: int,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Drop instances of fewer than `min_size` voxels and number the rest 1..n in ascending order of their old ids.
 
@@ -96,7 +97,7 @@ def split_disconnected(
     min_fragment_ratio: float = 0.1,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Split instances into their 6-connected fragments; small ones join the nearest large one of their instance.
 
@@ -152,7 +153,7 @@ def merge_adjacent(
     dot_threshold: float = 0.0,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Unite labels that touch through voxel faces where the flow on both sides runs the same way.
 
@@ -207,7 +208,7 @@ def agglomerate(
     threshold: float = 0.0,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Unite labels that touch by average linkage of the agreement of the flow at their contacts.
 
@@ -265,7 +266,7 @@ def remove_bad_flow_masks(
     threshold: float = 0.4,
     *,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> Array:
     """Drop instances whose flow differs too much from unit vectors towards their centre of mass.
 
@@ -318,7 +319,7 @@ def instance_table(
     *,
     channel: int | None = None,
     block_shape: Sequence[int] | None = None,
-    scratch: str | None = None,
+    scratch: Place | None = None,
 ) -> dict[str, Any]:
     """Statistics of every instance, from sums that blocks combine exactly.
 
