@@ -34,7 +34,7 @@ from topo_dask.execute import configured_scheduler
 from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
 from topo_dask.stores import ledger
-from topo_dask.stores.outputs import read_marks
+from topo_dask.stores.marks import read_marks
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.surroundings import resources
 

@@ -22,7 +22,7 @@ from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import Executor, run
 from .plan import EVERY, Plan, Recipe, Stage, plan_stages
-from .spilled import Opaque, Place, as_declared, open_scratch, out_of_reach, spill
+from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
@@ -31,6 +31,7 @@ from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray
 from .stores.inputs import absolute_node
 from .stores.pages import Pages
+from .stores.places import Place
 from .stores.recent import RecentReads
 from .stores.scratch import AbsentBundleError, DamagedBundleError, FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow

@@ -24,19 +24,11 @@ from .stores.folders import folder_at
 from .stores.foreign import MARK
 from .stores.instance_tables import find_table, remove_table, write_table
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
+from .stores.marks import check_owned
 from .stores.multiscales import read_multiscales
-from .stores.outputs import (
-    OutputSpec,
-    Target,
-    check_outputs,
-    check_owned,
-    existing_group,
-    is_memory,
-    locate_output,
-    nested,
-    place_of,
-)
+from .stores.outputs import OutputSpec, check_outputs
 from .stores.pages import Pages
+from .stores.places import Target, existing_group, is_memory, locate_output, nested, place_of
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
 from .stores.retries import in_parallel

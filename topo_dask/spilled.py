@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .stores.checked import CheckedArray
-from .stores.outputs import absolute
+from .stores.places import Place, absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import check_unmasked
 from .surroundings import ambient, check_reach, compute
-
-Place = str | os.PathLike[str]
-"""Path or URL."""
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""

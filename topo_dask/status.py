@@ -13,8 +13,9 @@ from .plan import DONE, EVERY, Plan, Recipe, plan_stages, tracked_together
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
+from .stores.marks import read_marks, read_own_mark
 from .stores.multiscales import read_multiscales
-from .stores.outputs import absolute, read_marks, read_own_mark
+from .stores.places import absolute
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Source
 

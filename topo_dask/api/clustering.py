@@ -7,8 +7,8 @@ import numpy as np
 from .. import held, lazy
 from ..blocks.geometry import triple
 from ..config import ClassConfig
-from ..spilled import Place
 from ..stages.settle import as_rows
+from ..stores.places import Place
 from ..stores.volumes import check_array
 from .arguments import Array, as_array, as_flow, as_volume
 

@@ -6,7 +6,7 @@ from typing import Any
 from .. import held, lazy
 from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
-from ..spilled import Place
+from ..stores.places import Place
 from .arguments import Array, as_flow, as_labels, segment
 
 

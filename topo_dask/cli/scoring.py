@@ -38,7 +38,7 @@ def score(
     """
     from .. import scores
     from ..stores.inputs import open_labels
-    from ..stores.outputs import find_labels
+    from ..stores.marks import find_labels
 
     place = find_labels(labels, name).url
     arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))

@@ -39,7 +39,7 @@ def run(
     from ..progress import JsonLog
     from ..segment import segment_volume
     from ..stages.drop import Dropped
-    from ..stores.outputs import read_marks
+    from ..stores.marks import read_marks
 
     if quiet and json_log:
         raise click.UsageError("--quiet and --json-log exclude one another")

@@ -152,7 +152,7 @@ def _load(
 ) -> Columns:
     from ..stores.inputs import open_input, open_labels
     from ..stores.instance_tables import find_tables, read_table, read_table_of
-    from ..stores.outputs import find_labels
+    from ..stores.marks import find_labels
 
     place = os.path.expanduser(place)
     if place.endswith(".csv"):

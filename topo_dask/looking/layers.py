@@ -14,8 +14,8 @@ from ..blocks.sampling import sample_boxes
 from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
 from ..stores.foreign import MARK
 from ..stores.inputs import as_volume, resolve_input
+from ..stores.marks import mark_of
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
-from ..stores.outputs import mark_of
 
 Kind = Literal["image", "labels", "flow"]
 

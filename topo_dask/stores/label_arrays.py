@@ -13,9 +13,11 @@ import numpy as np
 
 from ..blocks.geometry import Block, BlockGrid, Triple
 from .foreign import HALF, MARK, is_half, is_metadata, names_in
+from .marks import has_labels
 from .multiscales import read_multiscales
-from .outputs import OutputSpec, Target, existing_group, has_labels
+from .outputs import OutputSpec
 from .persistent import persistent_array, store_at
+from .places import Target, existing_group
 from .pyramids import LABELS, list_labels, unlist_labels, version_of
 from .retries import in_order, in_parallel
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from .locks import claim
-from .outputs import absolute, place_of
+from .places import absolute, place_of
 from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 

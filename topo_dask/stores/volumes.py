@@ -16,7 +16,7 @@ from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, regi
 from .checked import CheckedArray, stored_shape
 from .limits import check_metadata
 from .listing import stored_chunks
-from .outputs import check_run
+from .marks import check_run
 from .pages import Pages
 from .recent import RecentReads
 

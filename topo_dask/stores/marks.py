@@ -1,0 +1,144 @@
+"""Marks: what a run leaves in the attributes of the labels that it writes, so that they are known again."""
+
+import os
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from .foreign import MARK
+from .persistent import store_at
+from .places import Target, absolute, existing_group, members
+from .pyramids import LABELS
+
+
+def has_labels(group: Any, place: str) -> bool:
+    """Whether a run has written labels at a place of a group."""
+    return place in group and MARK in group[place].attrs
+
+
+def check_owned(target: Target, place: str, run: str) -> None:
+    """Raise RuntimeError when another run has replaced what is at a place since this one opened it."""
+    if target.is_array:
+        return
+    group = existing_group(target)
+    mark = group[place].attrs.get(MARK) if group is not None and place in group else None
+    _check_mark(mark, run, f"output {place!r} in {target.url or target.node.store}")
+
+
+def check_run(array: Any, run: str) -> None:
+    """Raise RuntimeError when an array does not bear the mark of a run, as it is stored now."""
+    import zarr
+
+    try:
+        # Of the one format: what is absent is looked for many times.
+        mark = zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format).attrs.get(MARK)
+    except FileNotFoundError:
+        mark = None
+    _check_mark(mark, run, f"output {array.store_path}")
+
+
+def _check_mark(mark: Any, run: str, what: str) -> None:
+    if not isinstance(mark, dict) or mark.get("run") != run:
+        raise RuntimeError(
+            f"{what} was replaced by another run while this one was at work: give each run an output of its own"
+        )
+
+
+def read_marks(url: str) -> dict[str, dict[str, Any]]:
+    """Mark of all labels in a group by their place in it, plain or OME-Zarr; empty where there is no group."""
+    group = existing_group(Target(absolute(url)))
+    return {} if group is None else _marks_in(group)
+
+
+def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
+    import zarr
+
+    groups = {"": group, f"{LABELS}/": group.get(LABELS)}
+    groups = {inner: node for inner, node in groups.items() if isinstance(node, zarr.Group)}
+    marks = {inner + name: node.attrs.get(MARK) for inner, one in groups.items() for name, node in members(one)}
+    return {place: mark for place, mark in marks.items() if isinstance(mark, dict)}
+
+
+class Found(NamedTuple):
+    """Path or URL of labels, and the mark of the run that wrote them; empty where none did, or it is not known."""
+
+    url: str
+    mark: dict[str, Any]
+
+
+def find_labels(url: str, name: str | None = None) -> Found:
+    """The labels of a class in the output of a run, OME-Zarr or plain.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL of the output.
+    name : str, optional
+        Class; the only one by default. Where no run has written, it is `url` itself, an array or an image.
+
+    Raises
+    ------
+    ValueError
+        When none is named and there are several, when there are none of that name but of others, when the class has
+        labels in both layouts, or when the run has not finished them.
+    """
+    try:
+        group = existing_group(Target(absolute(url)))
+    except FileExistsError:  # an array, or what whoever opens it will refuse
+        group = None
+    own = _own_mark(url, group)
+    name = None if own and own["class"] == name else name
+    marks = {} if group is None or own else _marks_in(group)
+    names = sorted(set(map(os.path.basename, marks)))
+    if name is None and len(names) > 1:
+        raise ValueError(f"{url} has labels of {', '.join(names)}: choose one with name=<class>")
+    name = next(iter(names), None) if name is None else name
+    places = [] if name is None else [place for place in (name, f"{LABELS}/{name}") if place in marks]
+    if len(places) > 1:
+        raise ValueError(f"{url} has labels of {name!r} in {' and in '.join(places)}: give the path of those you mean")
+    mark = marks[places[0]] if places else own
+    if mark is not None and not mark.get("complete"):
+        raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
+    if name is None:
+        return Found(url, mark or {})
+    candidates = places or [path for path in (f"{LABELS}/{name}", name) if group is not None and path in group]
+    if names and not candidates:
+        raise ValueError(f"{url} has labels of {', '.join(names)}, and none of {name!r}")
+    return Found(f"{url.rstrip('/')}/{next(iter(candidates), name)}", mark or {})
+
+
+def read_own_mark(url: str) -> dict[str, Any] | None:
+    """Mark of the labels that are at a path or URL, or of which a level is; None where there is something else."""
+    try:
+        group = existing_group(Target(absolute(url)))
+    except FileExistsError:
+        group = None
+    return _own_mark(url, group)
+
+
+def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
+    # Of a group or an array that is the labels of a class.
+    import zarr
+
+    node = group
+    if node is None:
+        with suppress(OSError, ValueError):  # no array either
+            node = zarr.open_array(store_at(absolute(url)), mode="r")
+    return None if node is None else mark_of(node, url)
+
+
+def mark_of(node: Any, url: str) -> dict[str, Any] | None:
+    """Mark of the labels that a group or array at a path or URL is, or is a level of; None if no run wrote it.
+
+    That labels are whole is said in the mark of their group, and not in those of its levels.
+    """
+    mark = node.attrs.get(MARK)
+    if not isinstance(mark, dict):
+        return None
+    above, _, level = (url.rstrip("/") if "://" in url else os.path.realpath(os.path.expanduser(url))).rpartition("/")
+    if hasattr(node, "shape") and level.isdecimal() and not mark.get("complete"):
+        with suppress(OSError, ValueError):  # an array that lies alone
+            group = existing_group(Target(above))
+            around = None if group is None else group.attrs.get(MARK)
+            if isinstance(around, dict) and around.get("run") == mark.get("run"):
+                return around
+    return mark

@@ -1,0 +1,148 @@
+"""Where the labels go: the place that a caller names, and the zarr group that is there."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from .foreign import is_half
+from .inputs import absolute_node
+from .persistent import impatient, persistent, store_at
+
+Place = str | os.PathLike[str]
+"""Path or URL, as a caller gives it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the labels go.
+
+    Parameters
+    ----------
+    url : str, optional
+        Absolute path or URL of the group; None for an array or group that is not on a file system.
+    node : zarr.Group or zarr.Array, optional
+        Group or array that was given in place of a path.
+    """
+
+    url: str | None
+    node: Any = None
+
+    def beside(self, suffix: str) -> str:
+        """Path next to the output."""
+        if self.url is None:
+            raise ValueError("an output that is not at a path or URL needs scratch=<path that all workers can reach>")
+        return self.url.rstrip("/") + suffix
+
+    @property
+    def locks(self) -> str | None:
+        """Folder of the locks of the output, one by whatever links it is named; None where it has no path or URL."""
+        if self.url is None:
+            return None
+        url = self.url.rstrip("/")
+        return f"{url if '://' in url else os.path.realpath(url)}.lock"
+
+    @property
+    def is_array(self) -> bool:
+        """Whether an array was given."""
+        import zarr
+
+        return isinstance(self.node, zarr.Array)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the labels go to the memory of this process."""
+        from zarr.storage import MemoryStore
+
+        if self.node is None:
+            return is_memory(self.url)
+        return isinstance(self.node.store, MemoryStore) or is_memory(place_of(self.node))
+
+
+def locate_output(output: Any) -> Target:
+    """Find out what kind of output was given; TypeError when it is neither a path, a URL, a group nor an array."""
+    import zarr
+
+    if isinstance(output, (str, os.PathLike)):
+        return Target(absolute(os.fspath(output)))
+    if not isinstance(output, (zarr.Group, zarr.Array)):
+        raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
+    output = absolute_node(output)
+    return Target(url_of(output), output)
+
+
+def existing_group(target: Target) -> Any:
+    """The group that is there, open for reading unless it was given; None where there is nothing, and for an array.
+
+    Consolidated metadata are passed by: they tell of what was there when somebody consolidated them.
+    """
+    import zarr
+    from zarr.errors import ContainsArrayError
+
+    if target.is_array:
+        return None
+    if target.node is not None:
+        mode: Any = "r" if target.node.read_only else "r+"
+        return zarr.open_group(persistent(target.node.store), path=target.node.path, mode=mode, use_consolidated=False)
+    assert target.url is not None
+    local = "://" not in target.url
+    if local and not os.path.lexists(target.url):
+        return None
+    if local and not os.path.isdir(target.url):
+        raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
+    try:
+        try:  # one format after the other: on an object store it takes many looks to know what is absent
+            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=3)
+        except FileNotFoundError:
+            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=2)
+    except FileNotFoundError:
+        if local and not all(map(is_half, os.listdir(target.url))):
+            raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
+        return None
+    except ContainsArrayError as error:
+        raise FileExistsError(
+            f"output {target.url} is a zarr array: choose another path, or from Python pass the open array"
+        ) from error
+    except (OSError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"output {target.url} cannot be opened as a zarr group: {error}") from error
+
+
+def members(group: Any) -> list[tuple[str, Any]]:
+    """Names and nodes of a group's members; zarr's warnings about other files, such as tables, are left out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Object at .* is not recognized as a component of a Zarr hierarchy")
+        return list(group.members())
+
+
+def url_of(node: Any) -> str | None:
+    """Absolute path or URL of an array or group; None for one that is not on a file system."""
+    root = getattr(node.store, "root", None)
+    return None if root is None else absolute(os.path.join(str(root), node.path))
+
+
+def place_of(node: Any) -> str | None:
+    """Where an array or group is, also on an object store, whose URL leaves out how it is reached; None if unknown."""
+    from zarr.storage import FsspecStore
+
+    store = impatient(node.store)
+    if isinstance(store, FsspecStore):
+        return str(store.fs.unstrip_protocol(f"{store.path}/{node.path}"))
+    return url_of(node)
+
+
+def is_memory(place: str | None) -> bool:
+    """Whether a path or URL is of fsspec's file system in the memory of a process."""
+    return place is not None and place.startswith("memory:")
+
+
+def nested(one: str, other: str) -> bool:
+    """Whether one of two places is the other or lies in it, by whatever links they are named."""
+    paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
+    return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
+
+
+def absolute(url: str) -> str:
+    """The same place for every process, whatever its working directory; a path for a URL of files of this machine."""
+    url = url.removeprefix("file://")
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
