@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from topo_dask.config import ClassConfig
-from topo_dask.plan import Recipe, Stage
+from topo_dask.plan import Recipe
+from topo_dask.stages.stage import Stage
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from blockwise import run_blocks

@@ -18,8 +18,8 @@ from topo_dask.blocks.geometry import BlockGrid, block_id_of, z_order
 from topo_dask.blocks.memory import RECENT_MEM
 from topo_dask.cluster import _batches_of
 from topo_dask.config import ClassConfig
-from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores.recent import RecentReads
 
 BLOCK, HALO, SCALE = 128, 16, 16

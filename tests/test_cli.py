@@ -29,9 +29,9 @@ from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import Scheduling, size_cluster
 from topo_dask.config import get_postprocess_config
 from topo_dask.looking.layers import find_layers
-from topo_dask.plan import Stage
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import Stage
 from topo_dask.stores import label_arrays
 from topo_dask.stores.foreign import MARK
 from topo_dask.stores.space import Disk

@@ -18,8 +18,8 @@ from topo_dask import cluster
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.execute import Executor, Tick, dask_scheduler, run, serial, threads
-from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores.scratch import FileScratch, MemoryScratch
 from topo_dask.surroundings import ambient
 

@@ -11,7 +11,8 @@ from blockwise import run_blocks
 
 import topo_dask
 from topo_dask.config import ClassConfig
-from topo_dask.plan import Recipe, Stage
+from topo_dask.plan import Recipe
+from topo_dask.stages.stage import Stage
 from topo_dask.stores.volumes import StoredFlow
 
 Shape = tuple[int, int, int]

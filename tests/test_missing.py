@@ -10,7 +10,7 @@ from test_census import CONFIG, StopHereError, predict, segment, stop, store_inp
 
 import topo_dask
 from topo_dask import plan
-from topo_dask.plan import Stage
+from topo_dask.stages.stage import Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.checked import MissingChunkError
 from topo_dask.stores.scratch import FileScratch

@@ -22,8 +22,8 @@ from topo_dask import machine, surroundings
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.blocks.memory import PROCESS_BYTES
 from topo_dask.config import ClassConfig
-from topo_dask.plan import EVERY, Stage
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.stores.space import disk_of

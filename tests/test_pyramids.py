@@ -24,8 +24,9 @@ from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.execute import run, serial
-from topo_dask.plan import Recipe, Stage, plan_stages
+from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages.job import CoarserLevel, Job
+from topo_dask.stages.stage import Stage
 from topo_dask.stores.multiscales import read_multiscales
 from topo_dask.stores.volumes import Output
 

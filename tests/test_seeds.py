@@ -11,10 +11,11 @@ from blockwise import run_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from topo_dask.plan import Recipe, Stage
+from topo_dask.plan import Recipe
 from topo_dask.stages import seeds
 from topo_dask.stages.job import Job
 from topo_dask.stages.seeds import BOXES, SMALL, TABLE
+from topo_dask.stages.stage import Stage
 from topo_dask.stores.scratch import MemoryScratch
 
 Shape = tuple[int, int, int]

@@ -31,8 +31,9 @@ from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.execute import configured_scheduler
-from topo_dask.plan import EVERY, Stage
+from topo_dask.stages import stage as stage_module
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.marks import read_marks
 from topo_dask.stores.scratch import FileScratch
@@ -215,7 +216,7 @@ def test_freed_memory_is_kept_by_what_tasks_may_take_and_given_back(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(plan_module, "keep_freed_memory", told.append)
+    monkeypatch.setattr(stage_module, "keep_freed_memory", told.append)
     monkeypatch.setattr(segment_module, "give_back_freed_memory", lambda: told.append("back"))
     inputs = store(tmp_path, SEMANTIC, np.full_like(FLOW, np.nan) if fails else FLOW)
     allowed = plan_volume(*inputs, class_names=[*CONFIG], class_config=CONFIG, memory_limit="2GiB").global_mem

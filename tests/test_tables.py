@@ -13,9 +13,10 @@ from blockwise import run_blocks
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.execute import Tick, serial
-from topo_dask.plan import Recipe, Stage
+from topo_dask.plan import Recipe
 from topo_dask.stages.job import Job, file_luts, read_columns
 from topo_dask.stages.settle import index_rows
+from topo_dask.stages.stage import Stage
 from topo_dask.stores import retries
 from topo_dask.stores.scratch import FileScratch, MemoryScratch, Scratch
 

@@ -17,8 +17,8 @@ import zarr
 import topo_dask
 from topo_dask import lazy as lazy_module
 from topo_dask import surroundings
-from topo_dask.plan import Stage
 from topo_dask.stages.job import Job
+from topo_dask.stages.stage import Stage
 
 SHAPE, BLOCK = (16, 16, 16), (8, 8, 8)
 NAMES = ["a", "b", "c", "d"]

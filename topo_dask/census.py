@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from .plan import DONE, EVERY, Stage
 from .stages.job import Job
+from .stages.stage import DONE, EVERY, Stage
 from .stores.retries import in_parallel
 from .stores.scratch import FILED, FileScratch, find, keys_in
 

@@ -9,8 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 from .execute import Executor, Tick
-from .plan import Stage
 from .stages.job import Job
+from .stages.stage import Stage
 
 MAX_KILLERS = 8
 """Tasks that kill their worker after which a stage is given up."""

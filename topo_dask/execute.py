@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from .census import check_filed, take_census
 from .machine import usable_cores
-from .plan import Stage
 from .stages.job import Job
+from .stages.stage import Stage
 from .stores.scratch import FileScratch
 
 WINDOW = 4096

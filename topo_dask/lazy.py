@@ -21,11 +21,12 @@ from .blocks.memory import PAGES_MEM, RECENT_MEM
 from .census import first_lost, take_census
 from .config import ClassConfig
 from .execute import Executor, run
-from .plan import EVERY, Plan, Recipe, Stage, plan_stages
+from .plan import Plan, Recipe, plan_stages
 from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows
+from .stages.stage import EVERY, Stage
 from .stages.tabulate import instance_columns
 from .stages.trace import rows_of, trace
 from .stores.checked import CheckedArray

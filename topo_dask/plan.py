@@ -1,211 +1,32 @@
 """From parameters to stages: which passes a job makes over its blocks, and in which order."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from .blocks.geometry import block_id_of, z_order
 from .config import ClassConfig, Merge
 from .stages.absorb import absorb
 from .stages.downsample import downsample
 from .stages.drop import Dropped, count_dropped, drop, measure_errors
 from .stages.gather import contacts_kind, enclose, gather
-from .stages.job import ABSORBED, Columns, Job, View, admit_rows, dropped_kind
+from .stages.job import ABSORBED, Job, View, dropped_kind
 from .stages.link import collect, link
 from .stages.localise import localise
 from .stages.recover import recover_orphans, survey
 from .stages.relabel import relabel
 from .stages.settle import index_rows, settle
 from .stages.split import join, number_fragments, split
+from .stages.stage import EVERY, Downsampling, Gathering, Stage, TrackTogether
 from .stages.tabulate import tabulate
 from .stages.track import lay_out, track
 from .stages.unite import count_contacts, unite
-from .stores.allocation import keep_freed_memory
-from .stores.scratch import FileScratch, is_seen, listed
-from .stores.volumes import SharedReads, StoredFlow
-
-EVERY = "every block"
-"""Stands for all blocks of the grid where a stage names the kind of bundle that its blocks must have."""
-
-DONE = "done"
-"""Kind of the records of global stages."""
 
 NUMBERED = ("numbers.extents", "numbers.faces", "numbers")
 """Kinds of the bundles of a block whose pieces are numbered."""
 
 FRAGMENTED = ("fragments.extents", "fragments.faces", "fragments.ids")
 """Kinds of the bundles of a block that tell of its fragments."""
-
-
-def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
-    # Keys of the blocks that are made of as many of these along each axis.
-    ids = (block_id_of(key) for key in keys)
-    found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in ids}
-    return _in_z_order(".".join(map(str, index)) for index in found)
-
-
-def _in_z_order(keys: Iterable[str]) -> list[str]:
-    # Consecutive tasks, as a worker of a cluster does them, share what they read: the more, the nearer their blocks.
-    return sorted(keys, key=lambda key: z_order(block_id_of(key)))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pass: a task for each block, or one task for the whole.
-
-    Parameters
-    ----------
-    name : str
-        What messages call it; also the kind of the bundle that a block's task files last.
-    function : callable
-        ``function(job, key)`` for each block, or ``function(job)``.
-    over : str, optional
-        Kind of bundle that the blocks of this stage have; None for a global stage.
-    tables : tuple of Columns
-        What a global stage holds whole: one column of each table. The rows of those named together add up.
-    moves : bool
-        Whether particles move; the other stages free what the flow keeps for that.
-    products : tuple of str
-        Kinds of the other bundles that its tasks file; each task of a pass over blocks files all of them.
-    """
-
-    name: str
-    function: Callable[..., None]
-    over: str | None = None
-    tables: tuple[Columns, ...] = field(default=(), kw_only=True)
-    moves: bool = field(default=False, kw_only=True)
-    products: tuple[str, ...] = field(default=(), kw_only=True)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of all bundles that its tasks file."""
-        return (*self.products, self.name)
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job as the tasks of this stage see it."""
-        return job
-
-    def all_keys(self, job: Job) -> list[str]:
-        """Keys of all its tasks, done or not, in Z-order."""
-        if self.over is None:
-            return [self.name]
-        if self.over == EVERY:
-            return _in_z_order(block.key for block in job.candidates())
-        return self.keys_over(listed(job.scratch, self.over))
-
-    def keys_left(self, job: Job) -> list[str]:
-        """Keys of the tasks to do, in Z-order; those that are on record are left out."""
-        tasks = self.all_keys(job)
-        done = job.scratch.keys(DONE if self.over is None else self.name) if tasks else set()
-        return [key for key in tasks if key not in done]
-
-    def jobs_of(self, job: Job) -> tuple[Job, ...]:
-        """The jobs that its tasks do a part of."""
-        return (job,)
-
-    def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in Z-order."""
-        return _merged(keys, (1, 1, 1))
-
-    def run(self, job: Job, key: str) -> None:
-        """Do one task, and say in its errors which one it was."""
-        if isinstance(job.scratch, FileScratch):
-            keep_freed_memory(job.allowed_mem)
-        if job.flow is not None and not self.moves:
-            job.flow.release()
-        try:
-            self.work(job, key)
-        except Exception as error:
-            whose = f"class {job.name!r}, " if job.name else ""
-            where = "" if self.over is None else f", {self.named(job, key)}"
-            error.add_note(f"in {whose}stage {self.name!r}{where}")
-            raise
-
-    def work(self, job: Job, key: str) -> None:
-        """Do what a task consists of, and nothing about it."""
-        if self.over is None:
-            admit_rows(job, self.name, self.tables)
-            self.function(job)
-            job.scratch.put(DONE, key)
-        else:
-            self.function(self.job_of_tasks(job), key)
-
-    def named(self, job: Job, key: str) -> str:
-        """What messages call a task: its block and the voxels of that, or its key."""
-        return key if self.over is None else f"block {key} {self.job_of_tasks(job).grid.named(key).write}"
-
-
-@dataclass(frozen=True)
-class TrackTogether(Stage):
-    """The tracking of several classes whose flows share stored chunks: one task a block reads these once for all."""
-
-    jobs: tuple[Job, ...] = ()
-
-    def all_keys(self, job: Job) -> list[str]:
-        """Keys of the blocks of all classes, in Z-order."""
-        return _in_z_order(set().union(*map(super().all_keys, self.jobs)))
-
-    def keys_left(self, job: Job) -> list[str]:
-        """Keys of the blocks that any class has to do, in Z-order."""
-        return _in_z_order(set().union(*map(super().keys_left, self.jobs)))
-
-    def jobs_of(self, job: Job) -> tuple[Job, ...]:
-        """The jobs of all classes."""
-        return self.jobs
-
-    def run(self, job: Job, key: str) -> None:
-        """Track a block for every class that has not done it."""
-        flows = [flow for one in self.jobs if isinstance(flow := one.need_flow(), StoredFlow)]
-        shared = SharedReads(flows[0].source.array, job.grid.named(key).read)
-        for one, flow in zip(self.jobs, flows, strict=True):
-            if not is_seen(one.scratch, self.name, key):
-                super().run(replace(one, flow=flow.reading(shared)), key)
-
-
-@dataclass(frozen=True)
-class Gathering(Stage):
-    """A pass over regions of ``2**tier`` blocks along each axis: a task for each that has bundles of the tier below.
-
-    Parameters
-    ----------
-    tier : int
-        Tier of the regions, 0 for the blocks themselves.
-    """
-
-    tier: int = 0
-
-    def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the regions that hold these blocks or smaller regions."""
-        return _merged(keys, (2, 2, 2) if self.tier else (1, 1, 1))
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job with regions for blocks."""
-        return replace(job, grid=job.grid.gathered(self.tier))
-
-
-@dataclass(frozen=True)
-class Downsampling(Stage):
-    """A pass over the blocks of a coarser level: a task for each that is made of blocks on record in the level before.
-
-    Parameters
-    ----------
-    level : int
-        Level that is written, 1 or more.
-    factors : tuple of 3 int
-        Blocks of the level before that make one of its own, along z, y, x.
-    """
-
-    level: int = 1
-    factors: tuple[int, int, int] = (1, 1, 1)
-
-    def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the blocks that are made of these."""
-        return _merged(keys, self.factors)
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job with the blocks of the level that is written and the labels of the one before."""
-        return job.at(self.level)
 
 
 def tracked_together(flow: Any, n_classes: int) -> bool:

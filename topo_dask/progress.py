@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.text import Text
 
 from .execute import Tick
-from .plan import Stage
 from .stages.job import Job
+from .stages.stage import Stage
 
 
 class _Rate(ProgressColumn):

@@ -9,7 +9,8 @@ from typing import Any
 
 from .blocks.geometry import BlockGrid, Triple
 from .config import ClassConfig
-from .plan import DONE, EVERY, Plan, Recipe, plan_stages, tracked_together
+from .plan import Plan, Recipe, plan_stages, tracked_together
+from .stages.stage import DONE, EVERY
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
