@@ -12,7 +12,7 @@ from topo_dask.binding import Binding
 from topo_dask.cli import schedulers
 from topo_dask.cli.schedulers import Scheduling
 from topo_dask.machine import usable_cores
-from topo_dask.surroundings import Resources
+from topo_dask.workers import Resources
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or usable_cores() == 1,

@@ -13,6 +13,7 @@ import zarr
 
 import topo_dask
 from topo_dask import plan, segment_volume
+from topo_dask.stages import stage
 from topo_dask.stages.split import number_fragments
 from topo_dask.stages.track import track
 from topo_dask.stores.scratch import FILED, FileScratch, find_filed
@@ -197,9 +198,9 @@ def test_what_was_done_without_a_block_is_done_again(
     def lacks_one(scratch: Any, kind: str) -> set[str]:
         return real(scratch, kind) - ({"0.1.1"} if kind == "numbers" else set())
 
-    real = plan.listed
+    real = stage.listed
 
-    with patch.object(plan, "listed", lacks_one):
+    with patch.object(stage, "listed", lacks_one):
         interrupt(tmp_path, name)
     np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])
 
@@ -282,8 +283,8 @@ def test_a_damaged_record_of_the_run_is_named_with_what_helps(
 def test_a_process_looks_once_which_bundles_there_are(tmp_path: Path) -> None:
     scratch = FileScratch(str(tmp_path))
     keys = np.frombuffer(b"0.0.0\n0.0.1", np.uint8)
-    for stage, kind in (("fragments", "fragments.ids"), ("track", "numbers.faces")):
-        scratch.put(FILED, stage, **{kind: keys})
+    for name, kind in (("fragments", "fragments.ids"), ("track", "numbers.faces")):
+        scratch.put(FILED, name, **{kind: keys})
     scratch.put("numbers.faces", "0.0.0", lower0=np.zeros(1))
     with patch.object(FileScratch, "get", autospec=True, side_effect=FileScratch.get) as get:
         assert find_filed(scratch, "numbers.faces", "0.0.0") is not None

@@ -8,7 +8,7 @@ import pytest
 import zarr
 from distributed import Client
 
-from topo_dask import estimate, surroundings
+from topo_dask import estimate, workers
 from topo_dask.admission import RunPlan, plan_volume
 from topo_dask.blocks.geometry import BlockGrid, Box
 from topo_dask.synthetic import blobs
@@ -45,7 +45,7 @@ def test_a_temporary_folder_that_workers_do_not_share_is_refused_before_the_copy
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "unshared"))  # the remedy is one that works
     monkeypatch.setattr(estimate, "_copy", lambda *_: pytest.fail("copied"))
-    monkeypatch.setattr(surroundings, "_probe", lambda *_: False)  # as on another machine
+    monkeypatch.setattr(workers, "_probe", lambda *_: False)  # as on another machine
     message = r"scratch .*/unshared/topo_dask-estimate-.* reached by 1 workers, .*: set TMPDIR to a folder that all wo"
     with (
         Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import topo_dask
-from topo_dask import held
+from topo_dask import in_memory
 from topo_dask.config import ClassConfig
 from topo_dask.kernels import tracking
 from topo_dask.plan import Recipe
@@ -38,8 +38,10 @@ def draw_parts(patch: pytest.MonkeyPatch, data: st.DataObject) -> None:
 def slabs_of(data: st.DataObject) -> Iterator[None]:
     """Volumes as small as those drawn here are one slab in memory; let them be many, as large ones are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(held, "SLAB_VOXELS", data.draw(st.sampled_from([1 << 20, 1, 60, 200]), label="voxels of a slab"))
-        patch.setattr(held, "SLAB_PLANES", data.draw(st.integers(1, 3), label="planes of a slab"))
+        patch.setattr(
+            in_memory, "SLAB_VOXELS", data.draw(st.sampled_from([1 << 20, 1, 60, 200]), label="voxels of a slab")
+        )
+        patch.setattr(in_memory, "SLAB_PLANES", data.draw(st.integers(1, 3), label="planes of a slab"))
         draw_parts(patch, data)
         yield
 

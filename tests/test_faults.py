@@ -29,13 +29,13 @@ import zarr
 import topo_dask
 from topo_dask import admission, segment_volume
 from topo_dask.blocks.memory import ROW_BYTES
-from topo_dask.cluster import ask_back
+from topo_dask.cluster import restore_workers
 from topo_dask.kernels import labels as labels_module
 from topo_dask.stores import ledger, locks
 from topo_dask.stores.scratch import FileScratch, count_rows, find, to_bytes
 from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import StoredFlow
-from topo_dask.surroundings import check_reach
+from topo_dask.workers import check_workers_reach
 
 SHAPE, BLOCK = (96, 96, 96), (32, 32, 32)
 CONFIG = {"thin": {"group": 3, "n_steps": 20, "convergence_radius": 1.5, "min_size": 9, "merge": "adjacent"}}
@@ -440,7 +440,7 @@ def client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def wait_for_workers(client: Any) -> None:
     """Both workers are there, wherever the one that died last was in being started again."""
-    wait_for(lambda: ask_back(client) or len(client.nthreads()) == 2)
+    wait_for(lambda: restore_workers(client) or len(client.nthreads()) == 2)
 
 
 class KillingFlow(StoredFlow):
@@ -562,7 +562,7 @@ def test_workers_that_a_local_cluster_gives_up_are_asked_back(
 @pytest.mark.faults
 def test_scratch_that_workers_can_not_reach(folder: Path, client: Any) -> None:
     with pytest.raises(OSError, match=r"cannot be reached by 2 workers, tcp://\S+ among them: pass scratch="):
-        check_reach(FileScratch("memory://scratch"))
+        check_workers_reach(FileScratch("memory://scratch"))
     with pytest.raises(ValueError, match="scratch is in the memory of this process but tasks run in others"):
         segment(folder, scratch="memory://scratch")
     assert sorted(path.name for path in folder.iterdir()) == ["flow", "semantic"]

@@ -27,8 +27,9 @@ stages looking
 plan
 census status
 execute
-cluster progress held
+cluster progress in_memory
 surroundings
+workers
 spilled admission readiness
 lazy preview segment
 api estimate

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
 
 import topo_dask
-from topo_dask import machine, surroundings
+from topo_dask import machine, surroundings, workers
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.blocks.memory import PROCESS_BYTES
 from topo_dask.config import ClassConfig
@@ -61,7 +61,7 @@ def test_open_arrays_of_relative_paths_are_found_by_workers_elsewhere(
 
 @pytest.mark.parametrize("name", ["s", "f", "o/labels/x/0"])
 def test_what_a_worker_does_not_see_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(surroundings, "sees", lambda array: not str(array.store_path).endswith(name))
+    monkeypatch.setattr(workers, "sees", lambda array: not str(array.store_path).endswith(name))
     with (
         Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"),
         pytest.raises(OSError, match=r"cannot be reached by 1 workers, .*: give a path or URL that all workers share"),
@@ -72,9 +72,9 @@ def test_what_a_worker_does_not_see_is_an_error(folder: Path, monkeypatch: pytes
 def test_whether_an_array_is_seen(folder: Path) -> None:
     for zarr_format in (2, 3):
         array = zarr.create_array("a", shape=(2,), dtype="u1", zarr_format=zarr_format, overwrite=True)
-        assert surroundings.sees(array)
+        assert workers.sees(array)
         (folder / "a").rename(folder / f"moved{zarr_format}")
-        assert not surroundings.sees(array)
+        assert not workers.sees(array)
 
 
 def test_a_url_of_files_is_their_path(folder: Path) -> None:
@@ -206,8 +206,8 @@ def test_workers_without_a_limit_share_the_memory_of_their_host(
             monkeypatch.setattr(machine, "GROUPS", tmp_path / "cgroup")
             monkeypatch.setattr(machine, "LIMITS", {"": (str(tmp_path), "limit")})
             assert machine.machine_memory() == 1024
-        assert surroundings.resources(None) == (2, 1, memory // 2)
-        assert client.submit(surroundings.resources, None).result() == (2, 1, memory // 2)
+        assert workers.resources(None) == (2, 1, memory // 2)
+        assert client.submit(workers.resources, None).result() == (2, 1, memory // 2)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_as_many_tasks_are_expected_as_the_configured_pool_does_at_a_time(config
 
     job = Job("x", BlockGrid((1, 1, 60), (1, 1, 1)), ClassConfig())
     with make(6) as pool, dask.config.set({"num_workers": 2, configured: pool}):
-        expected = surroundings.resources("1GiB")
+        expected = workers.resources("1GiB")
         for in_task in (False, True):
             with surroundings.ambient(in_task=in_task) as executor:
                 executor(Stage("s", work, EVERY), job, [block.key for block in job.grid], lambda: None)
@@ -245,15 +245,15 @@ def test_as_many_tasks_are_expected_as_the_configured_pool_does_at_a_time(config
 @pytest.mark.parametrize("configured", ["pool", "scheduler"])
 def test_processes_of_a_configured_pool_share_the_memory(configured: str) -> None:
     with ProcessPoolExecutor(3) as pool, dask.config.set({configured: pool}):
-        assert surroundings.resources(None) == (3, 1, machine.machine_memory() // 3)
+        assert workers.resources(None) == (3, 1, machine.machine_memory() // 3)
 
 
 def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "ask_workers", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(workers, "ask_workers", lambda *_: pytest.fail("asked"))
     for limit, given in (("2GiB", None), (None, "2GiB")):
         options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": limit, "processes": False}
         with LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster):
-            assert surroundings.resources(given).memory == 2 << 30
+            assert workers.resources(given).memory == 2 << 30
 
 
 @pytest.mark.parametrize(
@@ -274,25 +274,25 @@ def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch
 def test_the_least_memory_of_a_worker_counts(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, ...], answers: dict[str, Any], expected: int | None
 ) -> None:
-    workers = {
+    known = {
         name: {"memory_limit": limit, "host": host, "nanny": None, "nthreads": 1}
         for name, limit, host in zip("abc", limits, ("one", "one", "other"), strict=True)
     }
 
     class Cluster:
         def scheduler_info(self, **_: Any) -> dict[str, Any]:
-            return {"workers": workers}
+            return {"workers": known}
 
-    monkeypatch.setattr(surroundings, "active_client", Cluster)
-    monkeypatch.setattr(surroundings, "ask_workers", lambda _: answers)
-    monkeypatch.setattr(surroundings, "machine_memory", lambda: 6 << 30)
+    monkeypatch.setattr(workers, "active_client", Cluster)
+    monkeypatch.setattr(workers, "ask_workers", lambda _: answers)
+    monkeypatch.setattr(workers, "machine_memory", lambda: 6 << 30)
     if expected is None:
         with pytest.raises(
             RuntimeError, match="worker a cannot tell how much memory it has: start the workers with a memory limit"
         ):
-            surroundings.resources(None)
+            workers.resources(None)
     else:
-        assert surroundings.resources(None) == (3, 1, expected)
+        assert workers.resources(None) == (3, 1, expected)
 
 
 def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,12 +320,12 @@ def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest
         def scheduler_info(self, **_: Any) -> dict[str, Any]:
             return {"workers": dict.fromkeys(self.workers)}
 
-    monkeypatch.setattr(surroundings, "active_client", Cluster)
+    monkeypatch.setattr(workers, "active_client", Cluster)
     array = zarr.create_array({}, shape=(2,), dtype="u1")
-    surroundings.check_sight("flow", array)
+    workers.check_workers_see("flow", array)
     Cluster.workers.append("b")
     with pytest.raises(OSError, match=r"flow .*reached by 1 workers, b \(OSError: timed out\) among") as caught:
-        surroundings.check_sight("flow", array)
+        workers.check_workers_see("flow", array)
     assert caught.value.__cause__ is Cluster.answers["b"]
 
 
@@ -347,5 +347,5 @@ def test_workers_have_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Client(cluster),
         pytest.raises(RuntimeError, match=rf"worker tcp://\S+ {says}"),
     ):
-        surroundings.check_reach(FileScratch(str(tmp_path / "s")))
+        workers.check_workers_reach(FileScratch(str(tmp_path / "s")))
     assert not (tmp_path / "s").exists()

@@ -37,7 +37,7 @@ from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.marks import read_marks
 from topo_dask.stores.scratch import FileScratch
-from topo_dask.surroundings import resources
+from topo_dask.workers import resources
 
 SHAPE = (17, 26, 23)
 CONFIG: dict[str, dict[str, Any]] = {
@@ -377,7 +377,7 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
 @contextmanager
 def blind(client: Client, name: str) -> Iterator[None]:
     """Workers on which a function says that nothing is there, where it is defined and where workers ask each other."""
-    modules = "import topo_dask.surroundings as here, topo_dask.stores.inputs as there"
+    modules = "import topo_dask.workers as here, topo_dask.stores.inputs as there"
     client.run(exec, f"{modules}; here.kept, there.{name} = here.{name}, lambda *_: False; here.{name} = there.{name}")
     try:
         yield

@@ -30,7 +30,7 @@ def test_flow_is_read_once_for_all_classes_in_a_chunk(
         return real(self, index)
 
     monkeypatch.setattr(checked.CheckedArray, "__getitem__", counting)
-    monkeypatch.setattr("topo_dask.segment.look_twice", lambda plan: None)  # it reads each class a few times
+    monkeypatch.setattr("topo_dask.segment.warn_of_doubts", lambda plan: None)  # it reads each class a few times
     found = topo_dask.segment_volume(
         stored,
         flow,

@@ -22,7 +22,7 @@ from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, check_prediction, track_bytes
-from .surroundings import Resources, resources
+from .workers import Resources, resources
 
 DEFAULT_HALO = 16
 """Margin read around a block. A matter of speed: particles that go further page in what they need."""
@@ -257,7 +257,7 @@ def _choose_blocks(
     return block, _chunks_within(block, footprint.shape)
 
 
-def look_twice(plan: RunPlan) -> None:
+def warn_of_doubts(plan: RunPlan) -> None:
     """Read a few voxels, and warn of what is hardly meant: scaled values, flow in another order."""
     channels = {name: channel for name, (channel, _) in plan.classes.items()}
     warn_of_prediction(plan.semantic, plan.flow, channels, plan.threshold)

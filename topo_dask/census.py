@@ -68,7 +68,7 @@ def first_lost(job: Job, stages: Iterable[Stage]) -> str | None:
     return next(lost, None)
 
 
-def make_good(job: Job, stages: Sequence[Stage]) -> None:
+def forget_lost(job: Job, stages: Sequence[Stage]) -> None:
     """Strike from the record what has lost a bundle, and all stages behind it: they are done again.
 
     So is all that was done behind a stage with tasks left, which knows nothing of these.
@@ -81,9 +81,9 @@ def make_good(job: Job, stages: Sequence[Stage]) -> None:
         if not lost and stage.name in filed and not stage.keys_left(job):
             continue
         if lost or _is_begun(scratch, stages[i:], filed):
-            strike(scratch, stages[i + 1 :])
+            forget_stages(scratch, stages[i + 1 :])
             if stage.over is None:
-                strike(scratch, [stage])
+                forget_stages(scratch, [stage])
             for _, key in lost:
                 scratch.remove(stage.name, key)
             # Last: who is killed before this finds the same loss again.
@@ -91,7 +91,7 @@ def make_good(job: Job, stages: Sequence[Stage]) -> None:
         return
 
 
-def strike(scratch: FileScratch, stages: Sequence[Stage]) -> None:
+def forget_stages(scratch: FileScratch, stages: Sequence[Stage]) -> None:
     """Strike what stages have done from the record, the last one first: nothing is left that rests on what is gone."""
     for stage in reversed(stages):
         scratch.remove(DONE, stage.name)

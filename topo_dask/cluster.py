@@ -144,7 +144,7 @@ def _is_busy(worker: Any) -> bool:
     return any(counts.get(state) for state in ("executing", "long-running"))
 
 
-def ask_back(client: Any) -> None:
+def restore_workers(client: Any) -> None:
     """Have a LocalCluster start the workers again that it has given up.
 
     It looks for a worker 15 seconds after its death, and closes it for good when it does not find it; one too that came
@@ -161,7 +161,7 @@ def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
     # Threads of all workers; RuntimeError when there is none for too long.
     end, demand = time.monotonic() + PATIENCE, None
     while True:
-        ask_back(client)
+        restore_workers(client)
         reason = "has no workers"
         try:
             # A scheduler that is stopped, and not dead, would be waited for without end.

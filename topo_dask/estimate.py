@@ -12,7 +12,7 @@ from .admission import RunPlan
 from .blocks.geometry import Block, BlockGrid, Box, Triple
 from .segment import segment_volume
 from .stores.scratch import FileScratch
-from .surroundings import check_reach, resources
+from .workers import check_workers_reach, resources
 
 SAMPLE_VOXELS = 1 << 26
 """Voxels of the sample, at most, unless a single block has more."""
@@ -81,7 +81,7 @@ def estimate_run(plan: RunPlan) -> Estimate:
     n = len([block for block in plan.grid.touching(sample) if block.block_id in ids])
     with tempfile.TemporaryDirectory(prefix="topo_dask-estimate-") as name:
         folder = Path(name)
-        check_reach(FileScratch(name), "set TMPDIR to a folder that all workers share")
+        check_workers_reach(FileScratch(name), "set TMPDIR to a folder that all workers share")
         _time(plan, first.write, folder)  # compiles
         alone = _time(plan, first.write, folder)
         together = _time(plan, sample, folder) if n > 1 else alone

@@ -36,7 +36,8 @@ from .stores.places import Place
 from .stores.recent import RecentReads
 from .stores.scratch import AbsentBundleError, DamagedBundleError, FileScratch, find
 from .stores.volumes import Foreground, Source, StoredFlow
-from .surroundings import ambient, check_reach, check_sight, compute, resources, turn
+from .surroundings import ambient, compute, turn
+from .workers import check_workers_reach, check_workers_see, resources
 
 Array = Any
 
@@ -141,9 +142,9 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
     # Two at once would file the same bits: the lock only spares the work. The turn ends after the pool, whose tasks go
     # on behind an error.
     with ExitStack() as stack, ambient(in_task=True) as executor, SerializableLock(job.scratch.url):
-        check_reach(job.scratch)
+        check_workers_reach(job.scratch)
         for array in stored:
-            check_sight(array.name, array.array)
+            check_workers_see(array.name, array.array)
         waited = False
         for stage in stages:
             if not stage.keys_left(job):
@@ -283,7 +284,7 @@ def _map_block(prepared: Prepared, plan: Plan, block_id: Triple | None = None) -
     return _block(prepared, plan, block_id)
 
 
-def _as_asked(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
+def _chunked_like_input(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
     # Without a word on blocks the result has the chunks of its first dask input.
     given = next((array for array in arrays if _is_dask(array)), None)
     return labels if options.block_shape is not None or given is None else labels.rechunk(given.chunks[-3:])
@@ -299,7 +300,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
     stored = _stored(arrays, _ARGUMENTS, scratch)
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.tiers)
     labels = _deferred_labels(_Spec(grid, scratch, config), plan, stored)
-    return _as_asked(labels, options, list(arrays.values()))
+    return _chunked_like_input(labels, options, list(arrays.values()))
 
 
 def tabulate_lazily(recipe: Recipe, options: Options, channel: int = 0, **arrays: Array) -> Any:
@@ -335,7 +336,7 @@ def segment_classes_lazily(
         places = {key: taken.index(channel) for key, array in inputs.items() if not is_stored(array)}
         spec = _Spec(grid, scratch, config, name, channel, places)
         deferred = _deferred_labels(spec, plan_stages(Recipe.of(config), tiers=grid.tiers), stored)
-        labels[name] = _as_asked(deferred, options, [semantic, flow])
+        labels[name] = _chunked_like_input(deferred, options, [semantic, flow])
     return labels
 
 
@@ -380,7 +381,7 @@ def _settled(spec: _Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:
     if left := _unsorted(job, len(pairs)):
         sort = dask.delayed(sort_rows, pure=False)
         with ambient(in_task=True):  # of a cluster: the same cluster computes this too
-            check_reach(job.scratch)
+            check_workers_reach(job.scratch)
             compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
         if left := _unsorted(job, len(pairs)):
             raise _out_of_reach(job, f"chunk {left[0]} of fg_coords: no record")

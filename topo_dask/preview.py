@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import in_memory
 from .admission import RunPlan
 from .blocks.geometry import Box
-from .held import segment_and_count, tabulate_held
 from .machine import machine_memory
 from .plan import Recipe
 from .stages.drop import Dropped
@@ -69,12 +69,12 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
     flow = np.asarray(plan.flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])
     begin = perf_counter()
     try:
-        labels, dropped = segment_and_count(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
+        labels, dropped = in_memory.segment(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
     except Exception as error:
         error.add_note(f"voxels are counted from {box.start}, where the box begins")
         raise
     seconds = perf_counter() - begin
-    table = tabulate_held(Recipe(table=True), labels, None)
+    table = in_memory.tabulate(Recipe(table=True), labels, None)
     foreground, cut = int(np.count_nonzero(mask)), _cut(table, box, plan.grid.shape)
     return Preview(foreground, dropped, labels, table["voxels"], cut, seconds)
 

@@ -19,7 +19,8 @@ from .stages.job import CoarserLevel, Job
 from .stores.allocation import keep_freed_memory
 from .stores.pages import Pages
 from .stores.volumes import Foreground, Output, Source, StoredFlow
-from .surroundings import active_client, ask_workers, shares_memory
+from .surroundings import active_client, shares_memory
+from .workers import ask_workers
 
 _SHAPE, _BLOCK = (48, 6, 6), (6, 6, 6)
 _STEPS = 40  # beyond the page of a block, so that particles turn to another

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from .admission import RunPlan, check_space, look_twice, plan_volume
-from .census import make_good, strike
+from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
+from .census import forget_lost, forget_stages
 from .config import Preset
 from .execute import Progress, check_done, run
 from .plan import track_together
@@ -34,8 +34,9 @@ from .stores.recent import RecentReads
 from .stores.retries import in_parallel
 from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
-from .surroundings import ambient, check_reach, check_sight, shares_memory
+from .surroundings import ambient, shares_memory
 from .version import __version__
+from .workers import check_workers_reach, check_workers_see
 
 CLEARED = "cleared"
 """Kind of the record that the arrays of a class hold nothing of what was there before."""
@@ -201,7 +202,7 @@ def segment_volume(
     _check_free(target, store, insist)
     if asked.admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
         check_space(plan, store.url, target.url)
-        look_twice(plan)
+        warn_of_doubts(plan)
     with (
         _freed_memory_given_back(),
         _claimed(target, store, insist) as check,
@@ -209,9 +210,9 @@ def segment_volume(
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
         earlier, group = asked.admit(lambda: existing_group(target))  # another run may have been at work meanwhile
-        check_reach(store)
+        check_workers_reach(store)
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
-            check_sight(name, checked.array)
+            check_workers_see(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         jobs = asked.segment(earlier, group, partial(run, executor=executor, progress=bars, check=check))
         ledger.clear(store)
@@ -357,15 +358,15 @@ class _Run:
                 compartment.discard(stages[number].name)  # those labels are gone
             go_on = not new and name in compartment.keys(CLEARED)
             if not new and not go_on:
-                strike(compartment, stages)  # the arrays are made anew, and hold nothing that was written
+                forget_stages(compartment, stages)  # the arrays are made anew, and hold nothing that was written
             if not go_on and target.url is not None:
                 remove_table(target.beside(".tables"), name)
             arrays = open_output(target, group, name, spec, run_name, self.store.url, resume=go_on)
             compartment.put(CLEARED, name)
-            check_sight("output", arrays[0])
+            check_workers_see("output", arrays[0])
             jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
             if not new:
-                make_good(jobs[name], (*plan.plans[name].stages, *stages))
+                forget_lost(jobs[name], (*plan.plans[name].stages, *stages))
         return jobs
 
     def _publish(self, job: Job) -> None:

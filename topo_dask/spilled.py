@@ -18,7 +18,8 @@ from .stores.checked import CheckedArray
 from .stores.places import Place, absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import check_unmasked
-from .surroundings import ambient, check_reach, compute
+from .surroundings import ambient, compute
+from .workers import check_workers_reach
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
@@ -149,7 +150,7 @@ def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:
 
 
 def _write(arrays: Mapping[str, Any], scratch: FileScratch) -> None:
-    check_reach(scratch)
+    check_workers_reach(scratch)
     paths = {name: f"inputs/{name}-{uuid4().hex}" for name in arrays}
     compute(*(_writing(array, f"{scratch.url}/{paths[name]}") for name, array in arrays.items()))
     for name, path in paths.items():

@@ -1,28 +1,20 @@
-"""Where this code runs: which executor, which cluster, what its workers see and have."""
+"""Where this code runs: which executor does its tasks, and in whose pool of threads or processes."""
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Executor as Pool
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.pool import ThreadPool
-from pkgutil import resolve_name
 from threading import Lock, Thread, current_thread, main_thread
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import Any
 
-import numpy as np
-
-from .cluster import ask_back, on_cluster
+from .cluster import on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads
-from .machine import as_bytes, machine_memory, usable_cores
-from .stores.inputs import sees
-from .stores.scratch import LOCK, FileScratch, find
-from .version import __version__
+from .machine import usable_cores
 
 
 @contextmanager
@@ -116,7 +108,7 @@ def _own_pool(in_task: bool) -> Iterator[Pool | None]:
     from dask.multiprocessing import get, get_context
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
-    n = _local_workers()
+    n = local_workers()
     configured = configured_scheduler()
     if configured is get:
         if own is not None:
@@ -183,81 +175,8 @@ def shares_memory() -> bool:
     """Whether tasks run in this process."""
     client = active_client()
     if client is None:
-        return parent_process() is not None or not _in_processes()
+        return parent_process() is not None or not in_processes()
     return all(str(worker).startswith("inproc://") for worker in client.scheduler_info(n_workers=-1)["workers"])
-
-
-def _probe(scratch: FileScratch, token: str) -> bool:
-    return find(scratch, LOCK, token) is not None
-
-
-SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
-"""What to do about scratch that is out of reach."""
-
-
-def check_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> None:
-    """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here.
-
-    Before that, RuntimeError when one has another version of this package, or none.
-    """
-    if active_client() is None:
-        return
-    _check_versions()
-    token = uuid4().hex
-    scratch.put(LOCK, token, here=np.zeros(1, np.int8))
-    try:
-        _check_workers(f"scratch {scratch.url}", remedy, _probe, scratch, token)
-    finally:
-        scratch.remove(LOCK, token)
-
-
-def check_sight(name: str, array: Any) -> None:
-    """Raise OSError when a worker of the active cluster does not see an array: a missing mount reads as background."""
-    if active_client() is not None:
-        _check_workers(f"{name} ({array.store_path})", "give a path or URL that all workers share", sees, array)
-
-
-def ask_workers(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What each worker of the active cluster returns or raises; one that has died meanwhile says nothing."""
-    from distributed.comm import CommClosedError
-
-    client = active_client()
-    answers = client.run(question, *arguments, on_error="return")
-    here = client.scheduler_info(n_workers=-1)["workers"]
-    return {w: answer for w, answer in answers.items() if w in here and not isinstance(answer, CommClosedError)}
-
-
-def _check_workers(what: str, remedy: str, question: Callable[..., bool], *arguments: Any) -> None:
-    blind = {worker: saw for worker, saw in ask_workers(question, *arguments).items() if saw is not True}
-    if blind:
-        first, saw = min(blind.items(), key=lambda answer: answer[0])
-        cause = saw if isinstance(saw, Exception) else None
-        said = "" if cause is None else f" ({type(cause).__name__}: {cause})"
-        raise OSError(
-            f"{what} cannot be reached by {len(blind)} workers, {first}{said} among them: {remedy}"
-        ) from cause
-
-
-def _check_versions() -> None:
-    # What two versions file for each other need not fit. The question itself can be asked where there is no topo_dask.
-    for worker, found in sorted(ask_workers(resolve_name, "topo_dask.version:__version__").items()):
-        if isinstance(found, ImportError):
-            raise RuntimeError(
-                f"worker {worker} cannot import topo_dask ({found}): install topo_dask {__version__} on the workers"
-            ) from found
-        if isinstance(found, str) and found != __version__:
-            raise RuntimeError(
-                f"worker {worker} has topo_dask {found}, this process has {__version__}: install the same version on "
-                "the workers"
-            )
-
-
-class Resources(NamedTuple):
-    """Workers, threads of each, and bytes that each worker process may take."""
-
-    workers: int
-    threads: int
-    memory: int
 
 
 def _configured_pool() -> Any:
@@ -267,8 +186,8 @@ def _configured_pool() -> Any:
     return given if isinstance(given, Pool) else dask.config.get("pool", None)
 
 
-def _in_processes() -> bool:
-    # Whether a scheduler of this machine does its tasks in other processes. Of an executor that is not known they may.
+def in_processes() -> bool:
+    """Whether a scheduler of this machine does its tasks in other processes; so may an unknown executor."""
     from dask.local import SynchronousExecutor, get_sync
     from dask.multiprocessing import get
 
@@ -278,56 +197,12 @@ def _in_processes() -> bool:
     return not isinstance(pool, ThreadPoolExecutor | ThreadPool | SynchronousExecutor)
 
 
-def _local_workers() -> int:
-    # Tasks that a scheduler of this machine does at a time. Executors do not say; Dask looks at the same attributes.
+def local_workers() -> int:
+    """Tasks that a scheduler of this machine does at a time."""
+    # Executors do not say; Dask looks at the same attributes.
     import dask
 
     pool = _configured_pool()
     if pool is None:
         return int(dask.config.get("num_workers", None) or usable_cores())
     return int(getattr(pool, "_max_workers", None) or len(getattr(pool, "_pool", ())) or usable_cores())
-
-
-def resources(memory_limit: int | str | None) -> Resources:
-    """What there is where this code runs."""
-    import dask
-
-    given = None if memory_limit is None else as_bytes(memory_limit)
-    client = active_client()
-    if client is None:
-        get = configured_scheduler()
-        cores = _local_workers()
-        n, threads_each = (cores, 1) if _in_processes() else (1, 1 if get is dask.local.get_sync else cores)
-        return Resources(n, threads_each, given or machine_memory() // n)
-    known = client.scheduler_info(n_workers=-1)["workers"]
-    workers = known.values()
-    if not workers:
-        ask_back(client)
-        raise RuntimeError(
-            "the Dask cluster has no workers yet: wait for them with client.wait_for_workers(1); one that adapts needs "
-            "cluster.adapt(minimum=1)"
-        )
-    own = [worker["memory_limit"] for worker in workers if worker["memory_limit"] and worker["nanny"]]
-    if given is not None and own and given > min(own):
-        raise ValueError(
-            f"memory_limit is {given / 2**30:.2f} GiB, but Dask ends a worker that takes more than "
-            f"{min(own) / 2**30:.2f} GiB: give the workers more, or leave memory_limit out"
-        )
-    return Resources(len(workers), max(worker["nthreads"] for worker in workers), given or _least_memory(known))
-
-
-def _least_memory(workers: Mapping[str, Any]) -> int:
-    # Bytes that any worker may take; those of a host that have no limit share what it has.
-    own = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
-    if len(own) == len(workers):
-        return int(min(own))
-    on_host = Counter(worker["host"] for worker in workers.values())
-    for name, machine in ask_workers(machine_memory).items():
-        if (worker := workers.get(name)) is None or worker["memory_limit"]:
-            continue
-        if isinstance(machine, Exception):
-            raise RuntimeError(
-                f"worker {name} cannot tell how much memory it has: start the workers with a memory limit"
-            ) from machine
-        own.append(machine // on_host[worker["host"]])
-    return int(min(own, default=machine_memory() // len(workers)))  # all that were asked have died

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import held, lazy
+from .. import in_memory, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
 from ..stores.inputs import check_named_axes
@@ -75,8 +75,8 @@ def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow", c
     return array
 
 
-def segment(recipe: Recipe, deferred: lazy.Options, *, config: ClassConfig | None = None, **arrays: Array) -> Array:
+def segment(recipe: Recipe, options: lazy.Options, *, config: ClassConfig | None = None, **arrays: Array) -> Array:
     """Labels of a recipe: at once from NumPy arrays, lazily when any array is lazy."""
     if any(lazy.is_lazy(array) for array in arrays.values()):
-        return lazy.segment_lazily(recipe, deferred, config=config, **arrays)
-    return held.segment_held(recipe, config=config, **arrays)
+        return lazy.segment_lazily(recipe, options, config=config, **arrays)
+    return in_memory.segment(recipe, config=config, **arrays)[0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import held, lazy
+from .. import in_memory, lazy
 from ..blocks.geometry import triple
 from ..config import ClassConfig
 from ..stages.settle import as_rows
@@ -73,7 +73,7 @@ def track_flows(
     config = ClassConfig(n_steps=n_steps, step_size=step_size)
     if lazy.is_lazy(mask) or lazy.is_lazy(flow):
         return lazy.track_lazily(config, lazy.Options(block_shape, halo, scratch), mask=mask, flow=flow)
-    return held.track_held(mask, flow, config.n_steps, config.step_size)
+    return in_memory.track(mask, flow, config.n_steps, config.step_size)
 
 
 def cluster_convergence(
@@ -143,4 +143,4 @@ def cluster_convergence(
     if deferred:
         options = lazy.Options(block_shape, None, scratch)
         return lazy.cluster_lazily(config, options, fg_coords, final_positions, shape)
-    return held.cluster_held(config, *as_rows(fg_coords, final_positions, shape), shape)
+    return in_memory.cluster(config, *as_rows(fg_coords, final_positions, shape), shape)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import held, lazy
+from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..doubts import warn_of_mask, warn_of_prediction
 from ..plan import Recipe
@@ -188,13 +188,13 @@ def run_instance_segmentation(
     channels = {name: channel for name, (channel, _) in classes.items()}
     warn_of_prediction(semantic, flow, channels, threshold, ("semantic_pred", "flow_pred"))
     return {
-        name: held.segment_held(
+        name: in_memory.segment(
             Recipe.of(config),
             config=config,
             mask=semantic[channel],
             flow=flow[3 * channel : 3 * channel + 3],
             threshold=threshold,
             name=name,
-        )
+        )[0]
         for name, (channel, config) in classes.items()
     }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .. import held, lazy
+from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
 from ..stores.places import Place
@@ -376,4 +376,4 @@ def instance_table(
             recipe, lazy.Options(block_shape, None, scratch), channel or 0, **arrays
         ).compute()
         return table
-    return held.tabulate_held(recipe, labels, flow)
+    return in_memory.tabulate(recipe, labels, flow)

@@ -37,7 +37,7 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16
       topo-dask preview semantic.zarr flow.zarr --config run.toml --box 0:128,1000:1400,: --image raw.zarr -o try.png
     """
-    from ..admission import look_twice, plan_volume
+    from ..admission import plan_volume, warn_of_doubts
     from ..looking.layers import Crop, Layer
     from ..looking.sections import choose_box, choose_level, choose_planes, draw_sections
     from ..preview import check_box, preview_class
@@ -50,7 +50,7 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
     drawn = {name: [*images, *_prediction(planned, name)] for name in planned.classes}
     for layers in drawn.values():
         choose_level(layers, 0)
-    look_twice(planned)
+    warn_of_doubts(planned)
     for name, layers in drawn.items():
         found = preview_class(planned, name, place)
         crop = Crop(found.labels, place, planned.grid.shape)

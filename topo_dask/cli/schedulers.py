@@ -11,7 +11,7 @@ from typing import Any, Self
 import click
 
 from ..machine import as_bytes, machine_memory, usable_cores
-from ..surroundings import Resources
+from ..workers import Resources
 
 THREADS_OF_A_WORKER = 4
 """Threads of a worker of a local cluster, at most: few enough that the death of one loses little."""

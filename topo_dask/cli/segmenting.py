@@ -77,7 +77,7 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     Takes the options of `run`; what it refuses, `run` refuses too. But for --estimate, it reads no voxel and writes
     nothing.
     """
-    from ..admission import look_twice, plan_volume
+    from ..admission import plan_volume, warn_of_doubts
     from ..estimate import estimate_run
     from ..stores.space import disk_of
 
@@ -86,7 +86,7 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     with nullcontext() if machine is not None and not estimate else scheduling.start():
         planned = plan_volume(semantic, flow, **parameters, machine=machine)
         if estimate:
-            look_twice(planned)
+            warn_of_doubts(planned)
         estimated = estimate_run(planned) if estimate else None
     expected = planned.expected_bytes()
     summary: dict[str, Any] = {

@@ -40,7 +40,7 @@ def _mask_name(threshold: float | None) -> str:
     return "sem_mask" if threshold is None else "semantic_pred"
 
 
-def segment_held(
+def segment(
     recipe: Recipe,
     *,
     config: ClassConfig | None = None,
@@ -49,21 +49,11 @@ def segment_held(
     labels: NDArray[Any] | None = None,
     threshold: float | None = None,
     name: str = "",
-) -> NDArray[np.int32]:
-    """Run a recipe on arrays in memory, from a mask and a flow or from labels; errors name the class, if it has one."""
-    return segment_and_count(recipe, config, mask, flow, labels, threshold, name)[0]
-
-
-def segment_and_count(
-    recipe: Recipe,
-    config: ClassConfig | None = None,
-    mask: NDArray[Any] | None = None,
-    flow: NDArray[Any] | None = None,
-    labels: NDArray[Any] | None = None,
-    threshold: float | None = None,
-    name: str = "",
 ) -> tuple[NDArray[np.int32], Dropped]:
-    """The labels of `segment_held`, and what was dropped on the way."""
+    """Labels of a recipe, from a mask and a flow or from labels, and what was dropped on the way.
+
+    Errors name the class, if it has a name.
+    """
     config = config or ClassConfig()
     source = Source(labels, "instances") if mask is None else Source(mask, _mask_name(threshold))
     out = np.zeros(source.shape, np.int32)
@@ -83,7 +73,7 @@ def segment_and_count(
     return out, plan.dropped(job)
 
 
-def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+def tabulate(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
     """Table of the instances of labels in memory."""
     source = Source(labels, "instances")
     job = Job(
@@ -98,7 +88,7 @@ def tabulate_held(recipe: Recipe, labels: NDArray[Any], flow: NDArray[Any] | Non
     return instance_columns(job, drops=plan.drops)
 
 
-def track_held(
+def track(
     sem_mask: NDArray[Any], flow: NDArray[Any], n_steps: int, step_size: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Foreground voxels in raster order, and where they end."""
@@ -119,7 +109,7 @@ def track_held(
     return coords, positions
 
 
-def cluster_held(
+def cluster(
     config: ClassConfig, coords: NDArray[np.int64], positions: NDArray[np.float64], shape: Triple
 ) -> NDArray[np.int32]:
     """Labels of the voxels whose end points are given; ValueError when a voxel occurs twice."""
