@@ -28,6 +28,11 @@ SCALED = (MASK[None] * np.arange(100, 164) + 7).astype(np.uint8)
 
 WRONG: list[tuple[np.ndarray, np.ndarray, str]] = [
     (SCALED, FLOW, "semantic{} holds values up to 1[0-9]{{2}}, and all above 0.5 are foreground"),
+    (
+        1 + MASK[None].astype(np.uint8),
+        FLOW,
+        "semantic{} holds 1 and 2 alone, .* if 1 is background pass a threshold of 1",
+    ),
     (SOFT * np.float32(255), FLOW, "semantic{} holds values up to 255, .*: .* pass a threshold of 127"),
     (SOFT * 16 - 8, FLOW, "semantic{} holds values from -8 to 8, which look like logits: pass a threshold of 0"),
     (SOFT * np.float32(0.4), FLOW, "semantic{} holds nothing above the threshold of 0.5 .*, and values up to 0.4: "),
@@ -68,6 +73,7 @@ def test_a_mask_of_probabilities_is_warned_of() -> None:
             "values up to 255, .*: of probabilities times 255 pass probability > 127",
         ),
         (SOFT[0] * 16 - 8, "fractions, .*: of logits pass logits > 0"),
+        (20 + MASK * np.uint8(210), "20 and 230 alone, .*: if 20 is background pass mask > 20"),
     ):
         with pytest.warns(UserWarning, match=f"sem_mask holds {remedy}"):
             topo_dask.postprocess_single(given, FLOW, 1)
@@ -120,7 +126,8 @@ def right_foreground() -> Iterator[tuple[Any, float]]:
         yield from ((probability, 0.5), (16 * probability - 8, 0.0), (255 * probability, 127))
         yield np.rint(255 * probability.clip(0, 1)).astype(np.uint8), 127
         yield from ((probability.clip(0, 1) * np.float32(0.04), 0.5), (SEMANTIC * 0, 0.5))  # no objects
-    yield from ((SEMANTIC * 255, 0.5), (LABELS[None] % 2, 0.5))
+    yield from ((SEMANTIC * 255, 0.5), (LABELS[None] % 2, 0.5), (SEMANTIC * 0 + 1, 0.5))
+    yield from ((LABELS[None], 0.5), (30 * LABELS[None].astype(np.uint16), 0.5))
 
 
 def test_right_foreground_is_not_doubted() -> None:

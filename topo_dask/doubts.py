@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .blocks.geometry import Box, Triple
 from .blocks.sampling import sample_boxes
 from .config import warn
-from .kernels.plausibility import FEW, Looks, doubt_flow, doubt_foreground, doubt_mask
+from .kernels.plausibility import FEW, Looks, doubt_flow, doubt_foreground, doubt_levels, doubt_mask
 
 EDGE = 32
 """Edge of a box that is looked at, in voxels."""
@@ -93,13 +93,13 @@ def _chunks_to_look(semantic: Any, flow: Any) -> Triple:
 
 def warn_of_mask(mask: NDArray[Any], flow: NDArray[Any]) -> None:
     """The same of `sem_mask`, shape (D, H, W), and its `flow`, shape (3, D, H, W), in memory."""
-    looks = []
-    for box in sample_boxes(flow.shape[-3:], flow.shape[-3:], EDGE):
-        values = mask[box.slices]
-        if doubt := doubt_mask(values):
-            warn(f"sem_mask {doubt}")
-            return
-        looks.append((values != 0, flow[(slice(None), *box.slices)]))
+    boxes = list(sample_boxes(flow.shape[-3:], flow.shape[-3:], EDGE))
+    values = [mask[box.slices] for box in boxes]
+    together = np.concatenate([part.ravel() for part in values] or [np.empty(0)])
+    if doubt := next(filter(None, map(doubt_mask, values)), None) or doubt_levels(together):
+        warn(f"sem_mask {doubt}")
+        return
+    looks = [(part != 0, flow[(slice(None), *box.slices)]) for part, box in zip(values, boxes, strict=True)]
     if doubt := doubt_flow(looks):
         warn(f"flow {doubt}")
 

@@ -37,7 +37,9 @@ _COMPONENTS = ("dz", "dy", "dx")
 
 
 def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
-    """What is strange about stored foreground, if anything: logits, scaled probabilities, or none above the threshold.
+    """What is strange about stored foreground, if anything: its scale, or that all or none is above the threshold.
+
+    Labels are a foreground too: everything above 0 belongs to an object.
 
     That none is above the threshold is said only where a tenth of the values are over half of the largest, which is
     near the threshold or, of fractions below a threshold for 0 to 255, near 1: where there are no objects few are.
@@ -54,6 +56,8 @@ def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
     >>> doubt_foreground(np.array([0, 30, 255], np.uint8), 0.5)
     'holds values up to 255, and all above 0.5 are foreground: of probabilities times 255 pass a threshold of 127'
     >>> doubt_foreground(np.array([0, 255, 255], np.uint8), 0.5)
+    >>> doubt_foreground(np.array([1, 2, 2, 1], np.uint8), 0.5)
+    'holds 1 and 2 alone, and both count as foreground: if 1 is background pass a threshold of 1'
     >>> doubt_foreground(np.array([-7.5, 4.25, 8.0]), 0.5)
     'holds values from -7.5 to 8, which look like logits: pass a threshold of 0'
     >>> doubt_foreground(np.array([0, 0.25, 0.4]), 0.5)
@@ -66,7 +70,9 @@ def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
     if fractions and 0 < threshold < 1 and low < -1 and high > 0 and _many((values < -1) & np.isfinite(values), 100):
         return f"holds values from {low:.3g} to {high:.3g}, which look like logits: pass a threshold of 0"
     if 0 < threshold < 1 and low > -1 and 2 <= high <= _SCALES[-1]:
-        if not ((values > low) & (values < high)).any() or not _many(values >= 2, 100):  # a mask; a few that overshoot
+        if _has_two_levels(values, low, high):
+            return None if low <= threshold else f"{_levels(low, high)} pass a threshold of {low:.5g}"
+        if not _many(values >= 2, 100) or _are_labels(values, high):  # a few values that overshoot
             return None
         scale = _scale(high)
         return (
@@ -109,15 +115,56 @@ def doubt_mask(values: NDArray[Any]) -> str | None:
             return None
         holds, logits = f"fractions, such as {fractions[0]:.3g}", bool((values < -1).any())
     else:
-        between = (values > high / 10) & (values < 0.9 * high)
-        both = between[..., :-1] & between[..., 1:]
-        alike = np.count_nonzero(both & (values[..., :-1] == values[..., 1:]))
-        if high > _SCALES[-1] or np.count_nonzero(both) < _PAIRS or 2 * alike > np.count_nonzero(both):
+        both, alike = _pairs(values, high)
+        if high > _SCALES[-1] or both < _PAIRS or 2 * alike > both:
             return None
         holds, logits = f"values up to {high:.5g}", False
     scale = _scale(high)
     remedy = f"probabilities{f' times {scale}' if scale > 1 else ''} pass probability > {scale // 2 or 0.5}"
     return f"holds {holds}, and all but 0 count as foreground: of {'logits pass logits > 0' if logits else remedy}"
+
+
+def doubt_levels(values: NDArray[Any]) -> str | None:
+    """What is strange about the two values of a mask, if anything: neither is 0.
+
+    Parameters
+    ----------
+    values : ndarray
+        Some of the mask.
+
+    Examples
+    --------
+    >>> doubt_levels(np.array([1, 2, 2, 1], np.uint8))
+    'holds 1 and 2 alone, and both count as foreground: if 1 is background pass mask > 1'
+    >>> doubt_levels(np.array([0, 255], np.uint8))
+    """
+    if values.dtype.kind not in "fiu" or not values.size:
+        return None
+    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    if low <= 0 or not _has_two_levels(values, low, high):
+        return None
+    return f"{_levels(low, high)} pass mask > {low:.5g}"
+
+
+def _has_two_levels(values: NDArray[Any], low: float, high: float) -> bool:
+    return low < high and not ((values > low) & (values < high)).any()
+
+
+def _levels(low: float, high: float) -> str:
+    return f"holds {low:.5g} and {high:.5g} alone, and both count as foreground: if {low:.5g} is background"
+
+
+def _are_labels(values: NDArray[Any], high: float) -> bool:
+    both, alike = _pairs(values, high)
+    return values.dtype.kind in "iu" and both >= _PAIRS and 2 * alike > both
+
+
+def _pairs(values: NDArray[Any], high: float) -> tuple[int, int]:
+    # Neighbours along the last axis that are neither low nor high, and those of them that are equal, as most in labels.
+    between = (values > high / 10) & (values < 0.9 * high)
+    both = between[..., :-1] & between[..., 1:]
+    alike = both & (values[..., :-1] == values[..., 1:])
+    return int(np.count_nonzero(both)), int(np.count_nonzero(alike))
 
 
 def _scale(high: float) -> int:
