@@ -5,9 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, LocalCluster
 from scipy.ndimage import gaussian_filter
 
 import topo_dask
@@ -46,6 +48,34 @@ WRONG: list[tuple[np.ndarray, np.ndarray, str]] = [
     (SEMANTIC, FLOW * UPSIDE, "flow{} of class 'nuc' points away from the middle of objects along z: "),
     (SEMANTIC, (FLOW * UPSIDE)[[1, 0, 2]], r"flow{} of class 'nuc' fits .* order \(dy, dz, dx\), dz negated: "),
 ]
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_lazy_arrays_are_looked_at_when_they_are_computed(kind: str) -> None:
+    lazily: Any = {
+        "dask": lambda array: da.from_array(array, chunks=(*array.shape[:-3], 16, 64, 64)),
+        "zarr": lambda array: zarr.create_array(
+            {}, data=np.ascontiguousarray(array), chunks=(*array.shape[:-3], 16, 64, 64)
+        ),
+    }[kind]
+    soft, flow = lazily(SOFT[0]), lazily(FLOW)
+    labels = topo_dask.postprocess_single(soft, flow, 5)
+    with pytest.warns(UserWarning, match="sem_mask holds fractions") as told:
+        labels.compute()
+    assert len(told) == 1
+    labels.compute()
+    labels = topo_dask.run_instance_segmentation(lazily(SEMANTIC), lazily(-FLOW), ["nuc"], CONFIG)["nuc"]
+    with pytest.warns(UserWarning, match="flow_pred of class 'nuc' points away"):
+        labels[:8].compute()
+    labels[8:].compute()
+
+
+def test_clients_hear_what_workers_warn_of() -> None:
+    flow = da.from_array(-FLOW, chunks=(3, 16, 64, 64))
+    labels = topo_dask.postprocess_single(da.from_array(MASK), flow, 5)
+    told = pytest.warns(UserWarning, match="flow points away from the middle of objects")
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster), told:
+        labels.compute()
 
 
 @pytest.mark.parametrize(("semantic", "flow", "message"), WRONG)

@@ -46,11 +46,12 @@ def _positive(value: object, name: str) -> float:
 
 
 def warn(message: str) -> None:
-    """Warn of the line that called this package, however deep in it the reason was found."""
+    """Warn of the line that called this package, however deep in it the reason is; clients hear of a worker's."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    emit = sys.modules["distributed"].warn if "distributed" in sys.modules else warnings.warn
+    emit(message, UserWarning, stacklevel=level)
 
 
 def integer(value: object, name: str, at_least: int) -> int:

@@ -91,17 +91,19 @@ def _chunks_to_look(semantic: Any, flow: Any) -> Triple:
     return chunks[0], chunks[1], chunks[2]
 
 
-def warn_of_mask(mask: NDArray[Any], flow: NDArray[Any]) -> None:
-    """The same of `sem_mask`, shape (D, H, W), and its `flow`, shape (3, D, H, W), in memory."""
-    boxes = list(sample_boxes(flow.shape[-3:], flow.shape[-3:], EDGE))
-    values = [mask[box.slices] for box in boxes]
-    together = np.concatenate([part.ravel() for part in values] or [np.empty(0)])
-    if doubt := next(filter(None, map(doubt_mask, values)), None) or doubt_levels(together):
-        warn(f"sem_mask {doubt}")
+def warn_of_mask(mask: Any, flow: Any) -> None:
+    """The same of `sem_mask`, shape (D, H, W), and its `flow`, shape (3, D, H, W)."""
+    if max(chunk_bytes(mask), chunk_bytes(flow)) > LARGEST_CHUNK:
         return
-    looks = [(part != 0, flow[(slice(None), *box.slices)]) for part, box in zip(values, boxes, strict=True)]
-    if doubt := doubt_flow(looks):
-        warn(f"flow {doubt}")
+    boxes = sample_boxes(flow.shape[-3:], _chunks_to_look(mask, flow), EDGE)
+    with suppress(OSError):
+        values = [np.asarray(mask[box.slices]) for box in boxes]
+        together = np.concatenate([part.ravel() for part in values] or [np.empty(0)])
+        if doubt := next(filter(None, map(doubt_mask, values)), None) or doubt_levels(together):
+            warn(f"sem_mask {doubt}")
+            return
+        if doubt := doubt_flow(_look([part != 0 for part in values], boxes, flow, [slice(0, 3)])):
+            warn(f"flow {doubt}")
 
 
 def chunk_bytes(array: Any) -> int:

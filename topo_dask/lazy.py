@@ -6,7 +6,7 @@ that block. What is done is on record in scratch, so that computing another bloc
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from .blocks.geometry import BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM
 from .census import first_lost, take_census
 from .config import ClassConfig
+from .doubts import warn_of_mask, warn_of_prediction
 from .execute import Executor, run
 from .plan import Plan, Recipe, plan_stages
 from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
@@ -126,8 +127,14 @@ class Prepared:
     occupied: NDArray[np.bool_]
 
 
-def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: Iterable[CheckedArray] = ()) -> Prepared:
-    """Run stages, which read some stored arrays; those on record are not run again.
+def prepare(
+    job: Job,
+    stages: Sequence[Stage],
+    kind: str = "numbers",
+    stored: Iterable[CheckedArray] = (),
+    look: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Run stages, which read some stored arrays, after a `look` at these; stages on record are not run again.
 
     Occupied are the blocks that have a bundle of a kind.
 
@@ -153,6 +160,7 @@ def prepare(job: Job, stages: Sequence[Stage], kind: str = "numbers", stored: It
             if not waited:  # who finds all done does not wait
                 stack.enter_context(_turn_of(job))
                 waited = True
+                look()
             _work(job, stages, stage, executor)
         _check_kept(job, stages)
     occupied = np.zeros(job.grid.numblocks, np.bool_)
@@ -242,7 +250,18 @@ def _channel_of(mask: Any, channel: int) -> Source:
 
 def _prepared(spec: _Spec, stages: Sequence[Stage], stored: Mapping[str, Any], kind: str = "numbers") -> Prepared:
     arrays = (array for array in stored.values() if isinstance(array, CheckedArray))
-    return prepare(_make_job(spec, stored), stages, kind, arrays)
+    return prepare(_make_job(spec, stored), stages, kind, arrays, lambda: _warn_of_inputs(spec, stored))
+
+
+def _warn_of_inputs(spec: _Spec, stored: Mapping[str, Any]) -> None:
+    mask, flow = stored.get("mask"), stored.get("flow")
+    if mask is None or flow is None:
+        return
+    of_mask, of_flow = (spec.places.get(key, spec.channel) for key in ("mask", "flow"))
+    if mask.ndim == 3:
+        warn_of_mask(mask, flow)
+    elif of_mask == of_flow:
+        warn_of_prediction(mask, flow, {spec.name: of_mask}, stored["threshold"], ("semantic_pred", "flow_pred"))
 
 
 def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32]:

@@ -79,8 +79,9 @@ def postprocess_single(
     Warns
     -----
     UserWarning
-        When NumPy arrays look, in a few boxes, as if something else was meant: a mask of probabilities or logits; flow
-        that is scaled, 0, points away from objects, or fits in another order.
+        When the arrays look, in a few boxes, as if something else was meant: a mask of probabilities or logits; flow
+        that is scaled, 0, points away from objects, or fits in another order. Lazy arrays are looked at when the result
+        is computed.
 
     Notes
     -----
@@ -165,7 +166,7 @@ def run_instance_segmentation(
     Warns
     -----
     UserWarning
-        When NumPy arrays look, in a few boxes, as if something else was meant, see `postprocess_single`; when a class
+        When the arrays look, in a few boxes, as if something else was meant, see `postprocess_single`; when a class
         has no parameters, or some are defaults.
 
     Examples
