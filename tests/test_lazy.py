@@ -1,13 +1,15 @@
 """Lazy arrays: the same bits as in memory, no work on building, global stages once."""
 
+import errno
 import gc
 import multiprocessing.pool
+import resource
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from topo_dask.execute import run
 from topo_dask.lazy import Options, choose_blocks, prepare
 from topo_dask.spilled import spill
 from topo_dask.stages import track as track_stage
+from topo_dask.stores.folders import LocalFolder
 
 contract = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -264,6 +267,34 @@ def test_scratch_goes_with_the_last_array_that_needs_it(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
         topo_dask.instance_table(da.from_array(labels), scratch=str(tmp_path))
         gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def short_files(most: int) -> Iterator[None]:
+    """Files cannot grow beyond so many bytes: the system's error is of the kind of a full disk's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_input_that_does_not_fit_in_scratch_names_place_and_remedy(tmp_path: Path) -> None:
+    flow = np.random.default_rng(0).random((3, 64, 64, 64), np.float32)
+    labels = topo_dask.postprocess_single(da.from_array(flow[0] < 2), da.from_array(flow), scratch=str(tmp_path))
+    match = rf"flow cannot be written to scratch, \S*{tmp_path}\S*, of up to 0.0029 GiB: File too large; pass scratch="
+    with short_files(1 << 18), pytest.raises(OSError, match=match) as caught:
+        labels.compute()
+    assert caught.value.errno == errno.EFBIG
+    with pytest.raises(FileNotFoundError, match="sem_mask cannot be written to scratch, /proc/none"):
+        topo_dask.postprocess_single(da.from_array(flow[0] < 2), da.from_array(flow), scratch="/proc/none").compute()
+
+
+def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with short_files(1 << 10), pytest.raises(OSError, match=f"File too large: '{tmp_path}/one'"):
+        LocalFolder(str(tmp_path)).write("one", [bytes(1 << 20)])
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -118,8 +119,9 @@ def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
     if _spilled(arrays, scratch).keys() != arrays.keys():
         # Only now: a task of a cluster must give up its thread before it waits.
         with ambient(in_task=True), SerializableLock(f"{scratch.url}/inputs"):
-            if left := arrays.keys() - _spilled(arrays, scratch).keys():
-                _write({name: arrays[name] for name in left}, scratch)
+            there = _spilled(arrays, scratch)
+            if left := {name: array for name, array in arrays.items() if name not in there}:
+                _write(left, scratch)
     return {name: _open(name, path, scratch) for name, path in _spilled(arrays, scratch).items()}
 
 
@@ -152,27 +154,42 @@ def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:
 def _write(arrays: Mapping[str, Any], scratch: FileScratch) -> None:
     check_workers_reach(scratch)
     paths = {name: f"inputs/{name}-{uuid4().hex}" for name in arrays}
-    compute(*(_writing(array, f"{scratch.url}/{paths[name]}") for name, array in arrays.items()))
+    compute(*(_writing(name, array, f"{scratch.url}/{paths[name]}") for name, array in arrays.items()))
     for name, path in paths.items():
         scratch.put("spilled", name, path=np.frombuffer(path.encode(), np.uint8))
 
 
-def _writing(array: Any, url: str) -> Any:
+@contextmanager
+def _naming_the_place(name: str, nbytes: float, url: str) -> Iterator[None]:
+    # The system's own errors name neither: a disk that is full may be one that the user never heard of.
+    try:
+        yield
+    except OSError as error:
+        size = f"{nbytes / 2**30:.2g} GiB"
+        raise OSError(
+            error.errno,
+            f"{name} cannot be written to scratch, {url}, of up to {size}: {error.strerror or error}; "
+            "pass scratch=<a path or URL with room for it>, or set temporary-directory in Dask's configuration",
+        ) from error
+
+
+def _writing(name: str, array: Any, url: str) -> Any:
     # A dask array whose chunks are written when they are computed.
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
     leading = (min(3, n) for n in array.shape[:-3])
     chunks = (*leading, *(max(1, min(SPILL_CHUNK, n)) for n in array.shape[-3:]))
-    target = zarr.create_array(
-        url,
-        shape=array.shape,
-        chunks=chunks,
-        dtype=array.dtype.newbyteorder("="),
-        compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
-        config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
-    )
-    return array.rechunk(chunks).map_blocks(_write_chunk, target, dtype=np.bool_, meta=np.empty(0, np.bool_))
+    with _naming_the_place(name, array.nbytes, url):
+        target = zarr.create_array(
+            url,
+            shape=array.shape,
+            chunks=chunks,
+            dtype=array.dtype.newbyteorder("="),
+            compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
+            config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
+        )
+    return array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
 
 
 def as_declared(array: Any, name: str) -> Any:
@@ -201,7 +218,8 @@ def _check_chunk(
     return chunk
 
 
-def _write_chunk(chunk: NDArray[Any], target: Any, block_info: Any = None) -> NDArray[np.bool_]:
+def _write_chunk(chunk: NDArray[Any], target: Any, name: str, block_info: Any = None) -> NDArray[np.bool_]:
     where = tuple(slice(a, b) for a, b in block_info[0]["array-location"])
-    target[where] = chunk
+    with _naming_the_place(name, target.nbytes, str(target.store_path)):
+        target[where] = chunk
     return np.ones((1,) * chunk.ndim, np.bool_)

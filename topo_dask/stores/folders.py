@@ -59,9 +59,11 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
         with open(partial, "wb") as file:
             yield file
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.remove(partial)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk the system does not say which
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 
