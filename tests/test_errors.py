@@ -100,6 +100,16 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW), channel=0.5), TypeError, "channel must be an integer"),
     (lambda a: classes(a, PROB[0]), ValueError, "semantic_pred must have 4 axes.*; put an axis .* length 1 in front"),
     (
+        lambda a: classes(a, flow=FLOW[1:]),
+        ValueError,
+        "flow_pred must have 3 .* got 2; .* a dz of 0 before dy, dx",
+    ),
+    (
+        lambda a: single(a, MASK[0], FLOW[:, 0]),
+        ValueError,
+        r"sem_mask must have 3 axes.*one plane: array\[None\],",
+    ),
+    (
         lambda a: classes(a, flow=FLOW[0]),
         ValueError,
         "flow_pred must have 4 axes.*; its first axis must be the channels: dz, dy, dx, of each class",
@@ -117,7 +127,12 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (
         lambda a: classes(a, np.moveaxis(PROB, 0, -1), np.moveaxis(FLOW, 0, -1)),
         ValueError,
-        r"the last of semantic_pred of shape .* and of flow_pred of shape .* np.moveaxis\(array, -1, 0\)",
+        r"the last of sem.* and the last of flow_pred.* np.moveaxis\(semantic_pred, -1, 0\) and np.moveaxis\(flow_",
+    ),
+    (
+        lambda a: classes(a, np.moveaxis(PROB, 0, 1), np.moveaxis(FLOW, 0, 1)),
+        ValueError,
+        r"the second of semantic_pred of shape \(4, 1, 5, 6\) and the second of flow_pred.* np.moveaxis\(semantic_pred",
     ),
     (lambda a: classes(a, flow=FLOW[:2]), ValueError, "3 channels for each of the 1 classes .* got 2"),
     (lambda a: classes(a, flow=np.concatenate([FLOW, FLOW])), ValueError, "3 channels for each .* got 6"),

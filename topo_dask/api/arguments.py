@@ -47,7 +47,7 @@ def as_sized(array: Array, name: str) -> Array:
 def as_volume(array: Array, name: str) -> Array:
     """An array of three axes, NumPy unless it is lazy; ValueError or TypeError naming it otherwise."""
     array = as_sized(array, name)
-    check_array(array, name, 3)
+    check_array(array, name, 3, "an image is a volume of one plane: array[None], and its flow needs a dz of 0")
     return array
 
 

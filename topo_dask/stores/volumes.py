@@ -5,6 +5,7 @@ Whatever comes in leaves as native, C-contiguous NumPy; whatever cannot be used 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,13 +58,17 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
 def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semantic", "flow")) -> None:
     """Raise ValueError or TypeError, with the arguments' names, when a prediction's two arrays do not fit together."""
     of_semantic, of_flow = names
-    check_array(semantic, of_semantic, 4, "put an axis of channels of length 1 in front")
+    in_front = "put an axis of channels of length 1 in front; of 2-D data one of depth 1 behind the channels"
+    check_array(semantic, of_semantic, 4, in_front)
     check_array(flow, of_flow, 4, f"{COMPONENTS}, of each class")
     n = semantic.shape[0]
     if not _fits(semantic.shape, flow.shape):
         _check_channels_first(semantic.shape, flow.shape, names)
     if n == 0 or flow.shape[0] != 3 * n:
         hint = "; they seem to be exchanged" if n and n == 3 * flow.shape[0] else ""
+        hint = (
+            "; flow within planes needs a dz of 0 before dy, dx of each class" if n and flow.shape[0] == 2 * n else hint
+        )
         raise ValueError(
             f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}{hint}"
         )
@@ -80,15 +85,26 @@ def _fits(semantic: tuple[int, ...], flow: tuple[int, ...]) -> bool:
     return semantic[0] > 0 and flow == (3 * semantic[0], *semantic[1:])
 
 
+_PLACES = {0: "first", -1: "last", 1: "second"}
+"""Axes on which other software puts the channels: NumPy images the last, ImageJ's hyperstacks the second."""
+
+
 def _check_channels_first(semantic: tuple[int, ...], flow: tuple[int, ...], names: tuple[str, str]) -> None:
-    # Which of two arrays that do not fit would do so with their last axis in front.
-    for turned in ((False, True), (True, False), (True, True)):
-        first = [(s[-1], *s[:-1]) if turn else s for turn, s in zip(turned, (semantic, flow), strict=True)]
-        if _fits(first[0], first[1]):
-            meant = [f"{n} of shape {s}" for n, s, turn in zip(names, (semantic, flow), turned, strict=True) if turn]
+    # Which of two arrays that do not fit would do so with another axis in front.
+    for axes in product(_PLACES, repeat=2):
+        first = [
+            (shape[axis], *np.delete(shape, axis).tolist()) for axis, shape in zip(axes, (semantic, flow), strict=True)
+        ]
+        if any(axes) and _fits(first[0], first[1]):
+            meant = [
+                f"the {_PLACES[axis]} of {name} of shape {shape}"
+                for name, shape, axis in zip(names, (semantic, flow), axes, strict=True)
+                if axis
+            ]
+            moved = " and ".join(f"np.moveaxis({n}, {axis}, 0)" for n, axis in zip(names, axes, strict=True) if axis)
             raise ValueError(
-                f"the channels must be the first axis, and seem to be the last of {' and of '.join(meant)}: move it to "
-                f"the front, as np.moveaxis({'array' if all(turned) else names[turned.index(True)]}, -1, 0) does"
+                f"the channels must be the first axis, and seem to be {' and '.join(meant)}: move them to the front, "
+                f"as with {moved}"
             )
 
 
