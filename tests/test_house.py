@@ -29,7 +29,7 @@ census status
 execute
 cluster progress in_memory
 surroundings
-workers
+workers leases
 spilled admission readiness
 lazy preview segment
 api estimate

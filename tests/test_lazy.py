@@ -5,6 +5,8 @@ import gc
 import multiprocessing.pool
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -322,6 +324,32 @@ def test_scratch_of_an_array_that_was_sent_elsewhere_stays(tmp_path: Path) -> No
         assert len(list(tmp_path.glob("*/channel0/track/*"))) == 4
         np.testing.assert_array_equal(cloudpickle.loads(sent).compute(), labels)
         assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_scratch_of_killed_processes_goes_and_that_of_others_stays(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, dask.array as da, topo_dask
+lazy = topo_dask.compact_relabel(da.ones((2, 3, 4), dtype="i4"), scratch=sys.argv[1])
+lazy.compute(scheduler="synchronous")
+print("ready", flush=True)
+input()
+"""
+    (tmp_path / "topo_dask-notes").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    folders = [tmp_path / "topo_dask-notes"]
+    with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as alive:
+        for process in (killed, alive):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            folders.extend(tmp_path.glob(f"topo_dask-*-{process.pid}-*"))
+        killed.kill()
+        killed.wait()
+        lazy = topo_dask.compact_relabel(da.ones((2, 3, 4), dtype="i4"), scratch=str(tmp_path))
+        assert [folder.exists() for folder in folders] == [True, False, True]
+        assert lazy.compute().max() == 1
+        alive.communicate("\n")
+    assert [folder.exists() for folder in folders] == [True, False, False]
 
 
 def test_building_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

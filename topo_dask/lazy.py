@@ -22,8 +22,9 @@ from .census import first_lost, take_census
 from .config import ClassConfig
 from .doubts import warn_of_mask, warn_of_prediction
 from .execute import Executor, run
+from .leases import open_scratch
 from .plan import Plan, Recipe, plan_stages
-from .spilled import Opaque, as_declared, open_scratch, out_of_reach, spill
+from .spilled import Opaque, as_declared, out_of_reach, spill
 from .stages.job import Job
 from .stages.relabel import final_labels
 from .stages.settle import PARTS, sort_rows

@@ -11,10 +11,10 @@ from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
 from .census import forget_lost, forget_stages
 from .config import Preset
 from .execute import Progress, check_done, run
+from .leases import place_of_scratch
 from .plan import track_together
 from .progress import on_stderr
 from .readiness import make_ready
-from .spilled import place_of_scratch
 from .stages.job import CoarserLevel, Job
 from .stages.tabulate import instance_columns
 from .stores import ledger, locks

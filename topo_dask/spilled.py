@@ -1,12 +1,5 @@
-"""Scratch of lazy arrays, and their dask inputs in it: written once, read with checks."""
+"""Dask inputs of lazy arrays, in scratch: written once, read with checks."""
 
-import atexit
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .stores.checked import CheckedArray
-from .stores.places import Place, absolute
 from .stores.scratch import FileScratch, find
 from .stores.volumes import check_unmasked
 from .surroundings import ambient, compute
@@ -26,16 +18,6 @@ SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
 
 
-_REMOVE = """
-import sys
-from fsspec.core import url_to_fs
-fs, path = url_to_fs(sys.argv[1])
-try:
-    fs.rm(path, recursive=True)
-except FileNotFoundError:  # nothing was filed
-    pass
-"""
-
 _REMEDY = "tell map_blocks, or whatever made it, with "
 
 
@@ -44,67 +26,6 @@ class Opaque:
 
     def __init__(self, arrays: Any) -> None:
         self.arrays = arrays
-
-
-class _Leased(FileScratch):
-    # Removed with the last graph that holds it; once it was pickled, when this process ends, as others may use it.
-
-    _end: "weakref.finalize[Any, _Leased]"
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        object.__setattr__(self, "_end", weakref.finalize(self, _remove, url, os.getpid()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if (end := self._end.detach()) is not None:
-            _, function, arguments, _ = end
-            atexit.register(function, *arguments)
-        return FileScratch, (self.url,)
-
-
-def open_scratch(place: Place | None) -> FileScratch:
-    """A folder of our own, whoever chose the place: it goes with the graph it is for, and nothing else does.
-
-    Where the graph is sent to other processes, or the place is a store, it goes when this process ends.
-    """
-    import dask
-
-    usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
-    root = place_of_scratch(usual if place is None else place)
-    url = f"{root.rstrip('/')}/topo_dask-{uuid4().hex}"
-    if "://" not in url:
-        return _Leased(url)
-    atexit.register(_remove, url, os.getpid())
-    return FileScratch(url)
-
-
-def place_of_scratch(place: Place) -> str:
-    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument where nothing can be there."""
-    if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
-        raise TypeError(f"scratch must be a path or a URL, got {place!r}")
-    if not os.fspath(place):
-        raise ValueError("scratch must be a path or a URL, got ''")
-    url = absolute(os.fspath(place))
-    if "::" in url:
-        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
-    if "://" in url:
-        from fsspec import get_filesystem_class
-
-        try:
-            get_filesystem_class(url.partition("://")[0])
-        except (ValueError, ImportError) as error:
-            raise type(error)(f"scratch {url}: {error}") from error
-    return url
-
-
-def _remove(url: str, owner: int) -> None:
-    if os.getpid() != owner or url.startswith("memory://"):
-        return
-    if "://" in url:
-        # A process that ends can start no threads any more, which what reaches a store may have to.
-        subprocess.run([sys.executable, "-c", _REMOVE, url], check=False)
-    else:
-        shutil.rmtree(url, ignore_errors=True)
 
 
 def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:

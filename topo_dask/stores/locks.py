@@ -127,11 +127,11 @@ def _this_process() -> dict[str, Any]:
     import psutil
 
     started = psutil.Process().create_time()
-    return {"host": platform.node(), "processes": _processes(), "pid": os.getpid(), "started": started}
+    return {"host": platform.node(), "processes": numbering_of_processes(), "pid": os.getpid(), "started": started}
 
 
-def _processes() -> int | None:
-    # Which processes are seen from here: containers of one host name have numbers of their own for theirs.
+def numbering_of_processes() -> int | None:
+    """What tells containers of one host name apart, each of which numbers its own processes; None if unknown."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

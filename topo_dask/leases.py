@@ -1,0 +1,129 @@
+"""Scratch of lazy arrays: whose it is, and when it goes."""
+
+import atexit
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import weakref
+from contextlib import suppress
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+from .stores.locks import numbering_of_processes
+from .stores.places import Place, absolute
+from .stores.scratch import FileScratch
+
+_OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{32}")
+"""Machine, process and its start, of a folder of scratch."""
+
+_REMOVE = """
+import sys
+from fsspec.core import url_to_fs
+fs, path = url_to_fs(sys.argv[1])
+try:
+    fs.rm(path, recursive=True)
+except FileNotFoundError:  # nothing was filed
+    pass
+"""
+
+
+def open_scratch(place: Place | None) -> FileScratch:
+    """A folder of our own, whoever chose the place: it goes with the graph it is for, and nothing else does.
+
+    Where the graph is sent to other processes, or the place is a store, it goes when this process ends. Folders of
+    processes of this machine that were killed go when the next one asks for scratch in the same place.
+    """
+    import dask
+
+    usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    root = place_of_scratch(usual if place is None else place).rstrip("/")
+    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-{uuid4().hex}"
+    if "://" not in url:
+        _sweep(root)
+        return _Leased(url)
+    atexit.register(_remove, url, os.getpid())
+    return FileScratch(url)
+
+
+def _machine() -> str:
+    # Containers may share a folder and a host name, but not the numbers of their processes.
+    return hashlib.sha256(f"{platform.node()} {numbering_of_processes()}".encode()).hexdigest()[:8]
+
+
+def _start_of(pid: int) -> int:
+    # Seconds from the start of the machine: the clock may be set while a process lives.
+    import psutil
+
+    boot: float = psutil.boot_time()  # first: psutil reckons with it what it says of a process
+    started: float = psutil.Process(pid).create_time()
+    return round(started - boot)
+
+
+@cache
+def _sweep(root: str) -> None:
+    # Once in a process and place: a killed kernel must not fill the disk with copies of its inputs.
+    with suppress(OSError):
+        for name in os.listdir(root):
+            match = _OURS.fullmatch(name)
+            if match and match[1] == _machine() and not _lives(int(match[2]), int(match[3])):
+                shutil.rmtree(f"{root}/{name}", ignore_errors=True)
+
+
+def _lives(pid: int, started: int) -> bool:
+    import psutil
+
+    try:
+        return abs(_start_of(pid) - started) < 2  # numbers of processes are used again
+    except psutil.NoSuchProcess:
+        return False
+
+
+def place_of_scratch(place: Place) -> str:
+    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument where nothing can be there."""
+    if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
+        raise TypeError(f"scratch must be a path or a URL, got {place!r}")
+    if not os.fspath(place):
+        raise ValueError("scratch must be a path or a URL, got ''")
+    url = absolute(os.fspath(place))
+    if "::" in url:
+        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
+    if "://" in url:
+        from fsspec import get_filesystem_class
+
+        try:
+            get_filesystem_class(url.partition("://")[0])
+        except (ValueError, ImportError) as error:
+            raise type(error)(f"scratch {url}: {error}") from error
+    return url
+
+
+class _Leased(FileScratch):
+    # Removed with the last graph that holds it; once it was pickled, when this process ends, as others may use it.
+
+    _end: "weakref.finalize[Any, _Leased]"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        object.__setattr__(self, "_end", weakref.finalize(self, _remove, url, os.getpid()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if (end := self._end.detach()) is not None:
+            _, function, arguments, _ = end
+            atexit.register(function, *arguments)
+        return FileScratch, (self.url,)
+
+
+def _remove(url: str, owner: int) -> None:
+    if os.getpid() != owner or url.startswith("memory://"):
+        return
+    if "://" in url:
+        # A process that ends can start no threads any more, which what reaches a store may have to.
+        subprocess.run([sys.executable, "-c", _REMOVE, url], check=False)
+    else:
+        shutil.rmtree(url, ignore_errors=True)
