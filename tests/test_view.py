@@ -17,7 +17,7 @@ from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
 from topo_dask.cli.showing import open_layers
-from topo_dask.looking.colours import colour_flow, colour_labels, stretch
+from topo_dask.looking.colours import colour_flow, colour_labels, flow_wheel, stretch
 from topo_dask.looking.layers import Layer, find_layers
 from topo_dask.looking.sections import choose_box, choose_level, draw_sections
 from topo_dask.looking.viewer import Pyramid, open_viewer
@@ -88,7 +88,8 @@ def test_a_section_is_that_of_the_array(folder: Path) -> None:
     layers = [*find_layers("labels"), find_layers("flow")[1]]
     figure = draw_sections(layers, [slice(1, 7), slice(None), slice(2, 15)], planes=(3, 4, 5))
     labels, flow = zarr.open("labels")[:], zarr.open("flow")[3:]
-    pictures = [axes.images[0].get_array() for axes in figure.axes if not axes.get_title().startswith("_")]
+    *pictures, wheel = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    np.testing.assert_array_equal(wheel, flow_wheel(96))
     expected = [
         colour_labels(labels[3, :, 2:15]),
         colour_flow(flow[1:, 3, :, 2:15]),
@@ -164,10 +165,15 @@ def test_what_can_not_be_shown_is_refused(folder: Path, words: list[str], messag
     assert message in result.stderr.splitlines()[-1]
 
 
-def test_the_wheel_of_a_flow_is_where_there_is_room(folder: Path) -> None:
-    layers = find_layers("flow")[:1]
-    for box, wheels in (([slice(None)] * 3, [1, 0, 0]), ([slice(None), slice(None), slice(3, 4)], [0, 0, 1])):
-        assert [len(axes.child_axes) for axes in draw_sections(layers, box).axes] == wheels
+def test_the_wheel_lies_below_the_planes_of_a_flow(folder: Path) -> None:
+    for paths, wheels in ((["flow"], [True]), (["labels", "flow"], [False, True]), (["labels"], [])):
+        layers = [find_layers(path)[0] for path in paths]
+        figure = draw_sections(layers)
+        figure.draw_without_rendering()
+        assert [bool(axes.images) for axes in figure.axes[3 * len(layers) :]] == wheels
+        for row in range(len(figure.axes) // len(layers) - 1):
+            above, below = (figure.axes[n * len(layers) + len(layers) - 1].get_position() for n in (row, row + 1))
+            assert above.y0 > below.y1
 
 
 def test_a_box_may_not_be_huge() -> None:

@@ -191,9 +191,11 @@ def draw_sections(
     z, y, x = (n * s for n, s in zip(box.shape, size, strict=True))
     slopes = [min(max(slope, THINNEST), 1 / THINNEST) for slope in (y / x, z / x, z / y)]
     heights = [min(max(slope, LOWEST), 1.0) for slope in slopes]
-    figure = Figure(figsize=(WIDTH * len(levels) + 0.4, WIDTH * sum(heights) + 1.2), dpi=150, layout="constrained")
-    grid = figure.subplots(3, len(levels), squeeze=False, height_ratios=heights)
-    for axis, row in enumerate(grid):
+    wheels = [LOWEST] * any(layer.kind == "flow" for layer in levels)
+    tall = WIDTH * sum(heights + wheels) + 1.2
+    figure = Figure(figsize=(WIDTH * len(levels) + 0.4, tall), dpi=150, layout="constrained")
+    grid = figure.subplots(3 + len(wheels), len(levels), squeeze=False, height_ratios=heights + wheels)
+    for axis, row in enumerate(grid[:3]):
         down, right = (a for a in range(3) if a != axis)
         extent = (box.start[right] - 0.5, box.stop[right] - 0.5, box.stop[down] - 0.5, box.start[down] - 0.5)
         for axes, layer, picture in zip(row, levels, _draw_planes(levels, box, axis, at[axis], seed), strict=True):
@@ -204,8 +206,8 @@ def draw_sections(
             if axis == 0:
                 axes.set_title(fill(layer.name, LINE), size=FONT + 1)
         row[0].set_ylabel(f"{AXES[axis]} = {at[axis]}\n{AXES[down]} (voxels)", size=FONT)
-    widest = max(range(3), key=lambda axis: min(slopes[axis], 1 / slopes[axis]))
-    _add_wheel([axes for axes, layer in zip(grid[widest], levels, strict=True) if layer.kind == "flow"])
+    for row in grid[3:]:
+        _draw_wheels(row, [layer.kind == "flow" for layer in levels])
     return figure
 
 
@@ -217,9 +219,10 @@ def _set_ticks(axes: Any, width: float, digits: int) -> None:
     axes.ticklabel_format(useOffset=False, style="plain")
 
 
-def _add_wheel(axes: Sequence[Any]) -> None:
-    # What the colours of a flow mean, in a corner of a picture that has room.
-    for one in axes:
-        wheel = one.inset_axes((0.02, 0.02, 0.16, 0.16))
-        wheel.imshow(flow_wheel(96))
-        wheel.set_axis_off()
+def _draw_wheels(row: Sequence[Any], are_flows: Sequence[bool]) -> None:
+    # What the colours of a flow mean, below its planes.
+    for axes, is_flow in zip(row, are_flows, strict=True):
+        axes.set_axis_off()
+        if is_flow:
+            axes.imshow(flow_wheel(96))
+            axes.set_title("direction in the plane", size=FONT)
