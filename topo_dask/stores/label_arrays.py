@@ -243,7 +243,7 @@ def _clear(array: Any, spec: OutputSpec) -> None:
         if array[block.write.slices].any():  # an object store may deny what it should remove
             raise OSError(f"output {array.store_path} cannot be emptied: {block.write} and maybe others hold labels")
 
-    if array.nchunks_initialized:
+    if persistent_array(array).nchunks_initialized:
         each = prod(spec.block_shape) * array.dtype.itemsize
         for _ in in_order(empty, BlockGrid(spec.shape, spec.block_shape), max(1, _EMPTIED // each)):
             pass

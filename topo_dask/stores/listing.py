@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from .checked import CheckedArray, stored_shape
 from .chunk_form import document_of
-from .persistent import impatient
+from .persistent import impatient, list_keys
 from .retries import is_local, persist
 
 Visit = Callable[[str], None]
@@ -103,7 +103,7 @@ def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
     prefix = f"{path}/" if path else ""
 
     async def look() -> bool:
-        async for key in store.list_prefix(prefix + folder):
+        async for key in list_keys(store, prefix + folder):
             visit(key.removeprefix(prefix))
         return True
 

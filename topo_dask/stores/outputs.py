@@ -18,6 +18,7 @@ import numpy as np
 from ..blocks.geometry import Triple
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .marks import has_labels
+from .persistent import persistent_array
 from .places import Target, existing_group, members
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
@@ -99,7 +100,7 @@ def check_outputs(
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
         check_output(target.node, spec)
-        if not (run or replace) and target.node.nchunks_initialized:
+        if not (run or replace) and persistent_array(target.node).nchunks_initialized:
             raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
         return
     if group is None:

@@ -1,5 +1,6 @@
 """Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
 
+import errno
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -119,12 +120,12 @@ class PersistentStore(Store):
 
     async def list(self) -> AsyncIterator[str]:
         """Keys of all objects."""
-        for key in await self._names("", self._store.list):
+        async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Keys with a prefix."""
-        for key in await self._names(prefix, lambda: self._store.list_prefix(prefix)):
+        for key in await self._names(prefix, lambda: list_keys(self._store, prefix)):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
@@ -186,6 +187,52 @@ class PersistentStore(Store):
 
     def __repr__(self) -> str:
         return f"PersistentStore({self._store!r})"
+
+
+async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
+    """Keys with a prefix, which is a folder where the store has folders.
+
+    Raises
+    ------
+    OSError
+        When a folder cannot be listed. fsspec takes it for empty where it walks from folder to folder, as it does on
+        all file systems without a search of their own.
+    """
+    if not isinstance(store, FsspecStore) or not _is_walked(store.fs):
+        async for key in store.list_prefix(prefix):
+            yield key
+        return
+    fs, root = store.fs, f"{store.path}/"
+    folders = [top := fs._strip_protocol(root + prefix)]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = await fs._ls(folder, detail=True)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) and error.errno != errno.ENOENT:
+                raise
+            if folder == top:
+                return
+            raise OSError(f"{folder} cannot be listed, although the folder above it names it") from error
+        for entry in entries:
+            name = entry["name"].rstrip("/")
+            if entry["type"] != "directory":
+                yield name.removeprefix(root)
+            elif name != folder:
+                folders.append(name)
+
+
+def _is_walked(fs: Any) -> bool:
+    # Whether a file system finds files as fsspec does by default: folder by folder.
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.implementations.dirfs import DirFileSystem
+
+    fs = getattr(fs, "sync_fs", fs)
+    if isinstance(fs, DirFileSystem):
+        return _is_walked(fs.fs)
+    find = fs._find if fs.async_impl else fs.find
+    return getattr(find, "__func__", None) in (AbstractFileSystem.find, AsyncFileSystem._find)
 
 
 def persistent(store: Any) -> Any:
