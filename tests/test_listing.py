@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore
 from topo_dask.stores import retries
 from topo_dask.stores.listing import stored_chunks
 from topo_dask.stores.outputs import OutputSpec, check_outputs
-from topo_dask.stores.persistent import PersistentStore
+from topo_dask.stores.persistent import PersistentStore, persistent_array
 from topo_dask.stores.places import locate_output
 from topo_dask.stores.scratch import FileScratch
 
@@ -71,6 +71,18 @@ def test_a_folder_that_cannot_be_listed_is_asked_for_again(
     fail(tmp_path / "c/0/1", 10**6, error)
     with pytest.raises(OSError, match="c/0/1"):
         stored_chunks(array)
+
+
+@pytest.mark.parametrize("store", [walked, inside])
+def test_listings_are_not_taken_from_memory(tmp_path: Path, store: Any) -> None:
+    written = zarr.create_array(tmp_path, shape=SHAPE, chunks=CHUNKS, dtype="u1")
+    written[0, 0, 0] = 1
+    array = zarr.open_array(store(tmp_path), mode="r")
+    for chunks in (1, 8):
+        stored = stored_chunks(array)
+        assert stored is not None
+        assert stored.sum() == chunks == persistent_array(array).nchunks_initialized
+        written[:] = 1
 
 
 def test_a_folder_that_is_not_there_has_no_keys(tmp_path: Path) -> None:

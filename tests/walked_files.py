@@ -8,13 +8,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class WalkedFileSystem(LocalFileSystem):
-    """File system ``walked://`` over the files of this machine, some of whose listings fail; not one that is local."""
+    """File system ``walked://`` over the files of this machine, which remembers its listings."""
 
     protocol = "walked"
     fail: Callable[[str], None] = staticmethod(lambda path: None)
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**{**more, "auto_mkdir": True})
+        self.remembered: dict[str, list[Any]] = {}
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> str:
@@ -23,9 +24,16 @@ class WalkedFileSystem(LocalFileSystem):
     def unstrip_protocol(self, name: str) -> str:
         return f"walked://{self._strip_protocol(name)}"
 
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.remembered.clear()
+        super().invalidate_cache(path)
+
     def ls(self, path: str, detail: bool = False, **more: Any) -> list[Any]:
-        type(self).fail(self._strip_protocol(path))
-        return super().ls(path, detail=detail, **more)
+        path = self._strip_protocol(path)
+        if path not in self.remembered:
+            type(self).fail(path)
+            self.remembered[path] = super().ls(path, detail=True, **more)
+        return [entry if detail else entry["name"] for entry in self.remembered[path]]
 
 
 fsspec.register_implementation("walked", WalkedFileSystem, clobber=True)

@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from .checked import CheckedArray, stored_shape
 from .chunk_form import document_of
-from .persistent import impatient, list_keys
+from .persistent import forget_listings, impatient, list_keys
 from .retries import is_local, persist
 
 Visit = Callable[[str], None]
@@ -98,8 +98,7 @@ def _keys(array: "zarr.Array[Any]", first: int | None) -> tuple[str, re.Pattern[
 
 def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
     # The keys in a folder below an array's, relative to the latter.
-    if (fs := getattr(store, "fs", None)) is not None:
-        fs.invalidate_cache()
+    forget_listings(store)
     prefix = f"{path}/" if path else ""
 
     async def look() -> bool:

@@ -72,7 +72,7 @@ class PersistentStore(Store):
         """Whether any look finds an object."""
 
         async def look() -> bool | None:
-            self._forget()
+            forget_listings(self._store)
             return await self._store.exists(key) or None
 
         with self._named(key):
@@ -108,7 +108,7 @@ class PersistentStore(Store):
 
     async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]], looks: int | None = None) -> list[str]:
         async def look() -> list[str] | None:
-            self._forget()
+            forget_listings(self._store)
             return [name async for name in names()] or None
 
         with self._named(prefix):
@@ -154,11 +154,6 @@ class PersistentStore(Store):
             error.add_note(f"at {getattr(self._store, 'path', self)}/{key}")
             raise
 
-    def _forget(self) -> None:
-        # File systems remember listings, and others write meanwhile.
-        if isinstance(self._store, FsspecStore):
-            self._store.fs.invalidate_cache()
-
     @property
     def supports_writes(self) -> bool:
         """Whether objects can be stored."""
@@ -187,6 +182,13 @@ class PersistentStore(Store):
 
     def __repr__(self) -> str:
         return f"PersistentStore({self._store!r})"
+
+
+def forget_listings(store: Store) -> None:
+    """Make a file system look again: many remember what they have listed, while others write."""
+    if isinstance(store, FsspecStore):
+        # fsspec's wrapper of a synchronous file system does not pass this on.
+        getattr(store.fs, "sync_fs", store.fs).invalidate_cache()
 
 
 async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
