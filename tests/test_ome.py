@@ -3,6 +3,7 @@
 import naive
 import numpy as np
 import pytest
+import walked_files  # noqa: F401  registers walked://
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -273,7 +274,7 @@ def test_an_open_array_has_the_place_of_its_image(tmp_path, kind):
         elif kind == "group":
             array = zarr.open_group(tmp_path / "a.zarr")["s1"]
         else:
-            array = zarr.open_array(f"local://{tmp_path}/a.zarr/s1", mode="r")
+            array = zarr.open_array(f"walked://{tmp_path}/a.zarr/s1", mode="r")
     opened, placement = open_input(array, "semantic")
     assert opened is array
     assert placement == Placement((8.0, 8.0, 8.0), (0.0, 2.0, 2.0), ("nanometer",) * 3)

@@ -16,6 +16,7 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
+from zarr.storage import LocalStore
 
 import topo_dask
 from topo_dask import machine, surroundings, workers
@@ -84,6 +85,32 @@ def test_a_url_of_files_is_their_path(folder: Path) -> None:
     labels = topo_dask.segment_volume(*urls[:3], **COMMON, scratch=urls[3], block_shape=(4, 8, 8))["x"]
     assert (labels[:] == 1).all()
     assert {path.name for path in folder.iterdir()} == {"s", "f", "o", "o.tables"}
+
+
+@pytest.mark.parametrize("how", ["file://", "local://", "file:", "open"])
+def test_inputs_at_a_url_of_files_are_checked_like_those_at_a_path(folder: Path, how: str) -> None:
+    inputs: list[Any] = [f"{'file://' if how == 'open' else how}{folder}/{name}" for name in "sf"]
+    if how == "open":
+        inputs = [zarr.open_array(url, mode="r") for url in inputs]
+    (folder / "s/c/0/0/0").rename(folder / "elsewhere")
+    (folder / "s/c/0/0/0").symlink_to("nowhere")
+    with pytest.raises(OSError, match="s/c/0/0/0 is a link that leads nowhere"):
+        topo_dask.segment_volume(*inputs, "o", **COMMON, block_shape=(4, 8, 8), on_missing="background")
+    if how == "open":
+        with pytest.raises(OSError, match="s/c/0/0/0"):
+            topo_dask.run_instance_segmentation(*inputs, ["x"], {"x": CONFIG})["x"].compute()
+    with pytest.raises(ValueError, match=f"^semantic {folder}/s and scratch {folder}/s/scratch must not lie"):
+        topo_dask.segment_volume(*inputs, "o", **COMMON, scratch="s/scratch")
+
+
+def test_the_output_may_be_open_by_a_url_of_files(folder: Path) -> None:
+    zarr.open_group("group")
+    group = zarr.open_group(f"file://{folder}/group", mode="r+")
+    labels = topo_dask.segment_volume("s", "f", group, **COMMON)["x"]
+    assert isinstance(labels.store, LocalStore)
+    assert (labels[:] == 1).all()
+    with pytest.raises(ValueError, match=f"scratch {folder}/group/scratch and output {folder}/group must not lie"):
+        topo_dask.segment_volume("s", "f", group, **COMMON, scratch=f"file:{folder}/group/scratch")
 
 
 @pytest.mark.parametrize("usage", [(0, 0, 0), (100, 0, 101), (100, 0, -1)])

@@ -15,8 +15,9 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
+from .stores.folders import absolute
 from .stores.locks import numbering_of_processes
-from .stores.places import Place, absolute
+from .stores.places import Place
 from .stores.scratch import FileScratch
 
 _OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{32}")

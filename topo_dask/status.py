@@ -13,10 +13,10 @@ from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stages.stage import DONE, EVERY
 from .stores import ledger, locks
 from .stores.checked import CheckedArray
+from .stores.folders import absolute
 from .stores.inputs import open_input
 from .stores.marks import read_marks, read_own_mark
 from .stores.multiscales import read_multiscales
-from .stores.places import absolute
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Source
 
@@ -158,10 +158,7 @@ def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int, channels:
     # Blocks that a stored chunk of the foreground meets, of any class where all are tracked together; all blocks where
     # the inputs cannot be found again.
     try:
-        semantic, flow = (
-            open_input(record[name]["store"].removeprefix("file://").rstrip("/"), name)[0]
-            for name in ("semantic", "flow")
-        )
+        semantic, flow = (open_input(record[name]["store"].rstrip("/"), name)[0] for name in ("semantic", "flow"))
     except (OSError, ValueError):
         return len(grid)
     found = set[Triple]()

@@ -222,6 +222,21 @@ class RemoteFolder:
         return sync(work)
 
 
+def absolute(url: str) -> str:
+    """The same place for every process, whatever its working directory; a path for a URL of files of this machine.
+
+    As in fsspec, percent signs in such a URL stand for themselves, and ``local:`` is another name of ``file:``.
+
+    Examples
+    --------
+    >>> absolute("file:///data/flow"), absolute("file:/data/flow"), absolute("/data/./flow"), absolute("s3://data/flow")
+    ('/data/flow', '/data/flow', '/data/flow', 's3://data/flow')
+    """
+    url = re.sub(r"^(file|local):(//|(?=/))", "", url)
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
 def folder_at(url: str) -> Folder:
     """The files at a path or URL."""
+    url = absolute(url)
     return RemoteFolder(url) if "://" in url else LocalFolder(url)

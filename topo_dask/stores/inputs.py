@@ -1,6 +1,7 @@
 """What a caller may name as an input: an array, a path, a URL, an OME-Zarr image."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .chunk_form import document_of
@@ -68,18 +69,25 @@ def _way_in(array: Any) -> str:
 
 
 def absolute_node(node: Any) -> Any:
-    """The same array or group, at a place that does not depend on the working directory of whoever reads it."""
+    """The same array or group, at a place that does not depend on the working directory of whoever reads it.
+
+    What was opened by a URL of files is opened by its path: links, permissions and missing chunks are checked there.
+    """
     import zarr
-    from zarr.storage import LocalStore
+    from fsspec.implementations.local import LocalFileSystem
+    from zarr.storage import FsspecStore, LocalStore
 
     store = node.store
-    if not isinstance(store, LocalStore) or store.root.is_absolute():
+    if isinstance(store, LocalStore):
+        if store.root.is_absolute():
+            return node
+        root = store.root.absolute()
+    elif isinstance(store, FsspecStore) and type(getattr(store.fs, "sync_fs", None)) is LocalFileSystem:
+        root = Path(store.path)
+    else:
         return node
-    return zarr.open(
-        LocalStore(store.root.absolute(), read_only=store.read_only),
-        path=node.path,
-        mode="r" if node.read_only else "r+",
-    )
+    mode: Any = "r" if node.read_only else "r+"
+    return zarr.open(LocalStore(root, read_only=store.read_only), path=node.path, mode=mode)
 
 
 def sees(array: Any) -> bool:

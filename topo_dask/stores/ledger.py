@@ -10,8 +10,9 @@ import sys
 from typing import Any
 from uuid import uuid4
 
+from .folders import absolute
 from .locks import claim
-from .places import absolute, place_of
+from .places import place_of
 from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 

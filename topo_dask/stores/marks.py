@@ -4,9 +4,10 @@ import os
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from .folders import absolute
 from .foreign import MARK
 from .persistent import store_at
-from .places import Target, absolute, existing_group, members
+from .places import Target, existing_group, members
 from .pyramids import LABELS
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .folders import absolute
 from .persistent import store_at
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def readable(where: str) -> Iterator[None]:
 
 
 def open_node(where: str) -> Any:
-    """Open a zarr group or array for reading, in a path ~ is the home.
+    """Open a zarr group or array for reading; a path may begin with ~, and a URL of files is a path.
 
     Raises
     ------
@@ -215,7 +216,7 @@ def open_node(where: str) -> Any:
     """
     import zarr
 
-    where = where if "://" in where else os.path.abspath(os.path.expanduser(where))
+    where = absolute(where)
     store = store_at(where)
     try:
         with readable(where):

@@ -11,6 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, StorePath
 
 from . import retries
+from .folders import absolute
 from .retries import insist, is_local, persist
 
 
@@ -248,9 +249,9 @@ def impatient(store: Any) -> Any:
 
 
 def store_at(where: str) -> Any:
-    """What zarr opens for a path or URL: the path, or a store that is asked again."""
-    scheme, found, _ = where.partition("://")
-    return remote_store(where) if found and scheme not in ("file", "memory") else where
+    """What zarr opens for a path or URL: the absolute path, or a store that is asked again."""
+    where = absolute(where)
+    return remote_store(where) if "://" in where and not where.startswith("memory://") else where
 
 
 def remote_store(url: str) -> PersistentStore:

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from .folders import absolute
 from .foreign import is_half
 from .inputs import absolute_node
 from .persistent import impatient, persistent, store_at
@@ -140,9 +141,3 @@ def nested(one: str, other: str) -> bool:
     """Whether one of two places is the other or lies in it, by whatever links they are named."""
     paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
     return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
-
-
-def absolute(url: str) -> str:
-    """The same place for every process, whatever its working directory; a path for a URL of files of this machine."""
-    url = url.removeprefix("file://")
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
