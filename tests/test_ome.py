@@ -3,11 +3,11 @@
 import naive
 import numpy as np
 import pytest
-import walked_files  # noqa: F401  registers walked://
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ome_images import image_of, scale, shift, space, write_image
+from walked_files import WalkedFileSystem
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
@@ -286,6 +286,55 @@ def test_an_open_array_that_belongs_to_no_image_has_no_place(tmp_path):
         assert open_input(array, "semantic") == open_input(array, "semantic", 0) == (array, None)
     with pytest.raises(ValueError, match="semantic is an array and has no levels"):
         open_input(array, "semantic", 1)
+
+
+@pytest.mark.parametrize("kind", ["path", "open"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"multiscales": [{"version": "0.3", "axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}]},
+        {"multiscales": [{"version": "0.4", **image_of(space(None), [{"type": "affine"}], paths=["0"])}]},
+        {"ome": {"version": "0.7", "multiscales": [image_of(space(None), [], paths=["0"])]}},
+        {"multiscales": "none"},
+        {"multiscales": [{"datasets": [{"path": 7}, "0"]}]},
+    ],
+)
+def test_an_array_inside_an_image_that_is_not_understood_and_is_none_of_its_levels(tmp_path, kind, attributes):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", attributes=attributes)
+    for name in ("0", "predicted/flow"):
+        group.create_array(name, shape=(4, 4, 4), dtype="u1")
+    given = tmp_path / "a.zarr/predicted/flow"
+    array, placement = open_input(zarr.open_array(given) if kind == "open" else given, "flow")
+    assert (array.shape, placement) == ((4, 4, 4), None)
+
+
+def test_an_array_that_is_a_level_of_an_image_that_is_not_understood_is_refused(tmp_path):
+    write_image(tmp_path / "a.zarr", image_of(NM, [scale(8, 4, 4)]), version="0.7")
+    with pytest.raises(ValueError, match=r"OME-Zarr 0\.4 and 0\.5 are understood"):
+        open_input(tmp_path / "a.zarr/s0", "flow")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("above", ["a.zarr", "a.zarr/predicted"])
+def test_an_array_that_lies_in_another_has_no_place(tmp_path, above, zarr_format):
+    zarr.create_array(tmp_path / above, shape=(2, 2), dtype="u1", zarr_format=zarr_format)
+    zarr.create_array(tmp_path / "a.zarr/predicted/flow", shape=(4, 4, 4), dtype="u1")
+    array, placement = open_input(tmp_path / "a.zarr/predicted/flow", "flow")
+    assert (array.shape, placement) == ((4, 4, 4), None)
+
+
+@pytest.mark.parametrize("allowed", ["predicted", "predicted/s1"])
+def test_an_array_of_a_bucket_that_lets_nobody_read_what_is_above(tmp_path, allowed, monkeypatch):
+    write_image(tmp_path / "predicted", image_of(NM, [scale(8, 4, 4)], [scale(8, 8, 8)]))
+
+    def fail(path):
+        if not path.startswith(f"{tmp_path}/{allowed}/"):
+            raise PermissionError(f"403 Forbidden {path}")
+
+    monkeypatch.setattr(WalkedFileSystem, "fail", staticmethod(fail))
+    array, placement = open_input(f"walked://{tmp_path}/predicted/s1", "flow")
+    assert array.shape == (4, 4, 4)
+    assert (placement is None) == (allowed != "predicted")
 
 
 def test_resolve_input_of_a_relative_path_and_of_an_array_without_siblings(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class WalkedFileSystem(LocalFileSystem):
-    """File system ``walked://`` over the files of this machine, which remembers its listings."""
+    """File system ``walked://`` over the files of this machine, which remembers listings."""
 
     protocol = "walked"
     fail: Callable[[str], None] = staticmethod(lambda path: None)
@@ -27,6 +27,10 @@ class WalkedFileSystem(LocalFileSystem):
     def invalidate_cache(self, path: str | None = None) -> None:
         self.remembered.clear()
         super().invalidate_cache(path)
+
+    def cat_file(self, path: str, *part: Any, **more: Any) -> Any:
+        type(self).fail(self._strip_protocol(path))
+        return super().cat_file(path, *part, **more)
 
     def ls(self, path: str, detail: bool = False, **more: Any) -> list[Any]:
         path = self._strip_protocol(path)

@@ -1,6 +1,7 @@
 """What a caller may name as an input: an array, a path, a URL, an OME-Zarr image."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from .multiscales import (
     WRITE_ONCE,
     MetadataError,
     Placement,
+    find_dataset,
     find_image,
     find_level,
     open_node,
@@ -148,21 +150,30 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     return without_first_axis(array, name)
 
 
-def _open_above(store: Any, path: str) -> Any:
-    # A group of the same file system or object store, which may lie above the root of this store object.
+def _attributes_above(store: Any, path: str) -> Mapping[str, Any]:
+    # Those of a group of the same file system or object store, which may lie above the root of this store object; none
+    # where there is no group, an array, or a place that may not be read, as of a bucket that opens one folder only.
     import zarr
     from zarr.storage import FsspecStore, LocalStore
 
-    if isinstance(store, LocalStore):
-        return zarr.open_group(path, mode="r")
+    how: dict[str, Any] = {"mode": "r"}
     if isinstance(store, FsspecStore):
-        return zarr.open_group(persistent(FsspecStore(store.fs, read_only=True, path=path)), mode="r")
-    return zarr.open_group(store, path=path, mode="r")
+        store = persistent(FsspecStore(store.fs, read_only=True, path=path))
+    elif isinstance(store, LocalStore):
+        store = path
+    else:
+        how["path"] = path
+    try:
+        return dict(zarr.open_group(store, **how).attrs)
+    except (FileNotFoundError, PermissionError, zarr.errors.NodeNotFoundError):
+        return {}
+    except zarr.errors.ContainsArrayError:
+        zarr.open_array(store, **how)  # metadata of a group may be damaged to look like those of an array
+        return {}
 
 
 def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Placement | None]":
     """The array as a volume, and its place in space where the metadata of an image above it tell that."""
-    import zarr
     from zarr.storage import FsspecStore, LocalStore
 
     store, inner = impatient(array.store), ""
@@ -173,16 +184,12 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
         inner = f"{last}/{inner}".rstrip("/")
         if not last or (root and not group):
             break
-        try:
-            with readable(group):
-                attributes = _open_above(store, group).attrs
-        except (FileNotFoundError, zarr.errors.NodeNotFoundError):
-            continue
-        image = find_image(attributes, group)
-        for dataset in image["datasets"] if image is not None else ():
-            level = read_level(dataset, image, group)  # type: ignore[arg-type]
-            if level.path == inner:
-                return as_volume(array, read_axes(image)[0], name), level.placement  # type: ignore[arg-type]
+        with readable(group):
+            attributes = _attributes_above(store, group)
+        if (dataset := find_dataset(attributes, inner)) is not None:
+            image = find_image(attributes, group)
+            assert image is not None
+            return as_volume(array, read_axes(image)[0], name), read_level(dataset, image, group).placement
     check_named_axes(array, name)
     return array, None
 

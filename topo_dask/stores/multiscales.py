@@ -139,6 +139,25 @@ def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] |
     return image
 
 
+def find_dataset(attributes: Mapping[str, Any], path: str) -> Any:
+    """Entry of a level in the attributes of a group, or None; the image may be one that cannot be used otherwise.
+
+    Examples
+    --------
+    >>> find_dataset({"multiscales": [{"version": "0.1", "datasets": [{"path": "0"}, {"path": "1"}]}]}, "1")
+    {'path': '1'}
+    """
+    ome = attributes.get("ome")
+    images = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    image = images[0] if isinstance(images, list) and images else None
+    datasets = image.get("datasets") if isinstance(image, Mapping) else None
+    for dataset in datasets if isinstance(datasets, list) else ():
+        found = dataset.get("path") if isinstance(dataset, Mapping) else None
+        if isinstance(found, str) and found.strip("/") == path:
+            return dataset
+    return None
+
+
 def _vector(transform: Mapping[str, Any], n_axes: int, where: str) -> list[float]:
     kind = transform["type"]
     values = transform.get(kind)
