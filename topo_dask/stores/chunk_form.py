@@ -1,6 +1,6 @@
-"""What the bytes of a stored chunk must look like, told from the metadata of its array, and a check that they do.
+"""The form that the bytes of a stored chunk must have according to its array's metadata, and a check that they have it.
 
-Everything is read off sizes and headers before a decoder sees the bytes.
+The check reads sizes and headers only. It runs before a decoder sees the bytes, because a decoder trusts them.
 """
 
 import struct
@@ -21,7 +21,7 @@ _FAR = 2**62
 
 @dataclass(frozen=True)
 class Index:
-    """Index of a shard: (offset, length) for each inner chunk, both 2**64 - 1 for one that is left out."""
+    """Index of a shard: (offset, length) of each inner chunk; both are 2**64 - 1 for a chunk that is left out."""
 
     nbytes: int
     dtype: str
@@ -32,7 +32,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Form:
-    """Form of a stored chunk: its packing, the bytes it holds (None: not known), bytes of checksums behind it."""
+    """Form of a stored chunk: its packing, the bytes it holds (None: not known), the bytes of checksums after them."""
 
     packing: Literal["raw", "blosc", "shard", "other"]
     nbytes: int | None
@@ -41,7 +41,7 @@ class Form:
 
 
 def _packed(names: Sequence[str], nbytes: int | None) -> Form:
-    """Form of `nbytes` bytes after the named bytes-to-bytes codecs."""
+    """Form that `nbytes` bytes have after the named bytes-to-bytes codecs were applied."""
     inner = list(names)
     while inner and inner[-1] == "crc32c":
         inner.pop()
@@ -67,7 +67,7 @@ def _form_v3(codecs: Iterable[Any], shape: Sequence[int], itemsize: int) -> Form
     at = next((i for i, name in enumerate(names) if name in ("bytes", "sharding_indexed")), None)
     if at is None:
         return _packed(names, None)
-    # Only a transposition is sure to keep the number of bytes.
+    # Of the codecs that come before, only a transposition is sure to keep the number of bytes.
     plain = all(name == "transpose" for name in names[:at])
     form = _packed(names[at + 1 :], prod(shape) * itemsize if plain else None)
     if names[at] == "bytes":
@@ -78,7 +78,7 @@ def _form_v3(codecs: Iterable[Any], shape: Sequence[int], itemsize: int) -> Form
 
 
 def index_of(config: Any, shape: Sequence[int], itemsize: int) -> Index:
-    """Index of a shard, told from the configuration of its codec."""
+    """Index of a shard, from the configuration of the sharding codec."""
     codecs = _named(config["index_codecs"])
     names = [codec["name"] for codec in codecs]
     if names not in (["bytes"], ["bytes", "crc32c"]):
@@ -116,7 +116,7 @@ def form_of(array: "zarr.Array[Any]") -> Form:
 
 
 def check_bytes(data: NDArray[np.uint8], form: Form) -> None:
-    """ValueError when the bytes cannot be a chunk of this form."""
+    """Raise ValueError when the bytes cannot be a chunk of this form."""
     if data.size <= form.tail:
         raise ValueError(f"it has {data.size} bytes" if data.size else "it is empty")
     data = data[: data.size - form.tail]
@@ -129,7 +129,7 @@ def check_bytes(data: NDArray[np.uint8], form: Form) -> None:
 
 
 def _check_blosc(data: NDArray[np.uint8], nbytes: int | None) -> None:
-    # Blosc 1 format: version, codec version, flags, type size, then decoded size, block size and stored size.
+    # A Blosc 1 header: version, codec version, flags and type size; then decoded size, block size and stored size.
     if data.size < 16:
         raise ValueError(f"it has {data.size} bytes, a Blosc header alone has 16")
     decoded, _, stored = struct.unpack("<3I", data[4:16].tobytes())
@@ -148,11 +148,11 @@ def _check_shard(data: NDArray[np.uint8], index: Index) -> None:
 
 
 def _entries(data: NDArray[np.uint8], index: Index, last: int) -> list[tuple[int, int]]:
-    """Offset and length of the inner chunks that an index names; ValueError when one ends behind `last`."""
+    """Offset and length of the inner chunks that an index names; ValueError when one lies outside the chunk data."""
     table = np.frombuffer(data.tobytes(), index.dtype, 2 * index.entries).reshape(-1, 2).astype(np.uint64)
     used = table[(table != _EMPTY).any(axis=1)]
     offset, length = used[:, 0], used[:, 1]
-    # Unsigned: written so that nothing wraps around.
+    # The numbers are unsigned: offset + length could wrap around, so the length is compared with the room behind.
     room = np.uint64(last) - np.minimum(offset, last)
     first = index.nbytes if index.at_start else 0
     if not ((offset >= first) & (offset <= last) & (length > 0) & (length <= room)).all():

@@ -1,8 +1,8 @@
 """An array without its first axis, where that has length 1: five-dimensional images have one time point.
 
-The stored array is seen through metadata that leave the axis out and put a 0 in its place into the keys of chunks; the
-bytes of a chunk are the same with and without an axis of length 1. Whoever reads the array, checks, lists or names its
-chunks need not know::
+The stored array is opened with metadata that leave the axis out. These metadata put a 0 in place of the axis into the
+keys of chunks; the bytes of a chunk are the same with and without an axis of length 1. So code that reads the array, or
+checks, lists or names its chunks, need not know of the axis::
 
     stored   (t, c, z, y, x)    c/0/1/2/3/4
     seen        (c, z, y, x)        1 2 3 4
@@ -17,7 +17,7 @@ from .checked import stored_shape
 
 
 class _Shortened:
-    _whole: Any  # metadata as they are stored
+    _whole: Any  # the metadata as they are stored
 
     def encode_chunk_key(self, chunk_coords: tuple[int, ...]) -> str:
         return str(self._whole.encode_chunk_key((0, *chunk_coords)))
@@ -32,7 +32,7 @@ class _Shortened3(_Shortened, ArrayV3Metadata):
 
 
 def without_first_axis(array: "zarr.Array[Any]", name: str) -> "zarr.Array[Any]":
-    """The same stored array without its first axis; to be read, not to be written.
+    """The same stored array without its first axis. It can be read, but must not be written.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def without_first_axis(array: "zarr.Array[Any]", name: str) -> "zarr.Array[Any]"
     Raises
     ------
     ValueError
-        When the first axis is longer, in the array or in a chunk, or chunks are not all of one shape.
+        When the first axis is longer than 1 in the array or in a chunk, or when chunks are not all of one shape.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def without_first_axis(array: "zarr.Array[Any]", name: str) -> "zarr.Array[Any]"
 
 
 def _shorten(document: dict[str, Any]) -> dict[str, Any]:
-    # Metadata of either format without what they say of the first axis.
+    # The metadata, of either format, without their entries for the first axis.
     short = {**document, "shape": document["shape"][1:]}
     if document["zarr_format"] == 2:
         return {**short, "chunks": document["chunks"][1:]}
@@ -87,7 +87,7 @@ def _shorten(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shorten_codec(codec: dict[str, Any]) -> dict[str, Any]:
-    # Codecs that know the axes.
+    # Only these two codecs have settings for each axis.
     settings = codec.get("configuration", {})
     if codec["name"] == "transpose":
         settings = {"order": [axis - 1 for axis in settings["order"] if axis > 0]}

@@ -20,28 +20,28 @@ class Folder(Protocol):
     """Files by name; a name may have slashes in it."""
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
-        """Write a file, part by part: nobody ever sees half of it."""
+        """Write a file, part by part. No reader ever sees half of it."""
 
     def read(self, name: str, length: int | None = None) -> bytes:
         """The first bytes of a file, or all; FileNotFoundError when there is none."""
 
     def names(self, name: str = "", looks: int | None = None) -> list[str]:
-        """Names right below a folder, halves of files left out; none when no look finds any."""
+        """Names right below a folder, without halves of files; none when no look finds any."""
 
     def sees(self, name: str) -> bool:
-        """Whether one look finds a file: a store that is not local may deny one that is there."""
+        """Whether one look finds a file. A store that is not local may deny a file that is there."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
     def remove_all(self, name: str, ours: Ours) -> None:
-        """Remove the files below a folder that are ours, and folders that are empty then."""
+        """Remove our files below a folder, and then folders that are empty."""
 
     def is_empty(self, but: Collection[str] = ()) -> bool:
-        """Whether there is no file, those in the folders `but` and halves of files left out."""
+        """Whether there are no files, apart from halves of files and from files in the folders `but`."""
 
     def paths(self, name: str) -> Iterator[str]:
-        """Names of all files below a folder, halves of files left out."""
+        """Names of all files below a folder, without halves of files."""
 
     def prune(self, name: str = "") -> None:
         """Remove a folder if it is empty."""
@@ -52,7 +52,7 @@ class Folder(Protocol):
 
 @contextmanager
 def written_whole(path: str) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name only when it is whole."""
+    """Open a file for writing, which gets its name only when it is whole."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid4().hex}.partial")
     try:
@@ -68,7 +68,7 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file is the half of one that `written_whole` was writing."""
+    """Whether this is the name of a half of a file that `written_whole` was writing."""
     return _PARTIAL.fullmatch(name) is not None
 
 
@@ -92,7 +92,7 @@ class LocalFolder:
             return file.read() if length is None else file.read(length)
 
     def names(self, name: str = "", looks: int | None = None) -> list[str]:
-        """Names right below a folder; one look tells."""
+        """Names right below a folder; the first look is final."""
         with suppress(FileNotFoundError, NotADirectoryError):
             return [found for found in os.listdir(self._path(name)) if not is_partial(found)]
         return []
@@ -107,7 +107,7 @@ class LocalFolder:
             os.remove(self._path(name))
 
     def remove_all(self, name: str, ours: Ours) -> None:
-        """Remove the files below a folder that are ours, and folders that are empty then."""
+        """Remove our files below a folder, and then folders that are empty."""
         for folder, _, files in os.walk(self._path(name), topdown=False):
             for file in files:
                 path = os.path.relpath(os.path.join(folder, file), self.root)
@@ -146,7 +146,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """Files under the URL of an object store, which is asked again (see `PersistentStore`).
+    """Files under the URL of an object store, whose requests are repeated (see `PersistentStore`).
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class RemoteFolder:
         self._do(self._store.remove(name))
 
     def remove_all(self, name: str, ours: Ours) -> None:
-        """Remove the files below a folder that are ours."""
+        """Remove our files below a folder."""
         keys = self._do(self._keys(f"{name}/"))
         mine = [key for key in keys if ours(key.rsplit("/", 1)[-1], lambda n, key=key: self.read(key, n))]  # type: ignore[misc]
         if len(mine) == len(keys):
@@ -207,10 +207,10 @@ class RemoteFolder:
         yield from self._do(self._keys(f"{name}/"))
 
     def prune(self, name: str = "") -> None:
-        """Nothing: there are no folders to remove."""
+        """Do nothing: there are no folders to remove."""
 
     def sweep(self) -> None:
-        """Nothing: there are no halves of files."""
+        """Do nothing: there are no halves of files."""
 
     async def _keys(self, prefix: str) -> list[str]:
         return [key async for key in self._store.list_prefix(prefix)]
@@ -223,7 +223,7 @@ class RemoteFolder:
 
 
 def absolute(url: str) -> str:
-    """The same place for every process, whatever its working directory; a path for a URL of files of this machine.
+    """Absolute path or URL, so that every process finds the same place; a path for a URL of files of this machine.
 
     As in fsspec, percent signs in such a URL stand for themselves, and ``local:`` is another name of ``file:``.
 
@@ -237,6 +237,6 @@ def absolute(url: str) -> str:
 
 
 def folder_at(url: str) -> Folder:
-    """The files at a path or URL."""
+    """The folder of files at a path or URL."""
     url = absolute(url)
     return RemoteFolder(url) if "://" in url else LocalFolder(url)

@@ -1,13 +1,13 @@
-"""What lies where labels are to go, and was not written by this package: it is never removed."""
+"""Files of others in the place where labels are to go: this package never removes what it did not write."""
 
 import re
 from typing import Any
 
 MARK = "topo_dask"
-"""Attribute that says that an array or group was written by this package, and by which run."""
+"""Attribute of arrays and groups that this package has written; it names the run."""
 
 HALF = re.compile(r"\.[0-9a-f]{32}\.partial$")
-"""End of the name of a file that zarr is writing, or was when it was killed."""
+"""End of the name of a file that zarr is writing, or was writing when its process was killed."""
 
 _CHUNK = re.compile(r"([0-9]+/)?(c/)?[0-9]+([./][0-9]+)*(\.[0-9a-f]{32}\.partial)?")
 
@@ -15,24 +15,24 @@ _METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 
 
 def is_metadata(name: str) -> bool:
-    """Whether zarr gives this name to a file that it keeps besides chunks, or to the half of one."""
+    """Whether a file of this name is one of zarr's metadata, whole or half written."""
     return name in _METADATA or is_half(name)
 
 
 def is_half(name: str) -> bool:
-    """Whether zarr gives this name to the half of a file that it keeps besides chunks.
+    """Whether a file of this name is the half of one of zarr's metadata.
 
     Examples
     --------
     >>> is_half(f"zarr.{32 * '0'}.partial"), is_half(f".zattrs.{32 * '0'}.partial"), is_half("zarr.partial")
     (True, True, False)
     """
-    # The end takes the place of a suffix such as .json.
+    # zarr replaces a suffix such as .json by this end.
     return HALF.search(name) is not None and HALF.sub("", name) in {*_METADATA, "zarr"}
 
 
 def unmarked_members(group: Any) -> list[str]:
-    """Names of what lies in a group of ours and is neither its metadata nor a level of ours."""
+    """Names of nodes and files in a group of ours that are neither metadata of the group nor levels of ours."""
     return [
         name
         for name in names_in(group)
@@ -41,7 +41,7 @@ def unmarked_members(group: Any) -> list[str]:
 
 
 def names_in(group: Any) -> list[str]:
-    """Names of what lies in a group, zarr's or not, its metadata left out."""
+    """Names of all nodes, folders and files in a group but its metadata, whether they are zarr's or not."""
     from zarr.core.sync import sync
 
     async def names() -> list[str]:
@@ -52,9 +52,9 @@ def names_in(group: Any) -> list[str]:
 
 
 def leftover_file(group: Any, place: str) -> str | None:
-    """A file where nothing is to zarr, or None: new labels would take a chunk that is there for theirs.
+    """A file in a place where zarr finds no node, or None: new labels would take a left-over chunk for their own.
 
-    Folders that are empty, and metadata that are not whole, are what is left of a removal that was killed.
+    Empty folders, and metadata files, are not counted: a removal that was killed leaves them.
     """
     from zarr.core.sync import sync
 
@@ -72,7 +72,10 @@ def leftover_file(group: Any, place: str) -> str | None:
 
 
 def unknown_files(node: Any) -> list[str]:
-    """The first file below arrays of ours that is neither a chunk nor metadata: to replace them is to remove all."""
+    """The first file below arrays of ours that is neither a chunk nor metadata, in a list; empty if there is none.
+
+    Arrays with such a file are not replaced, because that would remove all files below them.
+    """
     from zarr.core.sync import sync
 
     async def first() -> list[str]:

@@ -1,4 +1,4 @@
-"""What the metadata of an array may say: bounds that keep hostile or broken ones from being worked on."""
+"""Limits of what metadata of an array may say, so that hostile or broken metadata are refused before any work."""
 
 from math import prod
 from typing import Any
@@ -17,14 +17,14 @@ def check_metadata(array: Any, name: str) -> None:
     Parameters
     ----------
     array : zarr.Array, CheckedArray or any array
-        Array; only one that has chunks is looked at for them.
+        Array. Its chunks are checked if it has any.
     name : str
         Name of the argument, for messages.
 
     Raises
     ------
     ValueError
-        Naming the value, the limit and the remedy.
+        When it is; the message names the value, the limit and the remedy.
 
     Examples
     --------

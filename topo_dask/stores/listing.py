@@ -1,4 +1,4 @@
-"""Which chunks of an array are stored, from one listing."""
+"""The chunks of an array that are stored, from one listing."""
 
 import os
 import re
@@ -21,22 +21,23 @@ Visit = Callable[[str], None]
 
 
 def stored_chunks(array: "zarr.Array[Any] | CheckedArray", first: int | None = None) -> NDArray[np.bool_] | None:
-    """Which objects of an array are stored (shards where there are shards), from one listing.
+    """Which objects of an array are stored, from one listing. An object is a chunk, or a shard if there are shards.
 
-    Names are not kept, and where the keys of the array allow it only those below `first` are listed.
+    The names in the listing are not kept in memory. Where the keys of the array allow it, only those below `first` are
+    listed.
 
     Parameters
     ----------
     array : zarr.Array or CheckedArray
         Array of at least one axis.
     first : int, optional
-        Index along the first axis of the only objects that are asked for, of an array of at least two axes.
+        Look only at objects with this index along the first axis; the array must have at least two axes.
 
     Returns
     -------
     stored : ndarray of bool, or None
-        Whether there is an object, at its grid index; without the first axis if `first` is given. None when the store
-        cannot list, or when its listing misses even the metadata of the array.
+        For each index of the grid of objects, whether the object is stored; without the first axis if `first` is given.
+        None when the store cannot list, or when even the metadata of the array are missing from its listing.
 
     Raises
     ------
@@ -74,21 +75,21 @@ def stored_chunks(array: "zarr.Array[Any] | CheckedArray", first: int | None = N
         return stored if seen else None
     fs: Any = getattr(store, "fs", None)
     protocols = getattr(fs, "protocol", ())
-    # fsspec lists web pages by the links on them.
+    # fsspec lists a web page by the links on it, which need not name all files.
     if not store.supports_listing or "http" in protocols or "https" in protocols:
         return None
     if folder:
         _list(store, path, folder, visit)
         if stored.any():
             return stored
-        # That nothing is there counts only if the listing that says so shows the metadata.
+        # An empty listing is believed only if one of the whole array shows the metadata.
     _list(store, path, "", visit)
     return stored if seen else None
 
 
 def _keys(array: "zarr.Array[Any]", first: int | None) -> tuple[str, re.Pattern[str]]:
-    # The folder below the array's that the objects asked for are in, with a slash behind it if it is another; and what
-    # their keys are like. A 0 in an example of a key stands for an axis that is left out.
+    # The folder of the objects asked for, below the array's own and with a slash at its end; "" where it is the array's
+    # own. And the pattern of their keys, from an example in which 1 stands for an index, and 0 for an axis left out.
     example = array.metadata.encode_chunk_key((1 if first is None else first, *(1,) * (array.ndim - 1)))
     at = 0 if first is None else len(example) - (2 * array.ndim - 3)
     fixed, free = example[:at], example[at:]
@@ -97,7 +98,7 @@ def _keys(array: "zarr.Array[Any]", first: int | None) -> tuple[str, re.Pattern[
 
 
 def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
-    # The keys in a folder below an array's, relative to the latter.
+    # Visits the keys in a folder below an array, relative to the array.
     forget_listings(store)
     prefix = f"{path}/" if path else ""
 
@@ -113,11 +114,11 @@ def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
 
 
 def _walk(root: str, folder: str, levels: list[str], visit: Visit) -> None:
-    """Visit the files below a folder's folder, and those on the way there, as deep as keys go.
+    """Visit the files below `folder` of an array, and the files in the folders above it, no deeper than keys go.
 
-    Unlike zarr's own listing it follows links, and raises when a folder cannot be read, a link leads nowhere or a file
-    stands in place of a folder: a chunk that is not listed would count as empty. A folder in place of a chunk is listed
-    too. `levels` are the patterns of a key's parts.
+    `levels` are the patterns of the parts of a key. Unlike zarr's own listing this one follows links. It raises OSError
+    when a folder cannot be read, a link leads nowhere or a file stands in place of a folder: a chunk that is not listed
+    would count as empty. A folder in place of a chunk is visited too.
     """
     folders = [("", 1)]
     while folders:

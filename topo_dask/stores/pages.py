@@ -1,6 +1,6 @@
-"""Pages: regions of the flow that are kept at hand for as long as particles are likely to come by again.
+"""Pages: regions of the flow that are kept in memory while more particles are likely to need them.
 
-The blocks of a large object all send their particles towards the same places, so the tasks of a process share them.
+All blocks of a large object send their particles towards the same places, so the tasks of a process share the pages.
 """
 
 from collections import OrderedDict
@@ -15,15 +15,15 @@ from .sharing import of_this_process
 _STRIPES = 16
 
 _REMEMBERED = 32
-"""Pages of which it is remembered that they were let go."""
+"""Dropped pages whose keys are remembered, to notice when one of them is asked for again."""
 
 
 class Pages:
-    """Regions of flow fields, the latest used ones, within a number of bytes.
+    """The most recently used regions of flow fields, within a number of bytes.
 
-    Copies of it in one process, as tasks of a cluster unpickle them, are the same object. A process keeps the pages
-    of one run at a time. Half of what is allowed is used, and more as soon as pages are asked for again that were let
-    go a moment ago: small objects ask for few pages again.
+    All copies that tasks of a cluster unpickle in one process are the same object. A process keeps the pages of one run
+    at a time. At first, pages take half of the bytes allowed: where objects are small, few pages are asked for again.
+    They take more as soon as a page is asked for again that was dropped a moment ago.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ class Pages:
         return _of_this_process, (self._allowed_mem, self._token)
 
     def find(self, key: Hashable) -> Region | None:
-        """A page that is at hand, or None."""
+        """The page if it is in memory, else None."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def get(self, key: Hashable, make: Callable[[], Region]) -> Region:
-        """A page, made if it is not at hand, by one thread for all who wait for it."""
+        """The page. If it is not in memory, one thread makes it, and the other threads that ask for it wait."""
         with self._making[hash(key) % _STRIPES]:
             page = self.find(key)
             if page is None:
@@ -80,7 +80,7 @@ class Pages:
                 self._let_go.popitem(last=False)
 
     def clear(self) -> None:
-        """Let go of all pages."""
+        """Drop all pages."""
         with self._lock:
             self._kept.clear()
 

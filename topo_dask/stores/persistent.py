@@ -1,4 +1,4 @@
-"""Zarr stores that are asked again: what an object store denies, refuses or half does is not the last word."""
+"""Zarr stores that repeat a request when an object store denies, refuses or half does it."""
 
 import errno
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -16,11 +16,13 @@ from .retries import insist, is_local, persist
 
 
 class PersistentStore(Store):
-    """Store whose absences are confirmed, and whose requests are made again when they fail.
+    """Store that looks several times before an object counts as absent, and repeats requests that fail.
 
-    A write or removal that was answered with an error may have happened all the same. Both can be repeated: only one
-    task writes an object. A `Store` and not a `WrapperStore`: that one passes on what zarr adds to the interface
-    (`get_sync`, `get_ranges`), to be asked once; here it falls back on `get`.
+    A write or removal that was answered with an error may have happened all the same. Both can safely be repeated,
+    because only one task writes an object.
+
+    This is a `Store` and not a `WrapperStore`: a `WrapperStore` passes methods that zarr adds to the interface
+    (`get_sync`, `get_ranges`) on to the inner store, which would be asked once. Here zarr falls back on `get`.
 
     Parameters
     ----------
@@ -33,7 +35,7 @@ class PersistentStore(Store):
         self._store = store
 
     def with_read_only(self, read_only: bool = False) -> Self:
-        """The same store, to be read only or to be written too."""
+        """The same store, read-only or writable."""
         return type(self)(self._store.with_read_only(read_only))
 
     async def _open(self) -> None:
@@ -41,7 +43,7 @@ class PersistentStore(Store):
         await super()._open()
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Bytes of an object, or None where it is absent by all looks and by another kind of request."""
+        """Bytes of an object; None if all reads and a request of another kind say that it is absent."""
         with self._named(key):
             for _ in range(2):
                 found = await persist(lambda: self._store.get(key, prototype, byte_range))
@@ -58,19 +60,19 @@ class PersistentStore(Store):
     async def get_ranges(
         self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **limits: Any
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        """Parts of a shard, neighbours fetched as one (asked for by zarr from 3.2 on); errors are those of `get`."""
+        """Parts of a shard; neighbouring parts are fetched together. zarr 3.2 and later use it. Errors: see `get`."""
         default: Any = super()
         try:
             async for group in default.get_ranges(key, byte_ranges, prototype=prototype, **limits):
                 yield group
         except BaseExceptionGroup as errors:
-            _, others = errors.split(FileNotFoundError)  # such a group tells zarr that the shard is absent
+            _, others = errors.split(FileNotFoundError)  # a group of these alone tells zarr that the shard is absent
             if others is None:
                 raise
             raise others.exceptions[0] from None
 
     async def exists(self, key: str, looks: int | None = None) -> bool:
-        """Whether any look finds an object."""
+        """Whether at least one look finds an object."""
 
         async def look() -> bool | None:
             forget_listings(self._store)
@@ -85,12 +87,12 @@ class PersistentStore(Store):
             await insist(lambda: self._store.set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store an object unless it is there: asked twice as often, for this may be the metadata of somebody else."""
+        """Store an object unless it is there. It looks twice as often, since the object may be metadata of others."""
         if not await self.exists(key, looks=2 * retries.TRIES):
             await self.set(key, value)
 
     async def delete(self, key: str) -> None:
-        """Remove an object. Whether it is gone is not looked at: most chunks that zarr removes were never there."""
+        """Remove an object, without a look whether it is gone: most chunks that zarr removes were never there."""
         with self._named(key):
             await insist(lambda: self._store.delete(key))
 
@@ -98,7 +100,7 @@ class PersistentStore(Store):
         """Remove all objects with a prefix; OSError when they cannot be removed."""
 
         async def gone() -> bool | None:
-            # An object store answers 404 where it should remove, and zarr takes that for done.
+            # An object store may wrongly answer 404 to a removal, which zarr takes for done.
             await self._store.delete_dir(prefix)
             return not [key async for key in self.list_prefix(prefix)] or None
 
@@ -116,7 +118,7 @@ class PersistentStore(Store):
             return await persist(look, looks) or []
 
     async def names(self, prefix: str, looks: int | None = None) -> list[str]:
-        """Names right below a prefix, from the first of so many looks that finds any."""
+        """Names right below a prefix, from the first look that finds any; none after `looks` looks."""
         return await self._names(prefix, lambda: self._store.list_dir(prefix), looks)
 
     async def list(self) -> AsyncIterator[str]:
@@ -135,7 +137,7 @@ class PersistentStore(Store):
             yield name
 
     async def remove(self, key: str) -> None:
-        """Remove an object, and confirm that it is gone; OSError when it is not."""
+        """Remove an object and look whether it is gone; OSError when it is still there."""
 
         async def gone() -> bool | None:
             await self._store.delete(key)
@@ -148,7 +150,7 @@ class PersistentStore(Store):
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:
-        # What a file system raises says what happened, not to what.
+        # Errors of file systems say what happened, but not to which object.
         try:
             yield
         except OSError as error:
@@ -239,30 +241,30 @@ def _is_walked(fs: Any) -> bool:
 
 
 def persistent(store: Any) -> Any:
-    """A store that is asked again, where it is not local."""
+    """The store itself if it is local, else a `PersistentStore` that asks it."""
     return store if is_local(store) or isinstance(store, PersistentStore) else PersistentStore(store)
 
 
 def impatient(store: Any) -> Any:
-    """The store that a `PersistentStore` asks; any other as it is."""
+    """The store that a `PersistentStore` asks; any other store unchanged."""
     return store._store if isinstance(store, PersistentStore) else store
 
 
 def store_at(where: str) -> Any:
-    """What zarr opens for a path or URL: the absolute path, or a store that is asked again."""
+    """What zarr is to open for a path or URL: the absolute path, a URL of memory, or else a `PersistentStore`."""
     where = absolute(where)
     return remote_store(where) if "://" in where and not where.startswith("memory://") else where
 
 
 def remote_store(url: str) -> PersistentStore:
-    """The store at a URL, which is asked again."""
-    # s3fs asks how long an object is before it reads it whole, to read long ones in several parts at once.
+    """The `PersistentStore` of a URL."""
+    # With more, s3fs first asks for the length of each object, to read long ones in several parts at once.
     options = {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
     return PersistentStore(FsspecStore.from_url(url, storage_options=options))
 
 
 def persistent_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
-    """The same array in a store that is asked again, where its own is not local."""
+    """The same array, in a `PersistentStore` if its own store is not local."""
     store = persistent(array.store_path.store)
     if store is array.store_path.store:
         return array

@@ -1,4 +1,4 @@
-"""OME-Zarr labels out: the levels of a pyramid, the metadata by which viewers find them, and the list of labels."""
+"""Labels as OME-Zarr: the levels of a pyramid, the metadata by which viewers find them, and the list of labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ Version: TypeAlias = Literal["0.5", "0.4"]
 """Version of OME-Zarr that is written."""
 
 LABELS = "labels"
-"""Group of an image, or of a container of its own, that holds its labels."""
+"""Group that holds labels, in the group of an image or in a container of their own."""
 
 _DESCRIPTION = "most frequent label of a cell; background gives way in a tie, then the lowest"
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The levels that labels are given.
+    """The levels that a run writes of its labels.
 
     Parameters
     ----------
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
     factors : tuple of tuple of 3 int
-        Voxels of each level for one of the next, along z, y, x.
+        For each level but the coarsest, how many of its voxels make one of the next level, along z, y, x.
     placement : Placement
         Place in space of the finest level.
 
@@ -45,7 +45,7 @@ class Pyramid:
 
     @property
     def zarr_format(self) -> int:
-        """Format of zarr that the version stands on."""
+        """Zarr format that this version of OME-Zarr uses."""
         return VERSIONS[self.version]
 
     def shapes(self, shape: Triple) -> Iterator[Triple]:
@@ -57,7 +57,7 @@ class Pyramid:
 
     def attributes(self, name: str, *, in_image: bool) -> dict[str, Any]:
         """Attributes of the group of the labels `name`; `in_image` says whether an image is two groups above."""
-        # No colours: viewers then choose, while a list hides the labels that are not on it.
+        # No colours are listed: viewers then choose them; a list would hide the labels that are not on it.
         image_label = {"version": self.version, **({"source": {"image": "../../"}} if in_image else {})}
         image = self._multiscale(name)
         if self.version == "0.4":
@@ -65,7 +65,7 @@ class Pyramid:
         return {"ome": {"version": self.version, "multiscales": [image], "image-label": image_label}}
 
     def _multiscale(self, name: str) -> dict[str, Any]:
-        # The centre of a coarse voxel lies in the middle of its cell.
+        # A coarse voxel stands for a cell of fine voxels: its centre is the middle of the cell.
         edges, origin = np.array(self.placement.scale), np.array(self.placement.translation)
         datasets, cell = [], np.ones(3, np.int64)
         for level, factors in enumerate([(1, 1, 1), *self.factors]):
@@ -84,19 +84,19 @@ class Pyramid:
 
 
 def version_of(group: Any) -> Version:
-    """The version of OME-Zarr that stands on the zarr format of a group."""
+    """The version of OME-Zarr that uses the zarr format of a group."""
     return "0.4" if group.metadata.zarr_format == VERSIONS["0.4"] else "0.5"
 
 
 def list_labels(labels: Any, version: Version, name: str) -> None:
-    """Put a name behind those that the group `labels` lists, unless it is there."""
+    """Add a name at the end of the list in the group `labels`, unless it is listed."""
     listed = _listed(labels, version)
     if name not in listed:
         _set_listed(labels, version, [*listed, name])
 
 
 def unlist_labels(labels: Any, version: Version, name: str) -> None:
-    """Take a name off the list of the group `labels`."""
+    """Remove a name from the list in the group `labels`."""
     listed = _listed(labels, version)
     if name in listed:
         _set_listed(labels, version, [other for other in listed if other != name])

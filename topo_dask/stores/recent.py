@@ -1,4 +1,4 @@
-"""Reads of a moment ago: what the next blocks along z, y and x will read too is kept for them.
+"""Parts of recent reads, kept for the next blocks along z, y and x, which will read them too.
 
 ::
 
@@ -6,9 +6,9 @@
                             |<------- the next one ------->|
                             |< kept >|
 
-A block reads a thin part of many chunks, for its halo, and each of these is fetched and decoded as a whole, for up to
-27 blocks. In Z-order the next blocks come soon as long as they are in the same cube of a few blocks; what was kept
-first, and has waited longest, is let go first.
+For its halo a block reads a thin part of many chunks. Each of these chunks is fetched and decoded as a whole, for up to
+27 blocks. Blocks are read in Z-order, so the next blocks come soon if they are in the same cube of a few blocks. When
+memory is short, the part that has been kept longest is dropped first.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ from .sharing import of_this_process
 
 _AXES = 0, 1, 2
 
-_Key = tuple[int, int, int, Triple]  # channels, axis, and the block that it is kept for
+_Key = tuple[int, int, int, Triple]  # first channel and end, axis, and the block for which the part is kept
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Slab:
 
 
 class _Kept:
-    """The slabs that a process keeps of one array, the latest one last."""
+    """The slabs that a process keeps of one array, oldest first."""
 
     def __init__(self) -> None:
         self.slabs: OrderedDict[_Key, _Slab] = OrderedDict()
@@ -68,15 +68,15 @@ class _Kept:
 
 
 class RecentReads:
-    """An array that is read block by block, in Z-order: what blocks next to each other both read is read once.
+    """An array that is read block by block, in Z-order; a part that two neighbouring blocks read is read once.
 
-    Reads of other boxes are passed on as they are. Copies of it in one process, as tasks of a cluster unpickle them,
-    keep the same; a process keeps what it has of one array at a time.
+    Reads of boxes that belong to no block are passed on unchanged. All copies that tasks of a cluster unpickle in one
+    process share what they keep. A process keeps parts of one array at a time.
 
     Parameters
     ----------
     array : CheckedArray, shape (C, D, H, W)
-        The array. What its reads raise is raised here.
+        The array. Errors of its reads are passed on.
     grid : BlockGrid
         The blocks.
     allowed_mem : int
@@ -105,7 +105,7 @@ class RecentReads:
         self.__dict__.update(state, _kept=of_this_process("recent reads", state["_token"], _Kept))
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
-        """Values of a box, see `CheckedArray`."""
+        """Values of a box; see `CheckedArray`."""
         channels, (z, y, x) = index[0], index[1:]
         box = Box((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
         block = self._block_that_reads(box)
@@ -146,7 +146,7 @@ class RecentReads:
         return values
 
     def clear(self) -> None:
-        """Let go of what is kept."""
+        """Drop everything that is kept."""
         self._kept.clear()
 
 

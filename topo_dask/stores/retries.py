@@ -1,4 +1,4 @@
-"""Asking a store again: object stores fail now and then, and deny what they hold."""
+"""Repeated requests: object stores fail now and then, or deny an object that they hold."""
 
 import asyncio
 import random
@@ -13,28 +13,29 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 TRIES = 8
-"""Looks at an object of a store that is not local, before it counts as absent: half a second of them.
+"""How often a store that is not local must deny an object before it counts as absent; this takes half a second.
 
 A store that denies one request in five wrongly denies an object eight times in a row once in 400 000.
 """
 
 FAILURES = 12
-"""Failures in a row after which a request is given up: half a minute of them."""
+"""How often in a row a request must fail before it is given up; this takes half a minute."""
 
 PAUSE_ABSENT, PAUSE_ERROR = 0.02, 0.2
-"""Seconds before the second look; doubled before each further one, with a jitter of half to one and a half."""
+"""Seconds before the second try, after a denial and after an error. They double before each further try, and are
+multiplied by a random factor from 0.5 to 1.5."""
 
 LONGEST_ABSENT, LONGEST_ERROR = 0.1, 4.0
-"""Seconds, before the jitter, beyond which a pause does not grow."""
+"""Longest pauses in seconds, before the random factor."""
 
 
 def is_local(store: Any) -> bool:
-    """Whether a store answers for good the first time: a folder, an archive, or memory."""
+    """Whether the first answer of a store is final: it is a folder, an archive, or memory."""
     return isinstance(store, LocalStore | MemoryStore | ZipStore)
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a request that failed like this may succeed when it is made again."""
+    """Whether a request that failed with this error may succeed when it is repeated."""
     response = getattr(error, "response", None)
     status = getattr(error, "status", getattr(error, "code", None))
     if isinstance(response, dict):  # botocore
@@ -45,7 +46,20 @@ def _is_transient(error: BaseException) -> bool:
 
 
 async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = None) -> T | None:
-    """What a remote store answers; None after so many denials, or `TRIES`; the error after `FAILURES` in a row."""
+    """Repeat a look at a remote store until it finds something.
+
+    Parameters
+    ----------
+    look : callable
+        Coroutine function that returns None where the store denies what is looked for.
+    looks : int, optional
+        Denials after which None is returned; `TRIES` by default.
+
+    Raises
+    ------
+    Exception
+        The error of the look: at once if a repetition would not help, else after `FAILURES` in a row.
+    """
     denied = failed = 0
     while True:
         try:
@@ -64,9 +78,9 @@ async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = N
 
 
 def in_parallel(*questions: Callable[[], Any]) -> list[Any]:
-    """Answers to questions none of which waits for another; the error of the first that has one.
+    """Answers to questions that are asked at the same time; the error of the first question that fails.
 
-    Where a store that is not local takes many looks to deny, they are all taken in the time of one question.
+    A remote store is asked many times before an object counts as absent: several questions take as long as one.
 
     Examples
     --------
@@ -80,9 +94,9 @@ def in_parallel(*questions: Callable[[], Any]) -> list[Any]:
 
 
 def in_order(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterator[T]:
-    """What an act makes of each of some objects, in their order; up to so many are under way at a time.
+    """Results of a function for each of some objects, in their order; up to `ahead` calls run at a time.
 
-    A request to an object store takes some hundredths of a second, and waits all that time.
+    A request to an object store takes some hundredths of a second, nearly all of it waiting.
 
     Examples
     --------
@@ -103,7 +117,7 @@ def in_order(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterato
 
 
 async def insist(act: Callable[[], Awaitable[Any]]) -> None:
-    """Have a remote store do what can be done twice; the last error when it does not."""
+    """Repeat a request that may be done twice until a remote store accepts it; its last error when it does not."""
 
     async def done() -> bool:
         await act()

@@ -1,4 +1,4 @@
-"""What the tasks of a process have in common, though each unpickles its own job."""
+"""Objects that the tasks of a process share, although each task unpickles its own job."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -11,7 +11,7 @@ _ATTACHING = Lock()
 
 
 def of_this_process(kind: str, token: str, make: Callable[[], T]) -> T:
-    """The object of a kind that goes by this token; a process holds that of the latest token only.
+    """The object of this kind and token, made if there is none; of each kind a process holds the latest object only.
 
     Examples
     --------

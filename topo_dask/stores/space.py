@@ -12,7 +12,7 @@ class Disk:
     Parameters
     ----------
     device : int
-        Number of the file system: paths of one number share its space.
+        Number of the file system: paths with the same number share its space.
     free : int
         Bytes that this user may still write.
     """
@@ -22,9 +22,10 @@ class Disk:
 
 
 def disk_of(url: str | None) -> Disk | None:
-    """The disk that a path is on, or will be; None for what is on no disk, and where that cannot be told.
+    """The disk that a path is on, or will be on; None where there is no disk, or where its space is not known.
 
-    Stores tell nothing of their space, and some file systems, such as ``/proc``, no size, or more free than there is.
+    Object stores do not tell their space. Some file systems, such as ``/proc``, tell no size, or more free bytes than
+    their size.
 
     Examples
     --------
