@@ -1,11 +1,11 @@
-"""Checked reads of zarr arrays: what is missing is never read as zeros, what is damaged never reaches a decoder.
+"""Checked reads of zarr arrays: a missing chunk is never read as zeros, and a damaged one never reaches a decoder.
 
-zarr fills in for a chunk that is not there, and Blosc trusts the sizes in the header of a chunk. So zarr is given a
-store of ours between it and the data::
+zarr puts the fill value in place of a chunk that is not there, and Blosc trusts the sizes in the header of a chunk. So
+a store of ours stands between zarr and the data::
 
     CheckedArray[...] ── zarr decodes ── _CheckedStore.get: fetch once, try again, check the bytes ── the array's store
 
-A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) cannot be seen by anybody.
+A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) cannot be detected.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ T = TypeVar("T")
 OnMissing = Literal["error", "background"]
 
 _SETTLING, _PATIENCE = "settling", 1.0
-"""Seconds that a read which failed waits, at most, for all under way: zarr does not say which were begun with it."""
+"""Seconds that a failed read waits at most for all reads under way; zarr does not say which were begun with it."""
 
 
 class ChunkError(OSError):
-    """A stored chunk is damaged or out of reach."""
+    """A stored chunk is damaged or cannot be read."""
 
 
 class MissingChunkError(ChunkError, FileNotFoundError):
@@ -43,8 +43,8 @@ class MissingChunkError(ChunkError, FileNotFoundError):
 
 
 async def _settle() -> None:
-    # Of a read that fails zarr leaves the reads of other chunks behind. What they raise nobody hears, and of those that
-    # are not done when the process ends asyncio complains.
+    # When the read of one chunk fails, zarr abandons the reads of the other chunks. asyncio complains of their errors,
+    # which nobody retrieves, and of those that are not done when the process ends.
     own = asyncio.current_task()
     assert own is not None
     own.set_name(_SETTLING)  # two that wait here must not wait for each other
@@ -55,7 +55,8 @@ async def _settle() -> None:
 
 
 def _entry_in_place(root: str, key: str) -> str | None:
-    # What keeps a key from being a file, itself or in place of a folder above it; None where nothing is there.
+    # The path that keeps a key from being a file: an entry in its own place that is no file, or an entry in place of a
+    # folder above it that is no folder. None if there is no such path.
     path = os.path.join(root, key)
     if os.path.lexists(path):
         return None if os.path.isfile(path) else path  # it has been written meanwhile
@@ -68,13 +69,13 @@ def _entry_in_place(root: str, key: str) -> str | None:
 class _CheckedStore(Store):
     """Read-only store that fetches the chunks of one array from its own store, and checks them.
 
-    A `Store` and not a `WrapperStore`: that one passes on what zarr adds to the interface (`get_sync`, `get_ranges`),
-    past the checks; here it falls back on `get`.
+    This is a `Store` and not a `WrapperStore`: a `WrapperStore` passes methods that zarr adds to the interface
+    (`get_sync`, `get_ranges`) on to the inner store, past the checks. Here zarr falls back on `get`.
     """
 
     def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing, remedy: str) -> None:
         super().__init__(read_only=True)
-        self._store: Any = impatient(array.store_path.store)  # absence is judged here
+        self._store: Any = impatient(array.store_path.store)  # this class repeats requests and judges absence itself
         self._local = is_local(self._store)
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
@@ -104,7 +105,7 @@ class _CheckedStore(Store):
     async def get_ranges(
         self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **limits: Any
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        """Parts of a shard, neighbours fetched as one (asked for by zarr from 3.2 on)."""
+        """Parts of a shard; neighbouring parts are fetched together. zarr 3.2 and later use it."""
 
         async def look() -> list[tuple[int, Buffer | None]] | None:
             groups = self._store.get_ranges(key, byte_ranges, prototype=prototype, **limits)
@@ -146,7 +147,7 @@ class _CheckedStore(Store):
             raise self.refuse(key, f"is damaged: {error}") from None
 
     async def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
-        # zarr asks for an inner chunk only after the index of its shard said that it is there.
+        # zarr asks for an inner chunk only after the index of the shard has said that it is there.
         if part is not None and self._form.index is not None and not is_index(part, self._form.index):
             raise self.refuse(key, "vanished while it was read")
         if isinstance(self._store, LocalStore) and (entry := _entry_in_place(str(self._store.root), key)) is not None:
@@ -157,7 +158,7 @@ class _CheckedStore(Store):
             raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
 
     async def _is_there(self) -> bool:
-        # Of an array that is gone, or a disk that is no longer mounted, all chunks would read as background.
+        # If the array was removed, or its disk is no longer mounted, all chunks would read as background.
         store = self._store if self._local else PersistentStore(self._store)
         return bool(await store.exists(self._document))
 
@@ -201,7 +202,7 @@ class _CheckedStore(Store):
 
 @dataclass(frozen=True)
 class CheckedArray:
-    """A zarr array whose reads are checked; it pickles when the array does.
+    """A zarr array whose reads are checked. It can be pickled if the array can.
 
     Parameters
     ----------
@@ -210,21 +211,22 @@ class CheckedArray:
     name : str
         Name of the argument, for messages.
     on_missing : {"error", "background"}
-        What a chunk (a shard, where there are shards) that does not exist means: an error, or the fill value. An inner
-        chunk which the index of its shard declares empty is the fill value in both cases: that is on record.
+        Whether a chunk (a shard if there are shards) that does not exist is an error, or reads as the fill value. An
+        inner chunk that the index of its shard declares empty reads as the fill value in both cases, because the index
+        is a record of that.
     remedy : str
-        What to do where a chunk does not exist, for the message.
+        What the user can do where a chunk does not exist, for the message.
 
     Raises
     ------
     ValueError
-        When `on_missing` is neither, or when the array is packed in a way that cannot be checked: Blosc or shards
-        inside another compressor.
+        When `on_missing` is neither, or when the packing of the array cannot be checked: Blosc or shards inside another
+        compressor.
 
     Notes
     -----
-    Stores that are not local are asked up to `TRIES` times, after errors that may pass and for chunks that seem to be
-    absent.
+    Stores that are not local are asked up to `TRIES` times for a chunk that seems to be absent, and again after errors
+    that may pass.
 
     Examples
     --------
@@ -280,7 +282,7 @@ class CheckedArray:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Shape of a chunk; of an inner chunk where there are shards."""
+        """Shape of a chunk; of an inner chunk if there are shards."""
         return tuple(self.array.chunks)
 
     @property
@@ -290,7 +292,7 @@ class CheckedArray:
 
     @property
     def fill_value(self) -> Any:
-        """Value of what was never written."""
+        """Value of voxels that were never written."""
         return self.array.fill_value
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
@@ -326,7 +328,7 @@ class CheckedArray:
         return tuple(box)
 
     def _culprit(self, box: tuple[slice, ...], error: Exception) -> ChunkError:
-        """Error that names the chunk of the box that cannot be decoded."""
+        """Error that names the chunk of the box that cannot be read."""
         shape = stored_shape(self.array)
         touched = [range(part.start // size, -(-part.stop // size)) for part, size in zip(box, shape, strict=True)]
         for chunk in product(*touched):
@@ -345,5 +347,5 @@ class CheckedArray:
 
 
 def stored_shape(array: Any) -> tuple[int, ...]:
-    """Shape of what is stored as one object: a shard where there are shards, else a chunk."""
+    """Shape of what is stored as one object: a shard if there are shards, else a chunk."""
     return tuple(int(size) for size in array.shards or array.chunks)

@@ -1,4 +1,4 @@
-"""What a caller may name as an input: an array, a path, a URL, an OME-Zarr image."""
+"""Inputs: a caller may give an open array, or the path or URL of an array or an OME-Zarr image."""
 
 import os
 from collections.abc import Mapping
@@ -26,26 +26,26 @@ from .retries import in_parallel
 if TYPE_CHECKING:
     import zarr
 
-_PARENTS = 3  # groups above an array in which its metadata are looked for: paths like "scale0/image" have two
+_PARENTS = 3  # groups above an array that may hold the metadata of its image: paths like "scale0/image" have two
 
 
 def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, Placement | None]":
-    """Open a zarr array for reading, and find its place in space where OME-Zarr metadata tell it.
+    """Open a zarr array for reading, and find its place in space if OME-Zarr metadata tell it.
 
     Parameters
     ----------
     array : path, URL or zarr.Array
-        An array, or an OME-Zarr multiscale image, of which one level is taken. An open array has a place where its
-        store holds the image it belongs to. An image's axis of time must have length 1, and is left out.
+        An array, or an OME-Zarr multiscale image, of which one level is taken. An open array has a place if its store
+        holds the image that it belongs to. An axis of time of an image must have length 1, and is left out.
     name : str
         Name of the argument, for messages.
     level : int, optional
-        Level of a multiscale image, 0 by default; an array has no other.
+        Level of a multiscale image, 0 by default; for an array only 0 is allowed.
 
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, NotADirectoryError
-        When it is neither a zarr array nor the place of one.
+        When `array` is neither a zarr array nor the place of one.
     """
     import zarr
 
@@ -62,7 +62,7 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
 
 
 def _way_in(array: Any) -> str:
-    """What to do with an array that is none of zarr."""
+    """What the user can do with an array that is not one of zarr, for the message."""
     if type(array).__module__.partition(".")[0] == "dask":
         return " of dask: write it with to_zarr, or see run_instance_segmentation"
     if hasattr(array, "shape") and hasattr(array, "dtype"):
@@ -71,9 +71,10 @@ def _way_in(array: Any) -> str:
 
 
 def absolute_node(node: Any) -> Any:
-    """The same array or group, at a place that does not depend on the working directory of whoever reads it.
+    """The same array or group, opened by an absolute path, which means the same in every working directory.
 
-    What was opened by a URL of files is opened by its path: links, permissions and missing chunks are checked there.
+    A node that was opened by a URL of files is opened by its path too: there links and permissions are checked, and one
+    look tells that a chunk is missing.
     """
     import zarr
     from fsspec.implementations.local import LocalFileSystem
@@ -93,7 +94,7 @@ def absolute_node(node: Any) -> Any:
 
 
 def sees(array: Any) -> bool:
-    """Whether the metadata of an array are there, where this code runs."""
+    """Whether the metadata of an array can be found from where this code runs."""
     from zarr.core.sync import sync
 
     return bool(sync((array.store_path / document_of(array)).exists()))
@@ -102,7 +103,7 @@ def sees(array: Any) -> bool:
 def open_prediction(
     semantic: Any, flow: Any, level: int | None = None
 ) -> "tuple[Any, Any, Placement | None, Placement | None]":
-    """Open foreground and flow, see `open_input`; then the place in space of each, where it knows its own."""
+    """Open foreground and flow, see `open_input`: the two arrays, then the place in space of each, or None."""
     (opened, place), (opened_flow, place_of_flow) = in_parallel(
         lambda: open_input(semantic, "semantic", level), lambda: open_input(flow, "flow", level)
     )
@@ -110,25 +111,25 @@ def open_prediction(
 
 
 def open_labels(array: Any, name: str, level: int | None = None) -> Any:
-    """Open labels, see `open_input`: of an OME-Zarr image an axis of channels of length 1 is left out too."""
+    """Open labels, see `open_input`; an axis of channels of length 1 of an OME-Zarr image is left out too."""
     labels, place = open_input(array, name, level)
     return without_first_axis(labels, name) if place is not None and labels.shape[:-3] == (1,) else labels
 
 
 def check_axes(axes: tuple[str, ...], name: str) -> None:
-    """Raise ValueError when axes are named z, y and x, and these are not the last three in that order."""
+    """Raise ValueError when axes named z, y and x are not the last three in that order."""
     if {"z", "y", "x"} <= set(axes) and axes[-3:] != ("z", "y", "x"):
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
 
 
 def check_named_axes(array: Any, name: str) -> None:
-    """See `check_axes`, for the names that a zarr array has for its own axes, if any."""
+    """Do as `check_axes` with the axis names in the metadata of a zarr array, if it has any."""
     if axes := getattr(array.metadata, "dimension_names", None):
         check_axes(tuple(axis or "" for axis in axes), name)
 
 
 def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
-    """The array of an image with axes (z, y, x) or (channel, z, y, x): an axis of time, of length 1, is left out.
+    """The array of an image with axes (z, y, x) or (channel, z, y, x). An axis of time of length 1 is left out.
 
     Raises
     ------
@@ -139,7 +140,7 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
     check_axes(axes, name)
     times = [k for k, axis in enumerate(axes) if axis in ("t", "time")]
-    if not times or array.ndim < len(axes):  # it has been left out before
+    if not times or array.ndim < len(axes):  # the axis has been left out before
         return array
     if times != [0] or array.shape[0] != 1:
         shape = tuple(array.shape)
@@ -151,8 +152,9 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
 
 
 def _attributes_above(store: Any, path: str) -> Mapping[str, Any]:
-    # Those of a group of the same file system or object store, which may lie above the root of this store object; none
-    # where there is no group, an array, or a place that may not be read, as of a bucket that opens one folder only.
+    # The attributes of a group of the same file system or object store, which may lie above the root of this store
+    # object. Empty where there is no group, where there is an array, and where nothing may be read: access to a bucket
+    # may be limited to one prefix.
     import zarr
     from zarr.storage import FsspecStore, LocalStore
 
@@ -173,7 +175,7 @@ def _attributes_above(store: Any, path: str) -> Mapping[str, Any]:
 
 
 def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Placement | None]":
-    """The array as a volume, and its place in space where the metadata of an image above it tell that."""
+    """The array as a volume, and its place in space if it is a level of an image in a group above it."""
     from zarr.storage import FsspecStore, LocalStore
 
     store, inner = impatient(array.store), ""
@@ -197,13 +199,13 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
 def resolve_input(
     path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None
 ) -> "tuple[zarr.Array[Any], Placement | None]":
-    """Array of an input, and its place in space where that is known.
+    """Array of an input, and its place in space if that is known.
 
     Parameters
     ----------
     path_or_url : path or URL
-        A zarr array, also one inside a multiscale image, whose metadata then give the placement; or a multiscale
-        image, of which one level is taken.
+        A zarr array, which may be a level of a multiscale image, whose metadata then give the placement; or a
+        multiscale image, of which one level is taken.
     name : str
         Name of the argument, for messages.
     level : int, optional
@@ -219,10 +221,10 @@ def resolve_input(
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        When there is nothing at the path; when there is a file.
+        When there is nothing at the path, or when there is a file.
     ValueError
         When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
-        time points, it has no such level, or a level other than 0 is asked of an array.
+        time points, or it has no such level; when a level other than 0 is asked of an array.
     """
     where = os.fspath(path_or_url)
     node = open_node(where)
@@ -241,7 +243,7 @@ def resolve_input(
 
 
 def _names_inside(group: "zarr.Group") -> list[str]:
-    # What may be meant instead: arrays and images, and for the output of a run its labels.
+    # Names that the user may have meant instead: arrays and images, and in the output of a run its labels.
     labels = dict(group.groups()).get("labels")
     names = [] if labels is None else [f"labels/{key}" for key in sorted(labels.keys())]
     return [*names, *(key for key in sorted(group.keys()) if key != "labels" or not names)][:8]

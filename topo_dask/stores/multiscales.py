@@ -1,7 +1,7 @@
-"""OME-Zarr 0.4 and 0.5: what the metadata of a multiscale image say about its levels and their place in space.
+"""Metadata of multiscale images of OME-Zarr 0.4 and 0.5: the levels, and their place in space.
 
-A level of a pyramid is an array; its place in space is a voxel size and a translation, which is where the *centre* of
-its first voxel lies.
+A level of a pyramid is an array. Its place in space is a voxel size and a translation: the position of the *centre* of
+its first voxel.
 """
 
 import math
@@ -22,7 +22,7 @@ VoxelSize: TypeAlias = tuple[float, float, float]
 """Lengths along z, y, x."""
 
 VERSIONS = {"0.4": 2, "0.5": 3}
-"""Format of zarr that each version of OME-Zarr stands on."""
+"""Zarr format that each version of OME-Zarr uses."""
 
 _NANOMETRES = {
     **dict.fromkeys(("picometer", "pm"), Decimal("1E-3")),
@@ -39,19 +39,19 @@ WRITE_ONCE = (
     'write what is in it once with zarr.create_array(path, data=..., config={"write_empty_chunks": True}), see '
     "docs/inputs.md"
 )
-"""The remedy for what is no zarr array."""
+"""The remedy in messages about inputs that are no zarr arrays."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a volume lies in space, as its metadata say it.
+    """Place of a volume in space, in the units of its metadata.
 
     Parameters
     ----------
     scale, translation : tuple of 3 float
-        Edges of a voxel and centre of the first voxel along z, y, x, in the units.
+        Edges of a voxel and centre of the first voxel along z, y, x, in `units`.
     units : tuple of 3 str or None
-        Unit of each axis; None where it has none.
+        Unit of each axis; None if it has none.
     """
 
     scale: VoxelSize = (1.0, 1.0, 1.0)
@@ -60,29 +60,29 @@ class Placement:
 
     @classmethod
     def cubes(cls, edge_nm: float) -> "Placement":
-        """Voxels as long as wide as high, the first one at the origin."""
+        """Cubic voxels with this edge, the first one at the origin."""
         return cls((float(edge_nm),) * 3, units=("nanometer",) * 3)
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:
-        """Edges of a voxel in nanometres; None when not all axes have a metric unit."""
+        """Edges of a voxel in nanometres; None unless all axes have a metric unit."""
         return self._nanometres(self.scale)
 
     @property
     def edge_nm(self) -> float | None:
-        """Shortest edge of a voxel in nanometres, which stands for its resolution; None when it is not known."""
+        """Shortest edge of a voxel in nanometres, taken as the resolution; None if it is not known."""
         return None if (size := self.voxel_size_nm) is None else min(size)
 
     @property
     def translation_nm(self) -> VoxelSize | None:
-        """Centre of the first voxel in nanometres; None when not all axes have a metric unit."""
+        """Centre of the first voxel in nanometres; None unless all axes have a metric unit."""
         return self._nanometres(self.translation)
 
     def _nanometres(self, values: VoxelSize) -> VoxelSize | None:
         units = [_NANOMETRES.get(str(unit)) for unit in self.units]
         if None in units:
             return None
-        # In decimals, so that 0.0043 micrometers are 4.3 nanometres and not 4.300000000000001.
+        # Decimal arithmetic, so that 0.0043 micrometers are 4.3 nanometres and not 4.300000000000001.
         z, y, x = (float(Decimal(repr(v)) * unit) for v, unit in zip(values, units, strict=True) if unit)
         return z, y, x
 
@@ -96,9 +96,9 @@ class Level:
     path : str
         Path of the array within the group.
     shape : tuple of int
-        Shape of the array, all axes.
+        Shape of the array, with all its axes.
     placement : Placement, optional
-        Where it lies in space; None when there are not three axes of space.
+        Place in space; None unless there are three axes of space.
     """
 
     path: str
@@ -107,20 +107,20 @@ class Level:
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:
-        """Edges of a voxel along z, y, x in nanometres, where they are known."""
+        """Edges of a voxel along z, y, x in nanometres; None if they are not known."""
         return None if self.placement is None else self.placement.voxel_size_nm
 
 
 @dataclass(frozen=True)
 class Multiscale:
-    """A multiscale image: names of the axes in order, and the levels from fine to coarse."""
+    """A multiscale image: the names of its axes in order, and its levels from fine to coarse."""
 
     axes: tuple[str, ...]
     levels: tuple[Level, ...]
 
 
 def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
-    """Entry of `multiscales` in the attributes of a group, or None; ValueError when it cannot be used."""
+    """Entry of `multiscales` in the attributes of a group, or None; ValueError if the entry cannot be used."""
     ome = attributes.get("ome")
     namespaced = isinstance(ome, Mapping)
     images = (ome if namespaced else attributes).get("multiscales")  # type: ignore[union-attr]
@@ -128,7 +128,7 @@ def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] |
         return None
     if not isinstance(images, list) or not images or not isinstance(images[0], Mapping):
         raise ValueError(f"{where}: 'multiscales' must be a list of objects, got {images!r}")
-    image: Mapping[str, Any] = images[0]  # the specification's choice when there are several
+    image: Mapping[str, Any] = images[0]  # of several images the specification takes the first
     version = ome.get("version") if namespaced else image.get("version")  # type: ignore[union-attr]
     complete = isinstance(image.get("axes"), list) and isinstance(image.get("datasets"), list)
     if version not in (None, *VERSIONS) or not complete:
@@ -140,7 +140,7 @@ def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] |
 
 
 def find_dataset(attributes: Mapping[str, Any], path: str) -> Any:
-    """Entry of a level in the attributes of a group, or None; the image may be one that cannot be used otherwise.
+    """Entry of the level at a path, from the attributes of a group, or None. Nothing else of the image is checked.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def _vector(transform: Mapping[str, Any], n_axes: int, where: str) -> list[float
 
 
 def _chain(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str) -> tuple[list[float], list[float]]:
-    """Scale and translation of a chain of transformations."""
+    """Scale and translation that a chain of transformations amounts to."""
     scale, shift = [1.0] * n_axes, [0.0] * n_axes
     for transform in transforms:
         kind = transform.get("type")
@@ -185,7 +185,7 @@ def _chain(transforms: Sequence[Mapping[str, Any]], n_axes: int, where: str) -> 
 
 
 def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], list[str | None]]:
-    """Names of the axes, indices of those of space, and their units."""
+    """Names of all axes, then the indices and the units of the axes of space."""
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image["axes"]]
     names = tuple(str(axis.get("name")).lower() for axis in axes)
     space = [i for i, axis in enumerate(axes) if axis.get("type", "space" if names[i] in "zyx" else "") == "space"]
@@ -194,7 +194,7 @@ def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], lis
 
 
 def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
-    """One of the datasets of an image; its array is not looked at."""
+    """The level that an entry of an image's `datasets` describes; its array is not opened, and its shape left empty."""
     path = dataset.get("path") if isinstance(dataset, Mapping) else None
     if not isinstance(path, str):
         raise ValueError(f"{where}: every dataset must have a path, got {dataset!r}")
@@ -209,12 +209,12 @@ def read_level(dataset: Any, image: Mapping[str, Any], where: str) -> Level:
 
 
 class MetadataError(ValueError):
-    """Metadata of zarr are damaged."""
+    """The metadata of a zarr node are damaged."""
 
 
 @contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Name the place where metadata are damaged: zarr tells only what its parser met."""
+    """Add the place to errors about damaged metadata, because zarr tells only what its parser met."""
     try:
         yield
     except FileNotFoundError:
@@ -224,14 +224,14 @@ def readable(where: str) -> Iterator[None]:
 
 
 def open_node(where: str) -> Any:
-    """Open a zarr group or array for reading; a path may begin with ~, and a URL of files is a path.
+    """Open a zarr group or array for reading; a path may begin with ~, and a URL of files is taken as a path.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        Where there is none; where there is a file instead.
+        When there is no group and no array, or a file instead.
     MetadataError
-        Where the metadata are damaged.
+        When the metadata are damaged.
     """
     import zarr
 
@@ -248,7 +248,7 @@ def open_node(where: str) -> Any:
 
 
 def _file_on(where: str) -> str | None:
-    """The part of a path that is a file, as in volume.h5/flow."""
+    """The part of a path that is a file, such as volume.h5 in volume.h5/flow; None if there is none."""
     while os.path.dirname(where) != where:
         if os.path.isfile(where):
             return where
@@ -268,12 +268,12 @@ def _array(group: "zarr.Group", path: str, n_axes: int) -> Any:
 
 
 def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Multiscale | None:
-    """Axes and levels of a multiscale image, or None where there is none.
+    """Axes and levels of a multiscale image, or None if there is no image.
 
     Parameters
     ----------
     path_or_group : path, URL or zarr.Group
-        Group to look at. Of several images in it, the first is taken.
+        Group to look at. If it holds several images, the first is taken.
 
     Returns
     -------
@@ -282,13 +282,13 @@ def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Mu
     Raises
     ------
     FileNotFoundError
-        When there is nothing at the path, or a level that the metadata name is not there.
+        When there is nothing at the path, or when a level that the metadata name does not exist.
     ValueError
-        When the metadata are not those of OME-Zarr 0.4 or 0.5.
+        When the metadata are not valid ones of OME-Zarr 0.4 or 0.5.
 
     Notes
     -----
-    https://ngff.openmicroscopy.org/0.5. The transformations of a level apply before those of the image.
+    Specification: https://ngff.openmicroscopy.org/0.5. The transformations of a level apply before those of the image.
 
     Examples
     --------
@@ -314,7 +314,7 @@ def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Mu
 
 
 def find_level(multiscale: Multiscale, level: int | None = None) -> Level:
-    """A level by its number, 0 for the finest, which is the default.
+    """The level with this number; 0, the default, is the finest.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Volumes that stages read from and write to: NumPy or zarr arrays behind the same few words.
+"""Volumes that stages read from and write to: NumPy and zarr arrays with the same few methods.
 
-Whatever comes in leaves as native, C-contiguous NumPy; whatever cannot be used is refused when it is opened.
+Reads give native, C-contiguous NumPy arrays. Arrays that cannot be used are refused when they are opened.
 """
 
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ from .pages import Pages
 from .recent import RecentReads
 
 COMPONENTS = "its first axis must be the channels: dz, dy, dx"
-"""What a flow lacks that has an axis too few."""
+"""The remedy in messages about a flow that has one axis too few."""
 
 
 def check_unmasked(array: Any, name: str) -> None:
-    """Raise TypeError where an array of NumPy masks some of its values: they would count like the rest."""
+    """Raise TypeError if a NumPy array masks some of its values, because they would count like the rest."""
     if np.ma.is_masked(array):
         raise TypeError(f"{name} has masked values, which would count: say what they are, as with .filled(0)")
 
 
 def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
-    """Refuse what cannot be an input: wrong number of axes, no numbers, a shape or a chunk beyond reason.
+    """Refuse arrays that cannot be an input: wrong number of axes, no numbers, a shape or a chunk beyond the limits.
 
-    `lacking` is the remedy where one axis is missing.
+    `lacking` is the remedy for the message where one axis is missing.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
 
 
 def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semantic", "flow")) -> None:
-    """Raise ValueError or TypeError, with the arguments' names, when a prediction's two arrays do not fit together."""
+    """Raise ValueError or TypeError, naming the arguments, when foreground and flow do not fit together."""
     of_semantic, of_flow = names
     in_front = "put an axis of channels of length 1 in front; of 2-D data one of depth 1 behind the channels"
     check_array(semantic, of_semantic, 4, in_front)
@@ -90,7 +90,7 @@ _PLACES = {0: "first", -1: "last", 1: "second"}
 
 
 def _check_channels_first(semantic: tuple[int, ...], flow: tuple[int, ...], names: tuple[str, str]) -> None:
-    # Which of two arrays that do not fit would do so with another axis in front.
+    # Raises ValueError if the two arrays would fit with another axis of one, or of both, in front.
     for axes in product(_PLACES, repeat=2):
         first = [
             (shape[axis], *np.delete(shape, axis).tolist()) for axis, shape in zip(axes, (semantic, flow), strict=True)
@@ -113,10 +113,10 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def track_bytes(dtype: np.dtype[Any]) -> int:
-    """Bytes of a vector that a task which tracks holds beside what it reads.
+    """Bytes for each vector that a tracking task holds in addition to the vectors as they were read.
 
-    They are laid out for the block and for a page that particles have gone to, and converted where the type is neither
-    that in which the flow is used nor float16.
+    The task lays vectors out for its block, and for a page that particles have gone to. It converts them first, unless
+    they have the type in which flow is used, or float16.
     """
     if dtype.name == "float16":
         return 2 * HALVES_BYTES
@@ -159,20 +159,20 @@ class Source:
         return _native(np.asarray(self.array[index]))
 
     def release(self) -> None:
-        """Free what is kept of earlier reads."""
+        """Free the parts that are kept of earlier reads."""
         if isinstance(self.array, RecentReads):
             self.array.clear()
 
 
 class SharedReads:
-    """Array whose channels, in one box, are read once for all who ask for some of them.
+    """Array whose channels are read together, once, in one box, and then handed out to each class that asks for some.
 
     Parameters
     ----------
     array : zarr.Array
         Axes (channel, z, y, x).
     box : Box
-        The box that is asked for again and again.
+        The box that several classes ask for. Other boxes are read from the array each time.
     """
 
     def __init__(self, array: Any, box: Box) -> None:
@@ -198,14 +198,14 @@ class Foreground:
     _met: dict[BlockGrid, NDArray[np.bool_] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Foreground, (self.source, self.threshold)  # tasks need not know where the others are
+        return Foreground, (self.source, self.threshold)  # a task does not need the map of the other blocks
 
     def stored_blocks(self, grid: BlockGrid) -> Iterator[Block]:
-        """Blocks that may have foreground, in raster order: those that a stored chunk meets.
+        """Blocks that may have foreground, in raster order: those that overlap a stored chunk.
 
-        A chunk that was never written has the array's fill value, which is background unless it counts as foreground or
-        is no number. All blocks where the store cannot tell, or where a chunk that is not there is an error. What is
-        stored is listed once, and a byte is kept for each block of the grid.
+        A chunk that was never written has the array's fill value. Such chunks are background, unless the fill value
+        counts as foreground or is NaN. All blocks are given where the store cannot tell which chunks it has, or where a
+        missing chunk is an error. The chunks are listed once, and a byte is kept for each block of the grid.
         """
         if grid not in self._met:
             self._met[grid] = self._blocks_met(grid)
@@ -215,11 +215,11 @@ class Foreground:
         return (grid.block((z, y, x)) for z, y, x in map(np.ndarray.tolist, np.argwhere(met)))
 
     def _blocks_met(self, grid: BlockGrid) -> NDArray[np.bool_] | None:
-        # Which blocks a stored chunk meets; None where each may have foreground.
+        # Which blocks overlap a stored chunk; None where each may have foreground.
         array = self.source.array
         if not (isinstance(array, CheckedArray) and array.on_missing == "background"):
             return None
-        fill = np.asarray(array.fill_value or 0)  # format 2 has null, which reads as 0
+        fill = np.asarray(array.fill_value or 0)  # in format 2 it may be null, which reads as 0
         if self._is_foreground(fill) or fill != fill:
             return None
         unit = stored_shape(array)
@@ -241,7 +241,7 @@ class Foreground:
         Raises
         ------
         ValueError
-            When a probability is not a number.
+            When a probability is NaN.
         """
         values = self.source.read(box)
         if values.ndim == 4:
@@ -255,14 +255,14 @@ class Foreground:
     def _is_foreground(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         if self.threshold is None:
             return values.astype(np.bool_)
-        # A threshold beyond the range of the values' type becomes infinity, which compares right.
+        # A threshold beyond the range of the values' type becomes infinity, which still compares correctly.
         with np.errstate(over="ignore"):
             mask: NDArray[np.bool_] = np.asarray(values > self.threshold)
         return mask
 
 
 def _as_tracked(flow: NDArray[Any]) -> NDArray[np.floating]:
-    # float16 is laid out without a copy in the type in which it is used.
+    # float16 stays as it is: it is converted while it is laid out, without a copy in between.
     dtype = flow.dtype.newbyteorder("=")
     return flow.astype(dtype if dtype == np.float16 else used_dtype(dtype), copy=False)
 
@@ -277,18 +277,18 @@ class Flow(Protocol):
         """A region that contains the box, laid out for tracking."""
 
     def page(self, box: Box) -> Region:
-        """The same, of a box that is likely to be asked for again."""
+        """The same, for a box that is likely to be asked for again."""
 
     def part(self, page: Box, box: Box) -> Region:
-        """The same, of a small box within a page, or of that page if it costs no more."""
+        """The same, for a small box within a page; the whole page if it costs no more."""
 
     def release(self) -> None:
-        """Free what is kept for tracking."""
+        """Free the regions that are kept for tracking."""
 
 
 @dataclass(frozen=True)
 class StoredFlow:
-    """Flow that is read from its store, box by box; pages are kept at hand as far as `pages` has room."""
+    """Flow that is read from its store, box by box; pages stay in memory as far as `pages` has room."""
 
     source: Source
     step_size: float = 1.0
@@ -299,17 +299,17 @@ class StoredFlow:
         return readable_flow(self.source.read(box))
 
     def region(self, box: Box) -> Region:
-        """The box laid out for tracking; the page at hand if there is one."""
+        """The box laid out for tracking; taken from the pages in memory if it is one of them."""
         if (page := self.pages.find(self._key(box))) is not None:
             return page
         return region_of(_as_tracked(self.source.read(box)), box.start, self.step_size)
 
     def page(self, box: Box) -> Region:
-        """The box laid out for tracking, kept at hand."""
+        """The box laid out for tracking, kept in memory as a page."""
         return self.pages.get(self._key(box), lambda: self.region(box))
 
     def part(self, page: Box, box: Box) -> Region:
-        """The page laid out for tracking if it is at hand, else the box within it."""
+        """The page laid out for tracking if it is in memory, else the box within it."""
         at_hand = self.pages.find(self._key(page))
         return self.region(box) if at_hand is None else at_hand
 
@@ -321,20 +321,20 @@ class StoredFlow:
         return self.source.channels.start if self.source.channels else None, box
 
     def release(self) -> None:
-        """Let go of the pages, and of earlier reads."""
+        """Drop the pages, and the parts that are kept of earlier reads."""
         self.pages.clear()
         self.source.release()
 
 
 class HeldFlow:
-    """Flow in memory, laid out for tracking once, by the threads that will use it.
+    """Flow in memory, which the threads that will use it lay out for tracking once.
 
     Parameters
     ----------
     flow : ndarray of float, shape (3, D, H, W)
         Vectors in voxels.
     step_size : float
-        Length of a step.
+        Step size of the Euler steps.
     """
 
     def __init__(self, flow: NDArray[Any], step_size: float) -> None:
@@ -344,7 +344,7 @@ class HeldFlow:
         self._longest: list[float] = [0.0]
 
     def lay_out(self, box: Box) -> None:
-        """Lay out the planes z of a box."""
+        """Lay out the z planes of a box."""
         planes = (box.start[0], box.stop[0])
         self._longest.append(lay_out(self._flow, self._step_size, self._vectors, planes)[1])
 
@@ -361,7 +361,7 @@ class HeldFlow:
         self._vectors = None
 
     def read(self, box: Box) -> NDArray[np.floating]:
-        """Vectors of a box, shape (3, d, h, w), float32 or float64; a view where it can be one."""
+        """Vectors of a box, shape (3, d, h, w), float32 or float64; a view if no conversion is needed."""
         return readable_flow(self._flow[(slice(None), *box.slices)])
 
     def region(self, box: Box) -> Region:
@@ -379,19 +379,19 @@ class Output:
     array : zarr.Array or ndarray of int32, shape (D, H, W)
         The array.
     run : str, optional
-        Name of the run that must still be in the array's mark when a block is written; None where there is no mark.
+        Name of the run that the mark of the array must still have when a block is written; None if there is no mark.
     """
 
     array: Any
     run: str | None = None
 
     def written(self) -> Source:
-        """What has been written, for stages that read it; a chunk that is not there is background."""
+        """The labels written so far, for stages that read them; a missing chunk is background."""
         array = self.array
         return Source(array if isinstance(array, np.ndarray) else CheckedArray(array, "labels", "background"), "labels")
 
     def write(self, box: Box, labels: NDArray[np.int32]) -> None:
-        """Write the labels of a box of whole chunks; RuntimeError when the array is another run's by now."""
+        """Write the labels of a box of whole chunks; RuntimeError if another run has taken the array over."""
         if self.run is not None:
             check_run(self.array, self.run)
         self.array[box.slices] = labels
