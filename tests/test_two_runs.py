@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 from test_census import CONFIG, StopHereError, interrupt, predict, segment, stop, store_inputs
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 import topo_dask
 from topo_dask import plan
@@ -23,6 +23,7 @@ from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.scratch import FileScratch
 
 QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}
+ASYNC = {"asynchronous": True}
 OTHER = {"thin": {**CONFIG["thin"], "n_steps": 0}}
 
 
@@ -207,6 +208,39 @@ def test_an_array_given_is_cleared_though_the_run_was_killed_meanwhile(tmp_path:
     np.testing.assert_array_equal(
         segment(tmp_path, array, class_config=QUICK, scratch=tmp_path / "s", resume=True), expected
     )
+
+
+def test_an_array_given_holds_nothing_of_a_run_in_between(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        store_inputs(tmp_path / name)
+    expected = halve(tmp_path / "one")
+    array = zarr.create_array(tmp_path / "array", shape=(8, 24, 24), chunks=(8, 12, 12), dtype="int32")
+    with patch("topo_dask.segment.make_ready"), patch.object(plan, "relabel", stop), pytest.raises(StopHereError):
+        segment(tmp_path / "one", array, class_config=QUICK, scratch=tmp_path / "s")
+    other = segment(tmp_path / "other", array, class_config=QUICK, scratch=tmp_path / "t", overwrite=True)
+    assert other[expected == 0].any()
+    found = segment(tmp_path / "one", array, class_config=QUICK, scratch=tmp_path / "s", resume=True)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["memory", "object store"])
+def test_a_run_into_an_array_without_a_path_goes_on_in_that_array_only(tmp_path: Path, kind: str) -> None:
+    store_inputs(tmp_path)
+    how = {"shape": (8, 24, 24), "chunks": (8, 12, 12), "dtype": "int32"}
+    stores = [
+        MemoryStore() if kind == "memory" else FsspecStore.from_url(f"memory://{tmp_path}/{i}", storage_options=ASYNC)
+        for i in range(2)
+    ]
+    array, other = (zarr.create_array(store, **how) for store in stores)
+    other[:] = 7
+    more = {"class_config": QUICK, "scratch": tmp_path / "s"}
+    with patch("topo_dask.segment.make_ready"), patch.object(plan, "relabel", stop), pytest.raises(StopHereError):
+        segment(tmp_path, array, **more)
+    with pytest.raises(ValueError, match="cannot be resumed, it is another one: output: 'memory://"):
+        segment(tmp_path, other, **more, resume=True)
+    assert (other[:] == 7).all()
+    expected = topo_dask.run_instance_segmentation(*predict(), ["thin"], QUICK)["thin"]
+    np.testing.assert_array_equal(segment(tmp_path, zarr.open_array(stores[0]), **more, resume=True), expected)
 
 
 @pytest.mark.parametrize("go_on", [{"resume": True}, {"overwrite": True}])

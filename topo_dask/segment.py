@@ -28,7 +28,7 @@ from .stores.marks import check_owned
 from .stores.multiscales import read_multiscales
 from .stores.outputs import OutputSpec, check_outputs
 from .stores.pages import Pages
-from .stores.places import Target, existing_group, is_memory, locate_output, nested, place_of
+from .stores.places import Target, existing_group, is_memory, locate_output, name_of, nested, place_of
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
 from .stores.retries import in_parallel
@@ -410,7 +410,7 @@ def _describe(plan: RunPlan, target: Target) -> dict[str, Any]:
         "version": __version__,
         "semantic": ledger.describe_array(plan.semantic.array),
         "flow": ledger.describe_array(plan.flow.array),
-        "output": target.url,
+        "output": name_of(target.node) if target.url is None else target.url,
         "on_missing": plan.flow.on_missing,
         "threshold": plan.threshold,
         "block_shape": list(plan.grid.block_shape),

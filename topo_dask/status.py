@@ -43,8 +43,8 @@ class RunStatus:
     ----------
     place : str
         Scratch of an unfinished run, output of a finished one.
-    output : str, optional
-        Path or URL of the output, where it has one.
+    output : str
+        Path or URL of the output; what zarr calls its store where the output is an array or group that has neither.
     classes : dict
         Class name to its stages in order; no stages when they are all done and forgotten.
     holder : dict, optional
@@ -54,7 +54,7 @@ class RunStatus:
     """
 
     place: str
-    output: str | None
+    output: str
     classes: dict[str, list[StageStatus]]
     holder: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None

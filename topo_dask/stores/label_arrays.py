@@ -51,7 +51,8 @@ def open_output(
     run, scratch : str
         Name of the run and place of its scratch, which go into the marks.
     resume : bool
-        Whether the run goes on with what is there; else that is removed, also in the other layout.
+        Whether the run goes on with what is there; else that is removed, also in the other layout. An array that was
+        given is emptied in any case.
 
     Returns
     -------
@@ -59,8 +60,7 @@ def open_output(
         The levels, the finest first.
     """
     if target.is_array:
-        if not resume:
-            _clear(target.node, spec)
+        _clear(target.node, spec)  # it bears no mark: another run may have written here since
         return [persistent_array(target.node)]
     place = spec.place(name)
     there = resume and place in group

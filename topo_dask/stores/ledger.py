@@ -10,9 +10,8 @@ import sys
 from typing import Any
 from uuid import uuid4
 
-from .folders import absolute
 from .locks import claim
-from .places import place_of
+from .places import name_of
 from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
@@ -23,9 +22,8 @@ def describe_array(array: Any) -> dict[str, Any]:
     """What identifies an input without reading it: place, shape, type, chunks and codecs."""
     metadata = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
     text = json.dumps(metadata, sort_keys=True, default=str)
-    place = place_of(array)
     return {
-        "store": f"{array.store}/{array.path}" if place is None else absolute(place).rstrip("/"),
+        "store": name_of(array),
         "shape": list(array.shape),
         "dtype": str(array.dtype),
         "metadata": hashlib.sha256(text.encode()).hexdigest()[:16],

@@ -132,6 +132,15 @@ def place_of(node: Any) -> str | None:
     return url_of(node)
 
 
+def name_of(node: Any) -> str:
+    """Name by which a record knows an array or group again: its place, or what zarr calls its store.
+
+    The latter, of an array in memory, holds the address of that memory: no other process has it, nor another array.
+    """
+    place = place_of(node)
+    return f"{node.store}/{node.path}" if place is None else absolute(place).rstrip("/")
+
+
 def is_memory(place: str | None) -> bool:
     """Whether a path or URL is of fsspec's file system in the memory of a process."""
     return place is not None and place.startswith("memory:")
