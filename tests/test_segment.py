@@ -710,6 +710,46 @@ def test_an_array_given_is_emptied_block_by_block(monkeypatch: pytest.MonkeyPatc
             segment_volume(*paths, array, **settings(config), overwrite=True)
 
 
+def test_an_array_given_whose_chunks_are_behind_a_link_is_emptied_there(tmp_path: Path) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=BLOCK, dtype="int32")
+    array[:] = 5
+    (tmp_path / "out" / "c").rename(tmp_path / "disk")
+    (tmp_path / "out" / "c").symlink_to(tmp_path / "disk")
+    with pytest.raises(FileExistsError, match="is an array that is not empty: pass overwrite=True"):
+        segment_volume(*paths, array, **settings(config))
+    same(segment_volume(*paths, array, **settings(config), overwrite=True), in_memory(SEMANTIC[:1], FLOW[:3], config))
+
+
+def test_an_array_given_whose_chunks_can_not_be_listed_counts_as_filled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=BLOCK, dtype="int32")
+    array[:] = 5
+    for module in ("outputs", "label_arrays"):
+        monkeypatch.setattr(f"topo_dask.stores.{module}.stored_chunks", lambda array: None)
+    with pytest.raises(FileExistsError, match="chunks cannot be listed, it may not be empty: pass overwrite=True"):
+        segment_volume(*paths, array, **settings(config))
+    same(segment_volume(*paths, array, **settings(config), overwrite=True), in_memory(SEMANTIC[:1], FLOW[:3], config))
+
+
+def test_only_blocks_that_hold_something_are_emptied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = store(tmp_path, np.zeros_like(SEMANTIC[:1]), FLOW[:3])
+    array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=(3, 13, 6), dtype="int32")
+    array[-1, -1, -1] = array[0, 0, 0] = 5
+    emptied, real = list[Any](), zarr.Array.__setitem__
+
+    def setitem(self: Any, index: Any, value: Any) -> None:
+        emptied.append(index)
+        real(self, index, value)
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", setitem)
+    segment_volume(*paths, array, **settings({"round": CONFIG["round"]}), overwrite=True)
+    assert sorted([axis.start for axis in index] for index in emptied) == [[0, 0, 0], [9, 13, 12]]
+    assert not array[:].any()
+
+
 def test_labels_of_another_run_are_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two: Any, expected_two: Any
 ) -> None:

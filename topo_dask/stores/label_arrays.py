@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Block, BlockGrid, Triple
+from .checked import stored_shape
 from .foreign import HALF, MARK, is_half, is_metadata, names_in
+from .listing import stored_chunks
 from .marks import has_labels
 from .multiscales import read_multiscales
 from .outputs import OutputSpec
@@ -238,12 +240,18 @@ def _sweep_files(folder: str, files: Iterable[str]) -> None:
 
 def _clear(array: Any, spec: OutputSpec) -> None:
     # Blocks without foreground are not written: what an earlier run left there would stay.
+    stored, unit = stored_chunks(array), stored_shape(array)
+
+    def may_hold(block: Block) -> bool:
+        chunks = (slice(part.start // n, -(-part.stop // n)) for part, n in zip(block.write.slices, unit, strict=True))
+        return stored is None or bool(stored[tuple(chunks)].any())
+
     def empty(block: Block) -> None:
         array[block.write.slices] = 0
         if array[block.write.slices].any():  # an object store may deny what it should remove
             raise OSError(f"output {array.store_path} cannot be emptied: {block.write} and maybe others hold labels")
 
-    if persistent_array(array).nchunks_initialized:
-        each = prod(spec.block_shape) * array.dtype.itemsize
-        for _ in in_order(empty, BlockGrid(spec.shape, spec.block_shape), max(1, _EMPTIED // each)):
-            pass
+    each = prod(spec.block_shape) * array.dtype.itemsize
+    blocks = filter(may_hold, BlockGrid(spec.shape, spec.block_shape))
+    for _ in in_order(empty, blocks, max(1, _EMPTIED // each)):
+        pass

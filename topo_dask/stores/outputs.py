@@ -17,8 +17,8 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
+from .listing import stored_chunks
 from .marks import has_labels
-from .persistent import persistent_array
 from .places import Target, existing_group, members
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
@@ -100,8 +100,8 @@ def check_outputs(
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
         check_output(target.node, spec)
-        if not (run or replace) and persistent_array(target.node).nchunks_initialized:
-            raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
+        if not (run or replace):
+            _check_empty(target.node)
         return
     if group is None:
         return
@@ -122,6 +122,17 @@ def check_outputs(
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
             )
+
+
+def _check_empty(array: Any) -> None:
+    stored = stored_chunks(array)  # zarr's own count does not follow links
+    if stored is None:
+        raise FileExistsError(
+            "output is an array whose chunks cannot be listed, it may not be empty: pass overwrite=True to replace "
+            "what it holds"
+        )
+    if stored.any():
+        raise FileExistsError("output is an array that is not empty: pass overwrite=True to replace what it holds")
 
 
 def _check_no_labels(target: Target, group: Any) -> None:
