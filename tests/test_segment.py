@@ -375,10 +375,11 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
 
 
 @contextmanager
-def blind(client: Client, name: str) -> Iterator[None]:
+def blind(client: Client, name: str, answer: str = "False") -> Iterator[None]:
     """Workers on which a function says that nothing is there, where it is defined and where workers ask each other."""
     modules = "import topo_dask.workers as here, topo_dask.stores.inputs as there"
-    client.run(exec, f"{modules}; here.kept, there.{name} = here.{name}, lambda *_: False; here.{name} = there.{name}")
+    asked = f"here.kept, there.{name} = here.{name}, lambda *asked: {answer}"
+    client.run(exec, f"{modules}; {asked}; here.{name} = there.{name}")
     try:
         yield
     finally:
@@ -401,6 +402,29 @@ def test_what_workers_do_not_see_is_refused(
         lazy = topo_dask.run_instance_segmentation(*one, ["round"], CONFIG, scratch=str(tmp_path / "s"))
         with pytest.raises(OSError, match=f"{what} that all workers share"):
             lazy["round"].compute()
+
+
+@pytest.mark.parametrize("kind", ["path", "link", "array"])
+def test_old_labels_stay_where_workers_do_not_see_the_output(
+    monkeypatch: pytest.MonkeyPatch, cluster: LocalCluster, tmp_path: Path, kind: str
+) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    arguments = settings(config, scratch=tmp_path / "scratch")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
+    output: Any = tmp_path / "link" if kind == "link" else tmp_path / "disk" / "out"
+    if kind == "array":
+        output = zarr.create_array(output, shape=SHAPE, chunks=BLOCK, dtype="int32")
+    else:
+        zarr.open_group(tmp_path / "disk" / "out")
+    segment_volume(*paths, output, **arguments)
+    before = snapshot(tmp_path)
+    named = {"link": r"link/\.\./out"}.get(kind, "disk/out")  # links may lead elsewhere on other machines
+    seen = f"not __import__('re').search(r'{named}\\.lock$', asked[0].url)"
+    told = rf"output {tmp_path}/.* cannot be reached by 2 workers, .*: give a path or URL that all workers share"
+    with Client(cluster) as client, blind(client, "_probe", seen), pytest.raises(OSError, match=told):
+        segment_volume(*paths, output, **arguments, overwrite=True)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("what", ["array", "output", "scratch", "semantic"])

@@ -36,7 +36,7 @@ from .stores.scratch import FileScratch
 from .stores.volumes import Output, Source, StoredFlow
 from .surroundings import ambient, shares_memory
 from .version import __version__
-from .workers import check_workers_reach, check_workers_see
+from .workers import SHARED_PLACE, check_workers_reach, check_workers_see
 
 CLEARED = "cleared"
 """Kind of the record that the arrays of a class hold nothing of what was there before."""
@@ -211,6 +211,8 @@ def segment_volume(
     ):
         earlier, group = asked.admit(lambda: existing_group(target))  # another run may have been at work meanwhile
         check_workers_reach(store)
+        if target.locks_as_named is not None:  # old labels are removed before there is an array that workers could see
+            check_workers_reach(FileScratch(target.locks_as_named), SHARED_PLACE, f"output {target.url}")
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_workers_see(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)

@@ -24,11 +24,15 @@ def _probe(scratch: FileScratch, token: str) -> bool:
 SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
 """What to do about scratch that is out of reach."""
 
+SHARED_PLACE = "give a path or URL that all workers share"
+"""What to do about an input or output that is out of reach."""
 
-def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> None:
+
+def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH, what: str | None = None) -> None:
     """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here.
 
-    Before that, RuntimeError when one has another version of this package, or none.
+    Before that, RuntimeError when one has another version of this package, or none. `what` is out of reach then: the
+    scratch, if it does not stand for something else.
     """
     if active_client() is None:
         return
@@ -36,7 +40,7 @@ def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> N
     token = uuid4().hex
     scratch.put(LOCK, token, here=np.zeros(1, np.int8))
     try:
-        _check_workers(f"scratch {scratch.url}", remedy, _probe, scratch, token)
+        _check_workers(what or f"scratch {scratch.url}", remedy, _probe, scratch, token)
     finally:
         scratch.remove(LOCK, token)
 
@@ -44,7 +48,7 @@ def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH) -> N
 def check_workers_see(name: str, array: Any) -> None:
     """Raise OSError when a worker of the active cluster does not see an array: a missing mount reads as background."""
     if active_client() is not None:
-        _check_workers(f"{name} ({array.store_path})", "give a path or URL that all workers share", sees, array)
+        _check_workers(f"{name} ({array.store_path})", SHARED_PLACE, sees, array)
 
 
 def ask_workers(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

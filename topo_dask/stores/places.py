@@ -44,6 +44,13 @@ class Target:
         return f"{url if '://' in url else os.path.realpath(url)}.lock"
 
     @property
+    def locks_as_named(self) -> str | None:
+        """The folder `locks` by the links that `url` goes through, which may lead elsewhere on another machine."""
+        if self.url is None or "://" in self.url or not os.path.islink(self.url):
+            return None if self.url is None else self.beside(".lock")
+        return f"{self.url}/../{os.path.basename(os.path.realpath(self.url))}.lock"
+
+    @property
     def is_array(self) -> bool:
         """Whether an array was given."""
         import zarr
