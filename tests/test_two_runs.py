@@ -1,12 +1,15 @@
 """Two runs on one output: tasks that outlive their run, and an owner who has lost its lock."""
 
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from test_census import CONFIG, StopHereError, interrupt, predict, segment, stop, store_inputs
@@ -20,7 +23,7 @@ from topo_dask.status import read_status
 from topo_dask.stores import label_arrays, ledger, locks
 from topo_dask.stores.foreign import is_metadata
 from topo_dask.stores.ledger import CLASSES
-from topo_dask.stores.scratch import FileScratch
+from topo_dask.stores.scratch import FileScratch, to_bytes
 
 QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}
 ASYNC = {"asynchronous": True}
@@ -172,6 +175,36 @@ def test_a_lock_that_its_store_does_not_let_go_of_keeps_this_process_out_no_more
             with pytest.raises(FileExistsError, match="another run is at work"), locks.claim(scratch):
                 pass
     assert set() == locks._HELD
+
+
+@pytest.mark.parametrize(
+    ("moved", "held"),
+    [
+        ({}, True),
+        ({"started": 5.0}, True),  # the clock was set meanwhile
+        ({"since_boot": 5.0}, True),
+        ({"started": 5.0, "since_boot": 5.0}, False),  # its number is that of another process now
+        ({"since_boot": None}, True),  # a lock of an earlier version
+        ({"started": 5.0, "since_boot": None}, False),
+    ],
+)
+def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
+    tmp_path: Path, moved: dict[str, float | None], held: bool
+) -> None:
+    scratch = FileScratch(str(tmp_path / "s"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        start: dict[str, Any] = locks._start_of(psutil.Process(other.pid))
+        holder = {**locks._this_process(), "pid": other.pid, **start}
+        for name, seconds in moved.items():
+            if seconds is None:
+                del holder[name]
+            else:
+                holder[name] += seconds
+        scratch.put("lock", "other", holder=to_bytes(holder))
+        told = pytest.raises(FileExistsError, match=f"is at work in .*: process {other.pid} of")
+        with told if held else nullcontext():
+            locks.check_free(scratch, insist=True)
+        other.communicate()
 
 
 @pytest.mark.parametrize("kind", ["path", "URL", "group", "array"])

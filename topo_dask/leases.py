@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from .stores.folders import absolute
-from .stores.locks import numbering_of_processes
+from .stores.locks import numbering_of_processes, start_of
 from .stores.places import Place
 from .stores.scratch import FileScratch
 
@@ -41,10 +41,11 @@ def open_scratch(place: Place | None) -> FileScratch:
     processes of this machine that were killed go when the next one asks for scratch in the same place.
     """
     import dask
+    import psutil
 
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     root = place_of_scratch(usual if place is None else place).rstrip("/")
-    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-{uuid4().hex}"
+    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{round(start_of(psutil.Process())['since_boot'])}-{uuid4().hex}"
     if "://" not in url:
         _sweep(root)
         return _Leased(url)
@@ -55,15 +56,6 @@ def open_scratch(place: Place | None) -> FileScratch:
 def _machine() -> str:
     # Containers may share a folder and a host name, but not the numbers of their processes.
     return hashlib.sha256(f"{platform.node()} {numbering_of_processes()}".encode()).hexdigest()[:8]
-
-
-def _start_of(pid: int) -> int:
-    # Seconds from the start of the machine: the clock may be set while a process lives.
-    import psutil
-
-    boot: float = psutil.boot_time()  # first: psutil reckons with it what it says of a process
-    started: float = psutil.Process(pid).create_time()
-    return round(started - boot)
 
 
 @cache
@@ -80,7 +72,7 @@ def _lives(pid: int, started: int) -> bool:
     import psutil
 
     try:
-        return abs(_start_of(pid) - started) < 2  # numbers of processes are used again
+        return abs(start_of(psutil.Process(pid))["since_boot"] - started) < 2  # numbers of processes are used again
     except psutil.NoSuchProcess:
         return False
 

@@ -126,11 +126,22 @@ def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None
 def _this_process() -> dict[str, Any]:
     import psutil
 
-    started = psutil.Process().create_time()
-    return {"host": platform.node(), "processes": numbering_of_processes(), "pid": os.getpid(), "started": started}
+    start = start_of(psutil.Process())
+    return {"host": platform.node(), "processes": numbering_of_processes(), "pid": os.getpid(), **start}
 
 
-def numbering_of_processes() -> int | None:
+def start_of(process: Any) -> dict[str, float]:
+    """When a process was started, in seconds since the epoch (``started``) and since the boot (``since_boot``)."""
+    # Linux keeps the latter, and computes the time of the boot from the present time of the clock: the former
+    # moves when the clock is set.
+    import psutil
+
+    boot = psutil.boot_time()  # first: older versions of psutil add what this gave last to the start of a process
+    started = process.create_time()
+    return {"started": started, "since_boot": started - boot}
+
+
+def numbering_ofnumbering_of_processes() -> int | None:
     """What tells containers of one host name apart, each of which numbers its own processes; None if unknown."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
@@ -146,8 +157,9 @@ def _is_held(key: str, holder: dict[str, Any]) -> bool:
         return key in _HELD
     try:
         process = psutil.Process(holder["pid"])
-        # Numbers of processes are used again, and their start is told to a fraction of a second.
-        same = abs(float(process.create_time()) - float(holder["started"])) < 2
+        # Numbers of processes are used again, and their start is told to a fraction of a second. Locks of earlier
+        # versions tell it since the epoch only.
+        same = any(name in holder and abs(at - holder[name]) < 2 for name, at in start_of(process).items())
         return same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
