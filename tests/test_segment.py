@@ -998,6 +998,23 @@ def test_an_output_behind_a_link_is_written_there(tmp_path: Path, two: Any, expe
         segment_volume(*paths, tmp_path / "nowhere", **arguments)
 
 
+@pytest.mark.parametrize("place", ["labels/round", "labels/round/0", "labels/round/1/c", "labels/round/0/c/0", "all/c"])
+@pytest.mark.parametrize("other", [False, True])
+def test_labels_with_a_link_in_them_are_not_replaced(tmp_path: Path, two: Any, place: str, other: bool) -> None:
+    paths, arguments = two
+    plain = place.startswith("all")
+    segment_volume(*paths, tmp_path / "out", **arguments, ome_zarr=None if plain else "0.5")
+    folder = tmp_path / "out" / place
+    folder.rename(tmp_path / "disk")
+    folder.symlink_to(tmp_path / "disk")
+    before = snapshot(tmp_path)
+    told = rf"cannot be replaced, {folder} is a symbolic link: move the folder that it leads to into its place, or"
+    layout: Any = None if plain != other else "0.5"
+    with pytest.raises(FileExistsError, match=told):
+        segment_volume(*paths, tmp_path / "out", **arguments, ome_zarr=layout, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("scratch", ["out", "out/scratch", ".", "link"])
 def test_scratch_and_output_do_not_lie_in_one_another(tmp_path: Path, two: Any, scratch: str) -> None:
     paths, arguments = two

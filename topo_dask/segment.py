@@ -129,7 +129,7 @@ def segment_volume(
     FileExistsError
         When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
         it; an output has the labels of a class either as OME-Zarr or plain. When `output` is labels that a run wrote,
-        or lies among them.
+        or lies among them. When labels that are to be replaced have a symbolic link in place of a folder.
     PermissionError
         When the group or array given as output is open for reading only.
     OSError

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..blocks.geometry import Triple
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
-from .places import Target, existing_group, members
+from .places import Target, existing_group, members, url_of
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
 
@@ -79,8 +80,8 @@ def check_outputs(
     ------
     FileExistsError
         When something is there that is neither of the run nor to be replaced, when there are labels of a class in the
-        other layout and they are not to be replaced, or when the output is, or lies in, what a run wrote into
-        another output.
+        other layout and they are not to be replaced, when labels that are to be replaced have a symbolic link in place
+        of a folder, or when the output is, or lies in, what a run wrote into another output.
     PermissionError
         When the group or array given can only be read.
     ValueError
@@ -203,6 +204,11 @@ def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool
     if MARK not in old.attrs or foreign:
         held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
+    if replace and (link := _link_in(group, place)) is not None:
+        raise FileExistsError(
+            f"{what} cannot be replaced, {link} is a symbolic link: move the folder that it leads to into its place, "
+            "or choose another output"
+        )
     if ours or replace:
         return ours
     if run is not None:
@@ -216,6 +222,15 @@ def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool
         f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
         "parameters has completed)"
     )
+
+
+def _link_in(group: Any, place: str) -> str | None:
+    # A link in place of a folder, which zarr either refuses to remove, or removes without what it leads to.
+    if (folder := url_of(group)) is None:
+        return None
+    top = os.path.join(folder, place)
+    below = (os.path.join(around, name) for around, folders, _ in os.walk(top) for name in sorted(folders))
+    return next(filter(os.path.islink, chain([top], below)), None)
 
 
 def check_output(array: Any, spec: OutputSpec) -> None:
