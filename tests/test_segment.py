@@ -1015,6 +1015,35 @@ def test_labels_with_a_link_in_them_are_not_replaced(tmp_path: Path, two: Any, p
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("kind", ["is a file", "is a link that leads nowhere"])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("out.scratch", "the scratch of the run: move it, or pass scratch=<another folder>"),
+        ("out.lock", "the locks of the run: move it, or choose another output"),
+        ("out.tables", "the tables of instances: move it, or choose another output"),
+        ("out/labels", "the labels of 'round': move it, or choose another output"),
+        ("out", "the output: move it, or choose another output"),
+    ],
+)
+def test_what_lies_where_a_folder_is_needed_is_named(
+    tmp_path: Path, two: Any, place: str, kind: str, told: str, how: dict[str, bool]
+) -> None:
+    paths, arguments = two
+    if place == "out/labels":
+        zarr.open_group(tmp_path / "out")
+    if kind == "is a file":
+        (tmp_path / place).write_text("mine")
+    else:
+        (tmp_path / place).symlink_to(tmp_path / "nowhere")
+    output = tmp_path / "out" / "inner" if place == "out" else tmp_path / "out"
+    before = snapshot(tmp_path)
+    with pytest.raises(FileExistsError, match=f"{tmp_path / place} {kind}, but a folder is needed there for {told}"):
+        segment_volume(*paths, output, **arguments, **how)
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("scratch", ["out", "out/scratch", ".", "link"])
 def test_scratch_and_output_do_not_lie_in_one_another(tmp_path: Path, two: Any, scratch: str) -> None:
     paths, arguments = two

@@ -26,9 +26,9 @@ from .stores.instance_tables import find_table, remove_table, write_table
 from .stores.label_arrays import finished, missing_levels, open_group, open_output, publish
 from .stores.marks import check_owned
 from .stores.multiscales import read_multiscales
-from .stores.outputs import OutputSpec, check_outputs
+from .stores.outputs import ANOTHER, OutputSpec, check_outputs
 from .stores.pages import Pages
-from .stores.places import Target, existing_group, is_memory, locate_output, name_of, nested, place_of
+from .stores.places import Target, check_folder, existing_group, is_memory, locate_output, name_of, nested, place_of
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
 from .stores.retries import in_parallel
@@ -129,7 +129,8 @@ def segment_volume(
     FileExistsError
         When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
         it; an output has the labels of a class either as OME-Zarr or plain. When `output` is labels that a run wrote,
-        or lies among them. When labels that are to be replaced have a symbolic link in place of a folder.
+        or lies among them. When labels that are to be replaced have a symbolic link in place of a folder. When a file,
+        or a link that leads nowhere, lies where the run needs a folder.
     PermissionError
         When the group or array given as output is open for reading only.
     OSError
@@ -175,6 +176,7 @@ def segment_volume(
     _check_options(resume, overwrite, progress)
     store = FileScratch(target.beside(".scratch") if scratch is None else place_of_scratch(scratch))
     there = existing_group(target)
+    _check_folders(target, store)
     plan = plan_volume(
         semantic,
         flow,
@@ -226,6 +228,15 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):
         raise TypeError(f"progress must be True, False or a Progress, got {progress!r}")
+
+
+def _check_folders(target: Target, scratch: FileScratch) -> None:
+    # Where something else lies, the system would only say that it is no folder, and some of them late.
+    if target.url is not None and target.locks is not None:
+        check_folder(target.url, "the output", ANOTHER)
+        check_folder(target.locks, "the locks of the run", ANOTHER)
+        check_folder(target.beside(".tables"), "the tables of instances", ANOTHER)
+    check_folder(scratch.url, "the scratch of the run", "pass scratch=<another folder>")
 
 
 @contextmanager

@@ -132,8 +132,8 @@ def _this_process() -> dict[str, Any]:
 
 def start_of(process: Any) -> dict[str, float]:
     """When a process was started, in seconds since the epoch (``started``) and since the boot (``since_boot``)."""
-    # Linux keeps the latter, and computes the time of the boot from the present time of the clock: the former
-    # moves when the clock is set.
+    # Linux keeps the latter, and computes the time of the boot from the present time of the clock: the
+    # former moves when the clock is set.
     import psutil
 
     boot = psutil.boot_time()  # first: older versions of psutil add what this gave last to the start of a process
@@ -141,7 +141,7 @@ def start_of(process: Any) -> dict[str, float]:
     return {"started": started, "since_boot": started - boot}
 
 
-def numbering_ofnumbering_of_processes() -> int | None:
+def numbering_of_processes() -> int | None:
     """What tells containers of one host name apart, each of which numbers its own processes; None if unknown."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino

@@ -20,9 +20,12 @@ from ..blocks.geometry import Triple
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
-from .places import Target, existing_group, members, url_of
+from .places import Target, check_folder, existing_group, members, url_of
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
+
+ANOTHER = "choose another output"
+"""What to do about a place that cannot take the output."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def check_outputs(
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
             )
+        elif (folder := url_of(group)) is not None:
+            check_folder(os.path.join(folder, place), f"the labels of {name!r}", ANOTHER)
 
 
 def _check_empty(array: Any) -> None:

@@ -157,3 +157,14 @@ def nested(one: str, other: str) -> bool:
     """Whether one of two places is the other or lies in it, by whatever links they are named."""
     paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
     return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
+
+
+def check_folder(place: str, what: str, remedy: str) -> None:
+    """Raise FileExistsError when something else lies where a folder is needed, or on the way there."""
+    if "://" in place:
+        return
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        found = "a file" if os.path.exists(place) else "a link that leads nowhere"
+        raise FileExistsError(f"{place} is {found}, but a folder is needed there for {what}: move it, or {remedy}")
