@@ -455,6 +455,29 @@ def test_an_interrupted_run_says_how_it_goes_on(stored: Path, monkeypatch: pytes
     assert resumed.exit_code == 0, resumed.stderr
 
 
+@pytest.mark.parametrize("at", ["topo_dask.cli.segmenting.read_parameters", "topo_dask.segment.ledger.begin"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_run_that_is_not_on_record_says_to_begin_again(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, at: str, earlier: bool
+) -> None:
+    words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "8", "--quiet"]
+    assert invoke(*words).exit_code == 0
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if earlier:
+        with monkeypatch.context() as patched:
+            patched.setattr(label_arrays, "_replace", interrupted)
+            patched.setattr(sys, "argv", ["topo-dask", "another", "command"])
+            invoke(*words, "--radius", "3", "--overwrite")
+    with monkeypatch.context() as patched:
+        patched.setattr(at, interrupted)
+        result = invoke(*words, "--overwrite")
+    assert result.stderr == "Error: interrupted before the run was on record; the same command begins again\n"
+    assert invoke(*words, "--overwrite").exit_code == 0
+
+
 def test_a_cluster_that_is_not_there_is_named(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topo_dask.cli.schedulers.TO_CONNECT", "500ms")
     result = invoke("plan", "one", "one_flow", "--scheduler", "tcp://127.0.0.1:9", "--class", "nuc")

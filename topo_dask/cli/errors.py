@@ -15,8 +15,8 @@ import click
 JSON_LOG, VERBOSE = "topo_dask.json_log", "topo_dask.verbose"
 """Keys in the context's `meta`: whether errors and warnings are JSON, and whether errors come with a traceback."""
 
-OVERWRITE = "topo_dask.overwrite"
-"""Key in the context's `meta`: whether the run was told to replace what is there."""
+ON_RECORD = "topo_dask.on_record"
+"""Key in the context's `meta`: a function that says whether the run of this command can be resumed by now."""
 
 _BAD_INPUT = (
     ValueError,
@@ -82,6 +82,7 @@ class Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
         ctx.meta[JSON_LOG] = "--json-log" in ctx.args  # of a slip in its options `run` hears nothing
+        overwrite = "--overwrite" in ctx.args
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
@@ -94,9 +95,7 @@ class Errors(click.Group):
                 _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
-                flags = f"--resume{' in place of --overwrite' if ctx.meta.get(OVERWRITE) else ''}"
-                resumed = f"; the same command with {flags} goes on" if ctx.invoked_subcommand == "run" else ""
-                _say(ctx, "error", f"interrupted{resumed}", exit_code=1)
+                _say(ctx, "error", f"interrupted{_way_on(ctx, overwrite)}", exit_code=1)
                 ctx.exit(1)
             except Exception as error:
                 notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
@@ -107,6 +106,18 @@ class Errors(click.Group):
                 ctx.exit(code)
             finally:
                 _empty_stderr()
+
+
+def _way_on(ctx: click.Context, overwrite: bool) -> str:
+    # Where nothing is on record, a run with --resume begins, and refuses what it may not replace.
+    if ctx.invoked_subcommand != "run":
+        return ""
+    if not overwrite:
+        return "; the same command with --resume goes on"
+    on_record = ctx.meta.get(ON_RECORD)  # missing if the command had not come that far
+    if on_record is not None and on_record():
+        return "; the same command with --resume in place of --overwrite goes on"
+    return " before the run was on record; the same command begins again"
 
 
 def _empty_stderr() -> None:

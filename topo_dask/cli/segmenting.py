@@ -1,13 +1,16 @@
 """``run`` and ``plan``: segment a stored prediction, or say what that would take."""
 
 import json
+import os
+import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import click
 
-from .errors import JSON_LOG, OVERWRITE
+from .errors import JSON_LOG, ON_RECORD
 from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
@@ -45,7 +48,7 @@ def run(
         raise click.UsageError("--quiet and --json-log exclude one another")
     ctx.meta[JSON_LOG] = json_log
     kept = {name: values.pop(name) for name in ("scratch", "resume", "overwrite")}
-    ctx.meta[OVERWRITE] = kept["overwrite"]
+    ctx.meta[ON_RECORD] = partial(_is_on_record, output, kept["scratch"])
     scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
     if (machine := scheduling.machine()) is not None:
         # What can be refused is refused before processes are started.
@@ -61,6 +64,20 @@ def run(
         why = "" if dropped is None else str(Dropped(**dropped))  # labels of earlier versions do not tell
         found = f"{n} {'instance' if n == 1 else 'instances'}" + (f"; {why}" if why else "")
         click.echo(f"{name}: {output.rstrip('/')}/{place} ({found})")
+
+
+def _is_on_record(output: str, scratch: str | None) -> bool:
+    # Whether the run of this command is: what scratch held before, an earlier one may have left there.
+    from ..spilled import place_of_scratch
+    from ..stores.ledger import read_run
+    from ..stores.places import locate_output
+    from ..stores.scratch import FileScratch
+
+    with suppress(OSError, ValueError):  # a place that cannot be read, or cannot be one
+        place = locate_output(output).beside(".scratch") if scratch is None else place_of_scratch(scratch)
+        found = read_run(FileScratch(place))
+        return found is not None and (found[1]["command"], found[1]["folder"]) == (sys.argv, os.getcwd())
+    return False
 
 
 @click.command()
