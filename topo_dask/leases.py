@@ -45,7 +45,8 @@ def open_scratch(place: Place | None) -> FileScratch:
 
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     root = place_of_scratch(usual if place is None else place).rstrip("/")
-    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{round(start_of(psutil.Process())['since_boot'])}-{uuid4().hex}"
+    started = round(start_of(psutil.Process())["since_boot"])
+    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{started}-{uuid4().hex}"
     if "://" not in url:
         _sweep(root)
         return _Leased(url)

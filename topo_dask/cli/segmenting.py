@@ -68,7 +68,7 @@ def run(
 
 def _is_on_record(output: str, scratch: str | None) -> bool:
     # Whether the run of this command is: what scratch held before, an earlier one may have left there.
-    from ..spilled import place_of_scratch
+    from ..leases import place_of_scratch
     from ..stores.ledger import read_run
     from ..stores.places import locate_output
     from ..stores.scratch import FileScratch
