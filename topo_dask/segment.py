@@ -1,11 +1,10 @@
 """From zarr to zarr: the labels of a whole prediction, stage by stage, resumable."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
 from .census import forget_lost, forget_stages
@@ -28,7 +27,17 @@ from .stores.marks import check_owned
 from .stores.multiscales import read_multiscales
 from .stores.outputs import ANOTHER, OutputSpec, check_outputs
 from .stores.pages import Pages
-from .stores.places import Target, check_folder, existing_group, is_memory, locate_output, name_of, nested, place_of
+from .stores.places import (
+    Place,
+    Target,
+    check_folder,
+    existing_group,
+    is_memory,
+    locate_output,
+    name_of,
+    nested,
+    place_of,
+)
 from .stores.pyramids import Version
 from .stores.recent import RecentReads
 from .stores.retries import in_parallel
@@ -38,14 +47,17 @@ from .surroundings import ambient, shares_memory
 from .version import __version__
 from .workers import SHARED_PLACE, check_workers_reach, check_workers_see
 
+if TYPE_CHECKING:
+    import zarr
+
 CLEARED = "cleared"
 """Kind of the record that the arrays of a class hold nothing of what was there before."""
 
 
 def segment_volume(
-    semantic: Any,
-    flow: Any,
-    output: Any,
+    semantic: "Place | zarr.Array[Any]",
+    flow: "Place | zarr.Array[Any]",
+    output: "Place | zarr.Group | zarr.Array[Any]",
     *,
     class_names: Sequence[str] | None = None,
     class_config: Mapping[str, Any] | None = None,
@@ -56,14 +68,14 @@ def segment_volume(
     block_shape: Sequence[int] | None = None,
     halo: int | Sequence[int] | None = None,
     memory_limit: int | str | None = None,
-    scratch: str | os.PathLike[str] | None = None,
+    scratch: Place | None = None,
     on_missing: OnMissing = "error",
     level: int | None = None,
     ome_zarr: Version | None = "0.5",
     resume: bool = False,
     overwrite: bool = False,
     progress: bool | Progress = True,
-) -> dict[str, Any]:
+) -> "dict[str, zarr.Array[Any]]":
     """Segment a stored prediction into stored labels, out of core.
 
     It runs on the active `dask.distributed.Client` if there is one, else on Dask's configured scheduler (threads). The

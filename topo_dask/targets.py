@@ -336,7 +336,8 @@ def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -
 
     margins = {axis: min(depth, sum(parts)) if len(parts) > 1 else 0 for axis, parts in enumerate(sizes)}
     padded = da.overlap.overlap(wide, depth=margins, boundary="none", allow_rechunk=False)
-    return _map_flow(write, padded, wide).rechunk(((3,), *labels.chunks))
+    flow: da.Array = _map_flow(write, padded, wide).rechunk(((3,), *labels.chunks))
+    return flow
 
 
 def _map_flow(write: Any, blocks: "da.Array", labels: "da.Array") -> "da.Array":

@@ -1,17 +1,48 @@
 """What the public functions share: their arguments, checked, and the driver that they call for."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import in_memory, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
 from ..stores.inputs import check_named_axes
+from ..stores.places import Place
 from ..stores.volumes import COMPONENTS, check_array, check_unmasked
 
+if TYPE_CHECKING:
+    import dask.array as da
+    import zarr
+
+    DaskArray: TypeAlias = da.Array
+    Lazy: TypeAlias = da.Array | zarr.Array[Any]
+else:  # importing dask.array and zarr takes time, and their types are for type checkers alone
+    DaskArray = Lazy = Any
+
 Array = Any
-"""numpy.ndarray, dask.array.Array or zarr.Array."""
+"""A NumPy, dask or zarr array. What wraps one, as xarray does, or becomes one, as lists do, is taken too."""
+
+Held: TypeAlias = NDArray[Any]
+"""An array in memory, in the overloads of the public functions: what is lazy, or not, comes out so."""
+
+Labels: TypeAlias = NDArray[np.int32]
+"""Labels in memory, shape (D, H, W)."""
+
+
+class Blocks(TypedDict, total=False):
+    """The keyword-only arguments for lazy arrays, written once for all overloads."""
+
+    block_shape: Sequence[int] | None
+    scratch: Place | None
+
+
+class BlocksWithHalo(Blocks, total=False):
+    """The same for functions that track."""
+
+    halo: int | Sequence[int] | None
 
 
 def as_array(array: Array, name: str) -> Array:

@@ -1,8 +1,10 @@
 """The steps from flow to instances, one by one: track, then cluster."""
 
 from collections.abc import Sequence
+from typing import Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import in_memory, lazy
 from ..blocks.geometry import triple
@@ -10,9 +12,21 @@ from ..config import ClassConfig
 from ..stages.settle import as_rows
 from ..stores.places import Place
 from ..stores.volumes import check_array
-from .arguments import Array, as_array, as_flow, as_volume
+from .arguments import Array, Blocks, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_array, as_flow, as_volume
 
 
+@overload
+def track_flows(
+    sem_mask: Held, flow: Held, n_steps: int, step_size: float = ..., **lazily: Unpack[BlocksWithHalo]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]: ...
+@overload
+def track_flows(
+    sem_mask: Lazy, flow: Held | Lazy, n_steps: int, step_size: float = ..., **lazily: Unpack[BlocksWithHalo]
+) -> tuple[DaskArray, DaskArray]: ...
+@overload
+def track_flows(
+    sem_mask: Held, flow: Lazy, n_steps: int, step_size: float = ..., **lazily: Unpack[BlocksWithHalo]
+) -> tuple[DaskArray, DaskArray]: ...
 def track_flows(
     sem_mask: Array,
     flow: Array,
@@ -76,6 +90,33 @@ def track_flows(
     return in_memory.track(mask, flow, config.n_steps, config.step_size)
 
 
+@overload
+def cluster_convergence(
+    fg_coords: Held,
+    final_positions: Held,
+    volume_shape: Sequence[int],
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    **lazily: Unpack[Blocks],
+) -> Labels: ...
+@overload
+def cluster_convergence(
+    fg_coords: Lazy,
+    final_positions: Held | Lazy,
+    volume_shape: Sequence[int],
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    **lazily: Unpack[Blocks],
+) -> DaskArray: ...
+@overload
+def cluster_convergence(
+    fg_coords: Held,
+    final_positions: Lazy,
+    volume_shape: Sequence[int],
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    **lazily: Unpack[Blocks],
+) -> DaskArray: ...
 def cluster_convergence(
     fg_coords: Array,
     final_positions: Array,

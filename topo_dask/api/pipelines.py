@@ -1,7 +1,7 @@
 """From a prediction to labels in one call: one class, or all classes of a network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack, overload
 
 from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
@@ -9,9 +9,51 @@ from ..doubts import warn_of_mask, warn_of_prediction
 from ..plan import Recipe
 from ..stores.places import Place
 from ..stores.volumes import check_prediction
-from .arguments import Array, as_flow, as_sized, as_volume, segment
+from .arguments import Array, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_flow, as_sized, as_volume, segment
 
 
+@overload
+def postprocess_single(
+    sem_mask: Held,
+    flow: Held,
+    n_steps: int = ...,
+    step_size: float = ...,
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    group: int = ...,
+    *,
+    merge: Merge | None = ...,
+    flow_error_threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> Labels: ...
+@overload
+def postprocess_single(
+    sem_mask: Lazy,
+    flow: Held | Lazy,
+    n_steps: int = ...,
+    step_size: float = ...,
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    group: int = ...,
+    *,
+    merge: Merge | None = ...,
+    flow_error_threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> DaskArray: ...
+@overload
+def postprocess_single(
+    sem_mask: Held,
+    flow: Lazy,
+    n_steps: int = ...,
+    step_size: float = ...,
+    convergence_radius: float = ...,
+    min_size: int = ...,
+    group: int = ...,
+    *,
+    merge: Merge | None = ...,
+    flow_error_threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> DaskArray: ...
 def postprocess_single(
     sem_mask: Array,
     flow: Array,
@@ -112,6 +154,45 @@ def postprocess_single(
     return segment(Recipe.of(config), options, config=config, mask=mask, flow=flow)
 
 
+@overload
+def run_instance_segmentation(
+    semantic_pred: Held,
+    flow_pred: Held,
+    class_names: Sequence[str] | None = ...,
+    class_config: Mapping[str, Any] | None = ...,
+    flow_error_threshold: float = ...,
+    *,
+    resolution_nm: float | None = ...,
+    preset: Preset | None = ...,
+    threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> dict[str, Labels]: ...
+@overload
+def run_instance_segmentation(
+    semantic_pred: Lazy,
+    flow_pred: Held | Lazy,
+    class_names: Sequence[str] | None = ...,
+    class_config: Mapping[str, Any] | None = ...,
+    flow_error_threshold: float = ...,
+    *,
+    resolution_nm: float | None = ...,
+    preset: Preset | None = ...,
+    threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> dict[str, DaskArray]: ...
+@overload
+def run_instance_segmentation(
+    semantic_pred: Held,
+    flow_pred: Lazy,
+    class_names: Sequence[str] | None = ...,
+    class_config: Mapping[str, Any] | None = ...,
+    flow_error_threshold: float = ...,
+    *,
+    resolution_nm: float | None = ...,
+    preset: Preset | None = ...,
+    threshold: float = ...,
+    **lazily: Unpack[BlocksWithHalo],
+) -> dict[str, DaskArray]: ...
 def run_instance_segmentation(
     semantic_pred: Array,
     flow_pred: Array,

@@ -1,15 +1,21 @@
 """Functions of label volumes: numbering, filters, splits and mergers, and the table of instances."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack, overload
+
+from numpy.typing import NDArray
 
 from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
 from ..stores.places import Place
-from .arguments import Array, as_flow, as_labels, segment
+from .arguments import Array, Blocks, DaskArray, Held, Labels, Lazy, as_flow, as_labels, segment
 
 
+@overload
+def compact_relabel(instances: Held, **lazily: Unpack[Blocks]) -> Labels: ...
+@overload
+def compact_relabel(instances: Lazy, **lazily: Unpack[Blocks]) -> DaskArray: ...
 def compact_relabel(
     instances: Array,
     *,
@@ -49,6 +55,10 @@ def compact_relabel(
     return segment(Recipe(), lazy.Options(block_shape, None, scratch), labels=as_labels(instances))
 
 
+@overload
+def filter_small(instances: Held, min_size: int, **lazily: Unpack[Blocks]) -> Labels: ...
+@overload
+def filter_small(instances: Lazy, min_size: int, **lazily: Unpack[Blocks]) -> DaskArray: ...
 def filter_small(
     instances: Array,
     min_size: int,
@@ -92,6 +102,10 @@ def filter_small(
     return segment(recipe, lazy.Options(block_shape, None, scratch), labels=as_labels(instances))
 
 
+@overload
+def split_disconnected(instances: Held, min_fragment_ratio: float = ..., **lazily: Unpack[Blocks]) -> Labels: ...
+@overload
+def split_disconnected(instances: Lazy, min_fragment_ratio: float = ..., **lazily: Unpack[Blocks]) -> DaskArray: ...
 def split_disconnected(
     instances: Array,
     min_fragment_ratio: float = 0.1,
@@ -147,6 +161,14 @@ def _unite(instances: Array, flow: Array, merge: Merge, threshold: tuple[str, fl
     return segment(recipe, options, labels=labels, flow=as_flow(flow, labels, "instances"))
 
 
+@overload
+def merge_adjacent(instances: Held, flow: Held, dot_threshold: float = ..., **lazily: Unpack[Blocks]) -> Labels: ...
+@overload
+def merge_adjacent(
+    instances: Lazy, flow: Held | Lazy, dot_threshold: float = ..., **lazily: Unpack[Blocks]
+) -> DaskArray: ...
+@overload
+def merge_adjacent(instances: Held, flow: Lazy, dot_threshold: float = ..., **lazily: Unpack[Blocks]) -> DaskArray: ...
 def merge_adjacent(
     instances: Array,
     flow: Array,
@@ -202,6 +224,12 @@ def merge_adjacent(
     return _unite(instances, flow, "adjacent", ("dot_threshold", dot_threshold), options)
 
 
+@overload
+def agglomerate(instances: Held, flow: Held, threshold: float = ..., **lazily: Unpack[Blocks]) -> Labels: ...
+@overload
+def agglomerate(instances: Lazy, flow: Held | Lazy, threshold: float = ..., **lazily: Unpack[Blocks]) -> DaskArray: ...
+@overload
+def agglomerate(instances: Held, flow: Lazy, threshold: float = ..., **lazily: Unpack[Blocks]) -> DaskArray: ...
 def agglomerate(
     instances: Array,
     flow: Array,
@@ -260,6 +288,18 @@ def agglomerate(
     return _unite(instances, flow, "agglomerate", ("threshold", threshold), options)
 
 
+@overload
+def remove_bad_flow_masks(
+    instances: Held, pred_flow: Held, threshold: float = ..., **lazily: Unpack[Blocks]
+) -> Labels: ...
+@overload
+def remove_bad_flow_masks(
+    instances: Lazy, pred_flow: Held | Lazy, threshold: float = ..., **lazily: Unpack[Blocks]
+) -> DaskArray: ...
+@overload
+def remove_bad_flow_masks(
+    instances: Held, pred_flow: Lazy, threshold: float = ..., **lazily: Unpack[Blocks]
+) -> DaskArray: ...
 def remove_bad_flow_masks(
     instances: Array,
     pred_flow: Array,
@@ -320,7 +360,7 @@ def instance_table(
     channel: int | None = None,
     block_shape: Sequence[int] | None = None,
     scratch: Place | None = None,
-) -> dict[str, Any]:
+) -> dict[str, NDArray[Any]]:
     """Statistics of every instance, from sums that blocks combine exactly.
 
     Unlike the other functions it works at once for lazy arrays too: a table is small.
@@ -372,7 +412,7 @@ def instance_table(
     recipe = Recipe(table=True, flow_error=None if flow is None else float("inf"))
     if lazy.is_lazy(labels) or lazy.is_lazy(flow):
         arrays = {"labels": labels} if flow is None else {"labels": labels, "flow": flow}
-        table: dict[str, Any] = lazy.tabulate_lazily(
+        table: dict[str, NDArray[Any]] = lazy.tabulate_lazily(
             recipe, lazy.Options(block_shape, None, scratch), channel or 0, **arrays
         ).compute()
         return table
