@@ -88,7 +88,7 @@ classes:
 def test_a_file_gives_parameters_and_options_and_flags_win(stored: Path, name: str, text: str) -> None:
     (stored / name).write_text(text)
     planned = json.loads(invoke("plan", *COMMON, "--config", name, "--json").stdout)
-    assert planned["block"] == [4, 4, 4]
+    assert planned["block_shape"] == [4, 4, 4]
     assert planned["halo"] == [2, 2, 2]
     assert list(planned["stages"]) == ["nuc", "mito"]
     assert "absorb" in planned["stages"]["mito"]
@@ -342,7 +342,26 @@ def test_a_cluster_is_planned_with_the_memory_that_it_will_have(stored: Path) ->
     like_it = {"n_workers": 2, "threads_per_worker": 2, "memory_limit": "2GiB", "processes": False}
     with LocalCluster(**like_it, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         started = plan_volume("one", "one_flow", class_names=["nuc"], resolution_nm=64)
-    assert planned["allowed memory of a task, MiB"] == round(started.allowed_mem / 2**20)
+    assert planned["allowed_bytes"] == started.allowed_mem
+
+
+def test_a_plan_for_programs_has_keys_and_whole_numbers_and_one_for_people_has_labels(stored: Path) -> None:
+    words = ["plan", "one", "one_flow", "--class", "nuc", "--resolution-nm", 64, "--block", 4, "--estimate"]
+    found = json.loads(invoke(*words, "--json").stdout)
+    planned = plan_volume("one", "one_flow", class_names=["nuc"], resolution_nm=64, block_shape=(4, 4, 4))
+    assert (found["volume"], found["block_shape"], found["n_blocks"], found["n_levels"]) == ([8] * 3, [4] * 3, 8, 1)
+    sizes = ("scratch_bytes", planned.scratch_bytes), ("output_bytes", planned.output_bytes)
+    for key, expected in (("task_bytes", planned.task_mem), ("global_bytes", planned.global_mem), *sizes):
+        assert found[key] == expected > 0
+    assert (found["expected_scratch_bytes"], found["expected_output_bytes"]) == planned.expected_bytes()
+    assert all(isinstance(value, int) for key, value in found.items() if key.endswith("_bytes"))
+    assert found["n_foreground_blocks"] >= found["n_timed_blocks"] > 0 < found["seconds"]
+    assert all(re.fullmatch("[a-z_]+", key) for key in found)
+    lines = dict(re.split(" {2,}| (?=[0-9(])", line, maxsplit=1) for line in invoke(*words).stdout.splitlines())
+    assert lines["block"] == "(4, 4, 4)"
+    assert lines["projected memory of a task, MiB"] == str(round(planned.task_mem / 2**20))
+    assert lines["scratch at most, GiB"] == str(round(planned.scratch_bytes / 2**30, 3))
+    assert float(lines["estimated time, s"]) == round(float(lines["estimated time, s"]), 1)
 
 
 def test_flags_replace_parameters_of_the_resolution_that_the_input_has(tmp_path: Path) -> None:
@@ -672,11 +691,12 @@ def test_scores_are_those_of_the_functions(segmented: Path) -> None:
     zarr.create_array("truth", data=truth)
     found = json.loads(invoke("score", "truth", "out", "--class", "nuc", "--threshold", 0.6, "--json").stdout)
     labels = zarr.open("out/labels/nuc/0")[:]
-    assert found["adapted Rand"]["error"] == scores.adapted_rand_error(truth, labels).error > 0
-    assert found["variation of information, bits"]["merge"] == scores.variation_of_information(truth, labels).merge > 0
+    assert found["adapted_rand"]["error"] == scores.adapted_rand_error(truth, labels).error > 0
+    assert found["variation_of_information"]["merge"] == scores.variation_of_information(truth, labels).merge > 0
     assert found["objects"] == {"splits": 0, "merges": 1, "missed": 0, "spurious": 0}
     assert [(row["threshold"], row["tp"], row["fn"]) for row in found["matches"]] == [(0.6, 2, 1)]
     lines = invoke("score", "truth", "out/labels/nuc").stdout.splitlines()
+    assert [line[:32].rstrip() for line in lines[:2]] == ["adapted Rand", "variation of information, bits"]
     assert lines[2].split() == ["objects", "splits", "0", "merges", "1", "missed", "0", "spurious", "0"]
     assert [line.split()[:4] for line in lines[3:]] == [
         ["matches", "threshold", t, "tp"] for t in ("0.5", "0.75", "0.9")

@@ -8,6 +8,9 @@ import click
 
 from .options import LEVEL
 
+LABELS = {"adapted_rand": "adapted Rand", "variation_of_information": "variation of information, bits"}
+"""What people read in place of keys of the JSON."""
+
 
 @click.command()
 @click.argument("truth", metavar="TRUTH")
@@ -44,17 +47,19 @@ def score(
     arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))
     table = scores.contingency(*arrays)
     found: dict[str, Any] = {
-        "adapted Rand": asdict(scores.adapted_rand_error(table)),
-        "variation of information, bits": asdict(scores.variation_of_information(table)),
+        "adapted_rand": asdict(scores.adapted_rand_error(table)),
+        "variation_of_information": asdict(scores.variation_of_information(table)),
         "objects": asdict(scores.splits_and_merges(table)),
         "matches": [asdict(row) for row in scores.matching_scores(table, thresholds=thresholds)],
     }
     if as_json:
         click.echo(json.dumps(found))
         return
-    for title, values in found.items():
+    for key, values in found.items():
         for one in values if isinstance(values, list) else [values]:
-            click.echo(f"{title:<32}" + "  ".join(f"{key} {_round(value)}" for key, value in one.items()))
+            click.echo(
+                f"{LABELS.get(key, key):<32}" + "  ".join(f"{name} {_round(value)}" for name, value in one.items())
+            )
 
 
 def _round(value: float) -> str:

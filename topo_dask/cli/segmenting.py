@@ -6,7 +6,7 @@ import sys
 import warnings
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,6 +14,10 @@ from .errors import JSON_LOG, ON_RECORD
 from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
+
+if TYPE_CHECKING:
+    from ..admission import RunPlan
+    from ..estimate import Estimate
 
 
 @click.command()
@@ -82,7 +86,7 @@ def _is_on_record(output: str, scratch: str | None) -> bool:
 
 @click.command()
 @options(INPUT, CLASSES, SHAPES, GEOMETRY, SCHEDULER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in voxels, bytes and seconds.")
 @click.option(
     "--estimate",
     is_flag=True,
@@ -96,7 +100,6 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
     """
     from ..admission import plan_volume, warn_of_doubts
     from ..estimate import estimate_run
-    from ..stores.space import disk_of
 
     scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
     machine = scheduling.machine()
@@ -105,36 +108,88 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
         if estimate:
             warn_of_doubts(planned)
         estimated = estimate_run(planned) if estimate else None
-    expected = planned.expected_bytes()
-    summary: dict[str, Any] = {
+    found = _summary(planned, estimated)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for key, figure in FIGURES.items():
+        if key in found:
+            click.echo(f"{figure.label:<34} {figure.show(found[key])}")
+    for name, stages in found["stages"].items():
+        given = ", ".join(f"{key} {value}" for key, value in found["parameters"][name].items() if value)
+        click.echo(f"parameters of {name:<20} {given}")
+        click.echo(f"stages of {name:<24} {' > '.join(stages)}")
+
+
+class Figure(NamedTuple):
+    """How people see a value of the JSON.
+
+    Parameters
+    ----------
+    label : str
+        Its name, and its unit where it has one.
+    unit : int
+        Bytes or seconds in the unit of the label; 0 shows the value as it is.
+    digits : int, optional
+        Decimals, by default none.
+    """
+
+    label: str
+    unit: int = 0
+    digits: int | None = None
+
+    def show(self, value: Any) -> Any:
+        """The value in the unit of the label."""
+        return round(value / self.unit, self.digits) if self.unit and value is not None else value
+
+
+FIGURES = {
+    "volume": Figure("volume"),
+    "block_shape": Figure("block"),
+    "halo": Figure("halo"),
+    "n_blocks": Figure("blocks"),
+    "output_chunks": Figure("output chunks"),
+    "n_levels": Figure("levels of the output"),
+    "task_bytes": Figure("projected memory of a task, MiB", 2**20),
+    "allowed_bytes": Figure("allowed memory of a task, MiB", 2**20),
+    "global_bytes": Figure("allowed memory of a global stage, MiB", 2**20),
+    "scratch_bytes": Figure("scratch at most, GiB", 2**30, 3),
+    "output_bytes": Figure("output at most, GiB", 2**30, 3),
+    "expected_scratch_bytes": Figure("scratch expected, GiB", 2**30, 3),
+    "expected_output_bytes": Figure("output expected, GiB", 2**30, 3),
+    "free_bytes": Figure("free here, GiB", 2**30, 3),
+    "n_foreground_blocks": Figure("blocks that may hold foreground"),
+    "n_timed_blocks": Figure("blocks timed"),
+    "seconds": Figure("estimated time, s", 1, 1),
+}
+"""What `plan` shows of its JSON, in this order. Programs rely on the keys: they stay, whatever the labels become."""
+
+
+def _summary(planned: "RunPlan", estimated: "Estimate | None") -> dict[str, Any]:
+    from ..stores.space import disk_of
+
+    scratch, output = planned.expected_bytes()
+    here = disk_of(".")
+    found: dict[str, Any] = {
         "volume": planned.grid.shape,
-        "block": planned.grid.block_shape,
+        "block_shape": planned.grid.block_shape,
         "halo": planned.grid.halo,
-        "blocks": len(planned.grid),
-        "output chunks": planned.chunks,
-        "levels of the output": 1 if planned.pyramid is None else 1 + len(planned.pyramid.factors),
-        "projected memory of a task, MiB": round(planned.task_mem / 2**20),
-        "allowed memory of a task, MiB": round(planned.allowed_mem / 2**20),
-        "allowed memory of a global step, MiB": round(planned.global_mem / 2**20),
-        "scratch at most, GiB": round(planned.scratch_bytes / 2**30, 3),
-        "output at most, GiB": round(planned.output_bytes / 2**30, 3),
-        "scratch expected, GiB": round(expected[0] / 2**30, 3),
-        "output expected, GiB": round(expected[1] / 2**30, 3),
-        "free here, GiB": round(here.free / 2**30, 3) if (here := disk_of(".")) else None,
+        "n_blocks": len(planned.grid),
+        "output_chunks": planned.chunks,
+        "n_levels": 1 + len(planned.factors),
+        "task_bytes": planned.task_mem,
+        "allowed_bytes": planned.allowed_mem,
+        "global_bytes": planned.global_mem,
+        "scratch_bytes": planned.scratch_bytes,
+        "output_bytes": planned.output_bytes,
+        "expected_scratch_bytes": scratch,
+        "expected_output_bytes": output,
+        "free_bytes": None if here is None else here.free,
         "parameters": {name: config.to_dict() for name, (_, config) in planned.classes.items()},
         "stages": {name: [stage.name for stage in (*p.stages, *p.writers)] for name, p in planned.plans.items()},
     }
     if estimated is not None:
-        summary["blocks that may hold foreground"] = estimated.blocks
-        summary["blocks timed"] = estimated.sample_blocks
-        summary["estimated time, s"] = round(estimated.seconds, 1)
-    if as_json:
-        click.echo(json.dumps(summary))
-        return
-    for key, value in summary.items():
-        if key not in ("parameters", "stages"):
-            click.echo(f"{key:<34} {value}")
-    for name, stages in summary["stages"].items():
-        given = ", ".join(f"{key} {value}" for key, value in summary["parameters"][name].items() if value)
-        click.echo(f"parameters of {name:<20} {given}")
-        click.echo(f"stages of {name:<24} {' > '.join(stages)}")
+        found["n_foreground_blocks"] = estimated.blocks
+        found["n_timed_blocks"] = estimated.sample_blocks
+        found["seconds"] = estimated.seconds
+    return found
