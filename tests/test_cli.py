@@ -105,6 +105,40 @@ def test_a_file_names_one_class_with_or_without_brackets(stored: Path, names: st
     assert list(planned["stages"]) == ["nuc"]
 
 
+MIXED = """
+[run]
+block_shape = 4
+memory_limit = "3GiB"
+class_names = ["nuc", "mito"]
+flow_error_threshold = 0.0
+[classes.nuc]
+group = 1
+steps = 5
+radius = 1.5
+min-size = 1
+flow-error = 0.4
+[classes.mito]
+group = 2
+n-steps = 7
+convergence_radius = 1.5
+step_size = 0.5
+min_size = 1
+flow_error = 0.3
+"""
+
+
+def test_a_file_takes_names_of_options_and_of_parameters_in_both_tables(stored: Path) -> None:
+    (stored / "run.toml").write_text(MIXED.replace("flow_error_threshold = 0.0\n", ""))
+    planned = json.loads(invoke("plan", *COMMON, "--config", "run.toml", "--json").stdout)
+    assert planned["block_shape"] == [4, 4, 4]
+    columns = ["n_steps", "step_size", "convergence_radius", "min_size", "flow_error_threshold"]
+    assert [planned["parameters"]["nuc"][name] for name in columns] == [5, 1.0, 1.5, 1, 0.4]
+    assert [planned["parameters"]["mito"][name] for name in columns] == [7, 0.5, 1.5, 1, 0.3]
+    (stored / "run.toml").write_text(MIXED)
+    planned = json.loads(invoke("plan", *COMMON, "--config", "run.toml", "--json").stdout)
+    assert {parameters["flow_error_threshold"] for parameters in planned["parameters"].values()} == {0}
+
+
 @pytest.mark.parametrize(("flags", "nuc"), [("", 0.4), ("--flow-error 0", 0), ("--flow-error 0.2", 0.2)])
 def test_a_flow_error_on_the_command_line_wins_also_if_it_is_0(stored: Path, flags: str, nuc: float) -> None:
     (stored / "run.toml").write_text(TOML.replace("[classes.nuc]", "[classes.nuc]\nflow_error_threshold = 0.4"))
@@ -153,7 +187,23 @@ FILES = [
         "[classes.own]\ngroup = 1",
         r"--config gives 'own' no n_steps, convergence_radius, min_size, .*classes.own.* --steps, --radius, --min-size",
     ),
-    ("[classes.own]\ngroup = 1\nsteps = 4", "unknown parameter 'steps'; did you mean 'n_steps'"),
+    (
+        "[classes.own]\ngroup = 1\nn_step = 4",
+        r"\[classes.own\] has the unknown parameter 'n_step'; did you mean 'n_steps'",
+    ),
+    (
+        "[classes.own]\ngroup = 1\nradios = 4",
+        r"\[classes.own\] has the unknown parameter 'radios'; did you mean 'radius'",
+    ),
+    ("[classes.own]\ngroup = 4", r"run.toml: \[classes.own\]: group must be 1, 2 or 3, got 4"),
+    ("[classes.own]\nsteps = -1", r"run.toml: \[classes.own\]: n_steps must be at least 0, got -1"),
+    ("[classes.own]\nblock = 4", r"\[classes.own\]: 'block' belongs to \[run\], not to \[classes.NAME\]"),
+    ("[classes]\nown = 4", r"\[classes.own\] must be a table of parameters, got 4"),
+    ("[classes.own]\nsteps = 4\nn_steps = 4", r"\[classes.own\] has 'steps' and 'n_steps', two names of one parameter"),
+    ("[run]\nblock = 4\nblock_shape = 4", r"\[run\] has 'block' and 'block_shape', two names of one option: leave one"),
+    ("[run]\nresolution_nm = 4\nresolution-nm = 4", r"\[run\] has 'resolution_nm' and 'resolution-nm', two names"),
+    ("[run]\nmin_fragment_ratio = 0.5", r"'min_fragment_ratio' belongs to \[classes.NAME\], not to \[run\]"),
+    ("[run]\nconvergence_radius = 5", r"'convergence_radius' belongs to \[classes.NAME\], not to \[run\]"),
     ("[runs]\nblock = 4", r"unknown table 'runs'; known are \[run\] and \[classes.NAME\]"),
 ]
 

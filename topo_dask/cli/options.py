@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .parameters import check_parameter, read_config, yields_to
+from .config_file import read_config
+from .parameters import check_parameter, yields_to
 
 Command = Callable[..., Any]
 
@@ -54,8 +55,8 @@ CONFIG = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=read_config,
     is_eager=True,
-    help="TOML or YAML file: a table [classes.NAME] of parameters for each class, and a table [run] of options by "
-    "their names here without dashes in front. Options on the command line win.",
+    help="TOML or YAML file: a table [classes.NAME] of parameters for each class, and a table [run] of other options. "
+    "Keys are names of options without dashes in front, or of parameters in Python. Options on the command line win.",
 )
 
 CLASSES = (

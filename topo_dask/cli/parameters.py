@@ -1,10 +1,7 @@
-"""Parameters of classes and options of runs, from flags and from a file."""
+"""Parameters of classes, from flags and from what a file says."""
 
-import tomllib
 import warnings
 from collections.abc import Callable
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,70 +19,17 @@ _FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
 
 PER_CLASS = ("group", "n_steps", "step_size", "convergence_radius", "min_size", "merge")
 
-_FLAG_OF = {"group": "--group", "n_steps": "--steps", "convergence_radius": "--radius", "min_size": "--min-size"}
+OPTION_OF = {
+    "n_steps": "steps",
+    "convergence_radius": "radius",
+    "flow_error_threshold": "flow-error",
+    "block_shape": "block",
+    "class_names": "class",
+}
+"""Option of each parameter in Python that it does not share its name with; a file may use either name."""
 
 OF_RESOLUTION = {"n_steps", "convergence_radius", "min_size"}
 """Parameters whose defaults depend on the size of a voxel."""
-
-
-def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> Any:
-    """Table [classes] of a parameter file; its table [run] becomes the defaults of the command's options."""
-    if path is None:
-        return None
-    content = _parse(path)
-    unknown = sorted(set(map(str, content)) - {"run", "classes"})
-    if unknown:
-        raise click.UsageError(f"{path}: unknown table {unknown[0]!r}; known are [run] and [classes.NAME]")
-    run = content.get("run", {})
-    if not isinstance(run, dict):
-        raise click.UsageError(f"{path}: [run] must be a table of options, got {run!r}")
-    ctx.default_map = {**(ctx.default_map or {}), **_by_parameter(ctx, path, run)}
-    classes = content.get("classes")
-    if (classes is None and not run) or (classes is not None and not (classes and isinstance(classes, dict))):
-        raise click.UsageError(f"{path} has no table [classes.NAME]")
-    for name, parameters in (classes or {}).items():
-        if not isinstance(parameters, dict):
-            raise click.UsageError(f"{path}: classes.{name} must be a table of parameters, got {parameters!r}")
-    return classes
-
-
-def _parse(path: Path) -> dict[Any, Any]:
-    import yaml
-
-    kind = "YAML" if path.suffix in (".yaml", ".yml") else "TOML"
-    try:
-        text = path.read_text()
-        content = yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} is not valid {kind}: {error}") from None
-    if not isinstance(content, dict):
-        raise click.UsageError(f"{path} has no table [classes.NAME]")
-    return content
-
-
-def _by_parameter(ctx: click.Context, path: Path, run: dict[Any, Any]) -> dict[str, Any]:
-    # One file serves `run` and `plan`: what only the other takes is left alone.
-    group = ctx.find_root().command
-    commands = [group.commands[name] for name in ("run", "plan")] if isinstance(group, click.Group) else [ctx.command]
-    known = {
-        flag.lstrip("-"): param
-        for command in commands
-        for param in command.params
-        if isinstance(param, click.Option) and param.name not in ("config", "verbose")
-        for flag in param.opts
-    }
-    found: dict[str, Any] = {}
-    for key, value in run.items():
-        flag = str(key).replace("_", "-")
-        option = known.get(flag)
-        if option is None:
-            close = get_close_matches(flag, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
-            raise click.UsageError(f"{path}: [run] has the unknown option {key!r}; {hint}")
-        if option.name in PER_CLASS:
-            raise click.UsageError(f"{path}: {key!r} belongs to [classes.NAME], not to [run]")
-        found[str(option.name)] = [value] if option.multiple and isinstance(value, str) else value
-    return found
 
 
 def yields_to(other: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
@@ -145,14 +89,14 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
 def _check_whole(config: dict[str, Any], names: list[str]) -> None:
     # Of the published classes, whose values one may expect, gaps are warned of with those that are used.
     for name in names:
-        if name in config and name not in EVALUATED_INSTANCE_CLASSES:
-            ClassConfig.from_mapping(config[name], name)  # a name that is mistaken is no gap
-            if gaps := [gap for gap in ESSENTIAL if gap not in config[name]]:
-                flags = ", ".join(_FLAG_OF[gap] for gap in gaps)
-                raise click.UsageError(
-                    f"--config gives {name!r} no {', '.join(gaps)}, and there is no default that fits all objects: add "
-                    f"to [classes.{name}] what lacks, or pass {flags}"
-                )
+        if name not in config or name in EVALUATED_INSTANCE_CLASSES:
+            continue
+        if gaps := [gap for gap in ESSENTIAL if gap not in config[name]]:
+            flags = ", ".join("--" + OPTION_OF.get(gap, gap).replace("_", "-") for gap in gaps)
+            raise click.UsageError(
+                f"--config gives {name!r} no {', '.join(gaps)}, and there is no default that fits all objects: add "
+                f"to [classes.{name}] what lacks, or pass {flags}"
+            )
 
 
 def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
