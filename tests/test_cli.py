@@ -1,5 +1,6 @@
 """The command line: parameters from files and flags, schedulers, and what it says on the way."""
 
+import ast
 import errno
 import json
 import os
@@ -24,7 +25,7 @@ import topo_dask
 from topo_dask import scores
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
-from topo_dask.cli import main, schedulers
+from topo_dask.cli import errors, main, schedulers
 from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import Scheduling, size_cluster
 from topo_dask.config import get_postprocess_config
@@ -287,6 +288,29 @@ def test_slips_are_answered_with_the_remedy(stored: Path, command: str, message:
     result = invoke(*command.split())
     assert result.exit_code == 2
     assert re.search(message, result.stderr.splitlines()[-1])
+
+
+def texts() -> list[str]:
+    """Strings of the package outside the command line, but for docstrings; what is formatted into them is {}."""
+    found = []
+    root = Path(topo_dask.__file__).parent
+    for path in root.rglob("*.py"):
+        nodes = [] if "cli" in path.relative_to(root).parts else list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                found.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+                found.append(node.value)
+    return found
+
+
+def test_what_messages_are_searched_for_occurs_in_them() -> None:
+    whole = "\n".join(texts())
+    for words in errors._FLAGS:
+        assert words in whole or re.sub("'.*'", "{}", words) in whole, f"no message has {words!r} any more"
 
 
 def test_a_json_log_is_json_and_nothing_else(stored: Path) -> None:

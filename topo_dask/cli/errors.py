@@ -36,7 +36,6 @@ _FLAGS = {
     "no parameters are given for it": f"no parameters are given for it in --config, nor all of {_ALL_OWN}",
     "resume=True": "--resume",
     "overwrite=True": "--overwrite",
-    'on_missing="background"': "--on-missing background",
     "on_missing='background'": "--on-missing background",
     "ome_zarr='0.4'": "--ome-zarr 0.4",
     "ome_zarr='0.5'": "--ome-zarr 0.5",
