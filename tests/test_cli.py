@@ -449,7 +449,12 @@ def test_flags_replace_parameters_of_the_resolution_that_the_input_has(tmp_path:
         group.create_array("0", shape=(channels, 8, 8, 8), dtype="f4")
     places = (str(tmp_path / "semantic"), str(tmp_path / "flow"))
     values = dict.fromkeys([*PER_CLASS, "config", "resolution_nm", "preset", "level", "flow_error_threshold"])
-    given = read_parameters(*places, {**values, "classes": ["nuc"], "min_size": 7})["class_config"]["nuc"]
+    options = {**values, "classes": ["nuc"], "min_size": 7, "preset": "published"}
+    asked = options.copy()
+    found = read_parameters(*places, options)
+    assert options == asked
+    assert found["preset"] is None  # which excludes parameters of one's own
+    given = found["class_config"]["nuc"]
     assert given == {**get_postprocess_config(32)["nuc"], "min_size": 7}
     assert given["n_steps"] != get_postprocess_config(8)["nuc"]["n_steps"]
 

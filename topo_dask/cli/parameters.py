@@ -58,6 +58,7 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
     Where options replace some of the default parameters, these are the ones for the resolution that the inputs tell,
     if no other is given.
     """
+    values = dict(values)
     # Flags win over the file, the file over the published values.
     flags = {name: values.pop(name) for name in PER_CLASS}
     flags = {name: value for name, value in flags.items() if value is not None}
@@ -66,7 +67,10 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         names = classes or list(config or ())
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
-        preset, base = values["preset"], config or _defaults(semantic, flow, values, flags)
+        preset, base = values["preset"], config
+        if not base:
+            base = _defaults(semantic, flow, values, flags)
+            values["preset"] = None  # it has chosen them, and excludes parameters that are given
         # Some of a class's parameters alone would leave the others to chance: it is then one without any.
         own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
         if preset and (outside := sorted(own.keys() - base.keys())):
@@ -114,4 +118,4 @@ def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str,
             UserWarning,
             stacklevel=2,
         )
-    return get_postprocess_config(8 if resolution is None else resolution, values.pop("preset") or "published")
+    return get_postprocess_config(8 if resolution is None else resolution, values["preset"] or "published")
