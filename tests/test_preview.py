@@ -122,8 +122,8 @@ def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str
 def test_figures_of_a_preview_and_of_show_do_not_replace_one_another(stored: Path) -> None:
     preview_of_one = invoke("preview", "semantic", "flow", *OPTIONS.split(), "--box", "4:9,4:9,4:9")
     assert preview_of_one.exit_code == 0, preview_of_one.stderr
-    assert invoke("show", "semantic").stdout == "figure: topo_dask.png\n"
-    assert {path.name for path in stored.glob("*.png")} == {"preview_nuc.png", "preview_mito.png", "topo_dask.png"}
+    assert invoke("show", "semantic").stdout == "figure: show.png\n"
+    assert {path.name for path in stored.glob("*.png")} == {"preview_nuc.png", "preview_mito.png", "show.png"}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def figure_option(default: str) -> Command:
 @click.option("--at", type=Triple(), help="Where the three planes lie.  [default: the middle of the box]")
 @click.option("--level", type=click.IntRange(0), default=0, help="Level of an OME-Zarr image; 0 is the finest.")
 @click.option("--seed", type=int, default=0, help="Another seed is another choice of colours.")
-@figure_option("topo_dask.png")
+@figure_option("show.png")
 def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
     """Draw a figure of any box: three planes of each image, of labels and of flow.
 
