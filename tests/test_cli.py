@@ -279,6 +279,10 @@ SLIPS = [
         "--workers has no meaning with --scheduler threads",
     ),
     ("plan one one_flow --scheduler tcp://localhost:1 --threads-per-worker 2", "no meaning with --scheduler tcp"),
+    *(
+        (f"{command} --level -1", "'--level': -1 is not in the range x>=0")
+        for command in ("plan one one_flow", "run one one_flow out", "table one", "score one one", "show one")
+    ),
     ("run one one_flow out --quiet --json-log", "--quiet and --json-log exclude one another"),
 ]
 
@@ -750,6 +754,10 @@ def test_every_command_says_what_it_does_and_its_defaults(name: str) -> None:
             has_default = option.default is not None or option.multiple
             assert option.help
             assert has_default or "[default:" in option.help, option.name
+
+
+def test_the_length_of_a_step_is_in_units_of_the_flow() -> None:
+    assert "factor on the flow vector" in " ".join(invoke("run", "--help").stdout.split())
 
 
 def test_a_reader_that_has_gone_is_no_error(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

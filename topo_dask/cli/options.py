@@ -100,7 +100,7 @@ SHAPES = (
         "--step-size",
         type=float,
         callback=check_parameter,
-        help="For all classes: length of a step, in voxels.  [default: each class's own]",
+        help="For all classes: length of a step, as a factor on the flow vector.  [default: each class's own]",
     ),
     click.option(
         "--radius",
@@ -132,7 +132,9 @@ SHAPES = (
     ),
 )
 
-LEVEL = click.option("--level", type=int, help="Level of an OME-Zarr multiscale image.  [default: 0, the finest]")
+LEVEL = click.option(
+    "--level", type=click.IntRange(0), help="Level of an OME-Zarr multiscale image.  [default: 0, the finest]"
+)
 
 MISSING = click.option(
     "--on-missing",
