@@ -1,5 +1,6 @@
 """`preview`: a box of a prediction, segmented as a volume of its own."""
 
+import json
 import re
 from pathlib import Path
 
@@ -115,8 +116,14 @@ def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str
         assert f"; {np.count_nonzero(mask)} of {mask.size} voxels above the threshold; " in seen
         done = invoke("run", *words[:2], "out", *words[2:], *more, "--quiet", "--overwrite", "--block", 20).stdout
         assert re.search(rf"{told}\)\n$", done), done
-    nothing = invoke("run", "one", "one_flow", "out", *words[2:], *more, "--threshold", 1, "--overwrite", "--quiet")
-    assert nothing.stdout == "own: out/labels/own (0 instances; no voxel is above the threshold)\n"
+    nothing = ["run", "one", "one_flow", "out", *words[2:], *more, "--threshold", 1, "--overwrite", "--quiet"]
+    assert invoke(*nothing).stdout == "own: out/labels/own (0 instances; no voxel is above the threshold)\n"
+    (result,) = json.loads(invoke(*nothing, "--json").stdout).items()
+    dropped = {"foreground": False, "small": 0, "largest": 0, "bad": 0, "least_error": 0.0}
+    assert result == ("own", {"path": "out/labels/own", "instances": 0, "dropped": dropped})
+    plain = invoke("run", *words[:2], "plain", *words[2:], *more, "--block", 20, "--ome-zarr", "none", "--json")
+    whole = {"path": "plain/own", "instances": n, "dropped": {**dropped, "foreground": True}}
+    assert json.loads(plain.stdout) == {"own": whole}
 
 
 def test_figures_of_a_preview_and_of_show_do_not_replace_one_another(stored: Path) -> None:

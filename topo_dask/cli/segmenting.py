@@ -24,9 +24,20 @@ if TYPE_CHECKING:
 @options(INPUT, (click.argument("output"),), CLASSES, SHAPES, GEOMETRY, SCHEDULER)
 @click.option("--scratch", help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]")
 @options(EARLIER, LOG)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: path, instances, and what was dropped, of each class."
+)
 @click.pass_context
 def run(
-    ctx: click.Context, /, semantic: str, flow: str, output: str, quiet: bool, json_log: bool, **values: Any
+    ctx: click.Context,
+    /,
+    semantic: str,
+    flow: str,
+    output: str,
+    quiet: bool,
+    json_log: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Segment a stored prediction.
 
@@ -37,7 +48,7 @@ def run(
     background, 1..n instances; a table of its instances goes to OUTPUT.tables/NAME.csv.
 
     \b
-    An interrupted run is gone on with by the same command and --resume:
+    Resume an interrupted run with the same command plus --resume:
       topo-dask run semantic.zarr flow.zarr labels.zarr --class nuc --resolution-nm 8
       topo-dask status labels.zarr
       topo-dask run semantic.zarr flow.zarr labels.zarr --class nuc --resolution-nm 8 --resume
@@ -45,7 +56,6 @@ def run(
     from ..admission import plan_volume
     from ..progress import JsonLog
     from ..segment import segment_volume
-    from ..stages.drop import Dropped
     from ..stores.marks import read_marks
 
     if quiet and json_log:
@@ -62,12 +72,20 @@ def run(
         progress = JsonLog() if json_log else not quiet
         labels = segment_volume(semantic, flow, output, **parameters, **kept, progress=progress)
     marks = read_marks(output)
+    found = {}
     for name in labels:
         place = name if values["ome_zarr"] is None else f"labels/{name}"
-        n, dropped = marks[place]["instances"], marks[place].get("dropped")
-        why = "" if dropped is None else str(Dropped(**dropped))  # labels of earlier versions do not tell
-        found = f"{n} {'instance' if n == 1 else 'instances'}" + (f"; {why}" if why else "")
-        click.echo(f"{name}: {output.rstrip('/')}/{place} ({found})")
+        mark = marks[place]
+        dropped = mark.get("dropped")  # labels of earlier versions do not tell
+        found[name] = {"path": f"{output.rstrip('/')}/{place}", "instances": mark["instances"], "dropped": dropped}
+    click.echo(json.dumps(found) if as_json else "\n".join(_say(name, **result) for name, result in found.items()))
+
+
+def _say(name: str, path: str, instances: int, dropped: dict[str, Any] | None) -> str:
+    from ..stages.drop import Dropped
+
+    why = "" if dropped is None else str(Dropped(**dropped))
+    return f"{name}: {path} ({instances} {'instance' if instances == 1 else 'instances'}{f'; {why}' if why else ''})"
 
 
 def _is_on_record(output: str, scratch: str | None) -> bool:
