@@ -62,19 +62,6 @@ class Tiling:
         """Return the mask (bool, [d, h, w]) and the flow ([3, d, h, w]) of a box, in O(box)."""
         return self._cut(self.labels, box) != 0, self._cut(self.flow, box)
 
-    def read_labels(self, box: Box) -> np.ndarray:
-        """Return the true labels of a box, int64 [d, h, w]: tile number (raster) * largest id + id.
-
-        The same object has the same id in every box.
-        """
-        tiles = [-(-size // tile) for size, tile in zip(self.shape, self.labels.shape, strict=True)]
-        out = self._cut(self.labels, box).astype(np.int64)
-        largest = int(self.labels.max())
-        for target, _, tile in self._pieces(box):
-            part = out[target]
-            part[part > 0] += int(np.ravel_multi_index(tile, tiles)) * largest
-        return out
-
     def write_zarr(
         self,
         mask_path: str | Path,
@@ -126,8 +113,8 @@ class Tiling:
                 pass
         return mask, flow
 
-    def _pieces(self, box: Box) -> Iterator[tuple[Box, Box, tuple[int, ...]]]:
-        """Yield the parts of a box that lie in one tile: where in the box, where in the tile, which tile."""
+    def _pieces(self, box: Box) -> Iterator[tuple[Box, Box]]:
+        """Yield the parts of a box that lie in one tile: where in the box, and where in the tile."""
         per_axis = []
         for axis, (part, size, tile) in enumerate(zip(box, self.shape, self.labels.shape, strict=True)):
             start, stop, step = part.indices(size)
@@ -135,18 +122,15 @@ class Tiling:
                 raise ValueError(f"box has step {step} along axis {axis}; expected 1")
             edges = [start, *range((start // tile + 1) * tile, stop, tile), max(start, stop)]
             per_axis.append(
-                [
-                    (slice(a - start, b - start), slice(a % tile, a % tile + b - a), a // tile)
-                    for a, b in itertools.pairwise(edges)
-                ]
+                [(slice(a - start, b - start), slice(a % tile, a % tile + b - a)) for a, b in itertools.pairwise(edges)]
             )
         for z, y, x in itertools.product(*per_axis):
-            yield (z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2])
+            yield (z[0], y[0], x[0]), (z[1], y[1], x[1])
 
     def _cut(self, unit: np.ndarray, box: Box) -> np.ndarray:
         sizes = [len(range(*part.indices(size))) for part, size in zip(box, self.shape, strict=True)]
         out = np.empty((*unit.shape[:-3], *sizes), unit.dtype)
-        for target, source, _ in self._pieces(box):
+        for target, source in self._pieces(box):
             out[(..., *target)] = unit[(..., *source)]
         return out
 
