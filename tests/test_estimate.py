@@ -11,6 +11,7 @@ from distributed import Client
 from topo_dask import estimate, workers
 from topo_dask.admission import RunPlan, plan_volume
 from topo_dask.blocks.geometry import BlockGrid, Box
+from topo_dask.stores.pyramids import Version
 from topo_dask.synthetic import blobs
 from topo_dask.targets import direct_flow
 
@@ -36,6 +37,18 @@ def test_stored_blocks_are_timed_and_nothing_is_left(
     assert found.seconds > 0
     assert found.sample_seconds > 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5", None])
+def test_the_sample_is_written_in_the_format_of_the_run(
+    plan: RunPlan, version: Version | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(estimate, "segment_volume", lambda *_, ome_zarr, **__: written.append(ome_zarr))
+    inputs = plan.semantic.array, plan.flow.array
+    asked = plan_volume(*inputs, class_names=["ves"], resolution_nm=8, block_shape=(16, 16, 16), ome_zarr=version)
+    estimate.estimate_run(asked)
+    assert set(written) == {version}
 
 
 def test_a_temporary_folder_that_workers_do_not_share_is_refused_before_the_copy(

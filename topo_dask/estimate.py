@@ -136,7 +136,7 @@ def _segment(plan: RunPlan, names: list[str], semantic: Any, flow: Any, folder: 
         block_shape=plan.grid.block_shape,
         halo=plan.grid.halo,
         on_missing="background",
-        ome_zarr=None if plan.pyramid is None else "0.5",
+        ome_zarr=None if plan.pyramid is None else plan.pyramid.version,
         overwrite=True,
         progress=False,
     )
