@@ -24,7 +24,10 @@ import topo_dask
 from topo_dask.stores.inputs import open_labels
 from topo_dask.targets import direct_flow
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 CASES = [
     ("numpy_arrays.py", ["--size", "64"], r"objects +9 of 9\n"),
@@ -49,14 +52,18 @@ def run(name: str, arguments: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_first_examples_of_the_readme_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_the_arrays_of_the_readme_become_labels() -> None:
+    in_memory, _, lazy = python_blocks(README)
     names: dict[str, Any] = {}
-    exec(blocks[0], names)
-    labels, promised = names["labels"], re.search(r"1 to (\d+)\n", blocks[0])
+    exec(in_memory, names)
+    labels, promised = names["labels"], re.search(r"1 to (\d+)\n", in_memory)
     assert promised is not None
     assert labels.max() == int(promised[1])
-    exec(blocks[1], names)
+    exec(lazy, names)
     np.testing.assert_array_equal(names["lazy"].compute(), labels)
 
 
@@ -67,8 +74,8 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     truth = np.zeros((70, 24, 24), np.int32)
     truth[2:12, 3:13, 3:13], truth[58:68, 3:13, 3:13] = 1, 2
     mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
-    page = (EXAMPLES.parent / "docs" / "inputs.md").read_text()
-    in_memory, in_layers, cellpose = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    page = ROOT / "docs" / "inputs.md"
+    in_memory, in_layers, cellpose = python_blocks(page)
 
     np.save("semantic.npy", mask)
     np.save("flow.npy", flow)
@@ -85,7 +92,7 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     exec(cellpose, names)
     np.testing.assert_array_equal(names["labels"], truth)
     zarr.create_array("semantic.zarr", data=12 * mask[None] - 6, overwrite=True, config={"write_empty_chunks": True})
-    command = re.search(r"`topo-dask (run .*?)`", page)
+    command = re.search(r"`topo-dask (run .*?)`", page.read_text())
     assert command
     assert invoke(*command[1].split()).exit_code == 0
     np.testing.assert_array_equal(open_labels("labels.zarr/labels/cells", "labels")[:], truth)
@@ -99,11 +106,11 @@ def check_stored(mask: np.ndarray, flow: np.ndarray) -> None:
         assert array.nchunks_initialized == array.nchunks == 2
 
 
-def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^topo-dask .*", readme, re.MULTILINE)]
-    toml = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
+    lines = [line for page in PAGES for line in re.findall(r"^topo-dask .*", page.read_text(), re.MULTILINE)]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines]
+    toml = re.search(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
     assert toml
     Path("run.toml").write_text(toml[1])
     parameters = tomllib.loads(toml[1])
@@ -117,9 +124,11 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, monk
     for name, array in {"raw": truth, "truth": truth, "semantic": [truth, truth], "flow": [*flow, *flow]}.items():
         data = np.asarray(array, np.float32 if name == "flow" else np.uint8)
         zarr.create_array(f"{name}.zarr", data=data, config={"write_empty_chunks": True})
+    _, stored, _ = python_blocks(README)
+    exec(stored, {"topo_dask": topo_dask})
     for command in (command for command in commands if command[0] != "view"):
         places = [word.replace("tcp://head:8786", "threads") for word in command]
-        again = ["--overwrite"] if "run.toml" in command else []
+        again = ["--overwrite"] if command[0] == "run" and not {"--resume", "--overwrite"} & {*command} else []
         done = invoke(*places, *again)
         assert done.exit_code == 0, (command, done.output)
 
@@ -168,7 +177,7 @@ def test_heavy_example_runs(name: str, arguments: list[str], says: str, tmp_path
 
 
 def test_the_readme_says_what_crop_and_glue_did(tmp_path: Path) -> None:
-    told = re.search(r"(\d+ of \d+) cells lose voxels", (EXAMPLES.parent / "README.md").read_text())
+    told = re.search(r"(\d+ of \d+) cells lose voxels", README.read_text())
     assert told
     says = run("why_exact.py", ["--figure", "f.png"], tmp_path)
     assert re.search(rf"(?s)crop and glue.* {told[1]} are not whole.*topo_dask.*equal, bit for bit", says)
@@ -185,7 +194,19 @@ def test_real_tissue_is_segmented() -> None:
 
 
 def test_every_example_is_tested_and_in_the_readme() -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text()
+    readme = README.read_text()
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {case[0] for case in (*CASES, *HEAVY)} | {"cortex.py", "why_exact.py"}
     assert all(f"examples/{name}" in readme for name in names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    for link in links:
+        name, _, section = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        if section:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert section in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
