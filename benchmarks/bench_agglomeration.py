@@ -1,4 +1,4 @@
-"""Time and peak memory of the agglomeration; bar: 1e6 groups and 1e7 contacts in 20 s and 2 GiB."""
+"""Time and peak memory of the agglomeration; the aim is 1e6 groups and 1e7 contacts in 20 s and 2 GiB."""
 
 import argparse
 import multiprocessing
@@ -89,7 +89,7 @@ def store(name: str, scale: float, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="1 is the size of the bar")
+    parser.add_argument("--scale", type=float, default=1.0, help="1 is the size that the aim is for")
     parser.add_argument("cases", nargs="*", default=list(CASES), help=f"of {', '.join(CASES)}")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")

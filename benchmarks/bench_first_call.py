@@ -1,7 +1,7 @@
 """What the first call in a process takes: without a cache of compiled kernels, and with one.
 
 Each figure is the wall time of one `postprocess_single` on a small volume of touching bricks, in a process of its own,
-import apart. "kernels" are the functions compiled, those inside others counted.
+without the import. "kernels" counts the functions that are compiled, including those that others call.
 
     python benchmarks/bench_first_call.py
 """

@@ -1,12 +1,12 @@
 """In memory, NumPy in and labels out: time per voxel on one core and on all, extra memory, and the naive version.
 
-A unit of 128^3 with blobs (17 % foreground, direct flow) is tiled to each size, so that the density is the same at all;
-100 steps. Extra memory is the peak of the resident set beyond inputs and output, on all cores. ``--naive`` runs
-tests/naive.py on the same arrays too, and compares the labels; group 2 with flow error takes minutes there at 256.
+A unit of 128^3 with blobs (17 % foreground, direct flow) is tiled to each size, so that all sizes have the same
+density; 100 steps. Extra memory is the peak of the resident set beyond inputs and output, on all cores. ``--naive``
+runs tests/naive.py on the same arrays too, and compares the labels; group 2 with flow error takes minutes there at 256.
 
 With ``--kept`` the process keeps what it frees, so that only its first run asks the system for memory. A page is
-cleared before it is handed out, and where the machine is a virtual one its host may have to find it first: at 128^3
-pages that were freed a moment ago are at hand, at 512^3 they are not. There are no extra bytes to tell then.
+cleared before the system gives it out, and on a virtual machine the host may have to find it first: at 128^3 pages that
+were freed a moment ago are at hand, at 512^3 they are not. With ``--kept`` extra memory is not measured.
 
     python benchmarks/bench_in_memory.py --sizes 256 --naive
     python benchmarks/bench_in_memory.py --sizes 128 512

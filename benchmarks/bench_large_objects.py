@@ -5,11 +5,11 @@ smooth noise (normal, Gaussian filter of sigma 1.5, standard deviation 0.1), ren
 block by block from the voxels' coordinates. Small: a tile of 128^3 with 75 blobs, direct flow with the same noise,
 repeated over the same volume. Both are written as zarr (uint8 mask, float16 flow, chunks of 64^3) and segmented with
 the same parameters, in as many steps as particles of the large object need to arrive. On a machine with other work
-the time of the processor says more than that of the clock. ``--compare`` also segments both in memory, checks that the
-labels are the same bits, and counts the steps that one particle in a thousand takes until it stands still: particles
-that do are finished, so most of the small objects' take a few, and the time per step taken says what the blocks cost.
-With ``--restless`` the voxels in the middle, whose vectors would be 0, point somewhere too: particles do not come to
-rest, and those of both take nearly all steps.
+processor time says more than wall time. ``--compare`` also segments both in memory and checks that the labels are the
+same bits. It also counts, for one particle in a thousand, the steps until it stands still: such particles are finished,
+so that most particles of small objects take few steps, and the time per step taken says what the blocks cost. With
+``--restless`` the voxels in the middle, whose vectors would be 0, point somewhere too: particles do not come to rest,
+and those of both kinds of object take nearly all steps.
 
     python benchmarks/bench_large_objects.py --folder /tmp/large
 """

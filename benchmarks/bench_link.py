@@ -1,7 +1,7 @@
 """The global link: time and peak memory over the number of sinks.
 
-Sinks lie in groups of four a voxel apart, the groups 8 voxels from one another; about half of them are in two blocks'
-tables. The tables are files, as in a run, and the peak is that of the link alone.
+Sinks lie in groups of four, a voxel apart, and the groups are 8 voxels from one another; about half of the sinks are in
+the tables of two blocks. The tables are files, as in a run, and the peak is that of the link alone.
 
     python benchmarks/bench_link.py --folder /tmp/link --sinks 10000000
 """

@@ -1,4 +1,4 @@
-"""Orphan recovery: cost per block over the number of blocks, which has to stay flat.
+"""Orphan recovery: cost per block over the number of blocks; the cost has to stay flat.
 
 Each block has one object and two single voxels that lose their labels to the size filter.
 

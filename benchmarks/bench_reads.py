@@ -1,9 +1,10 @@
 """How many chunks of the flow are read and decoded for a block, over the volume and the number of workers.
 
-Counted, not timed: blocks and chunks of 128^3, halo 16, float16, 256 MiB of latest reads in each process, all of it
-scaled down by 16 along each axis. All blocks take the same time, and a worker that has done its run of blocks takes the
-next one. Workers are processes; the threads of one, each with a run of its own, share the latest reads, and read one
-after the other. Each chunk once would be 1, and what is read where nothing is shared is up to 27.
+Chunks are counted, nothing is timed: blocks and chunks of 128^3, halo 16, float16, 256 MiB of latest reads in each
+process, all of it scaled down by 16 along each axis. All blocks take the same time, and a worker that has done its run
+of blocks takes the next run. Workers are processes. The threads of a worker, each with a run of its own, share the
+latest reads, and read one after the other. The count would be 1 if each chunk were read once; if nothing is shared it
+is up to 27.
 
     python benchmarks/bench_reads.py
 """

@@ -5,8 +5,8 @@ written once and hard-linked wherever it recurs, so that volumes of any size are
 disk. Reads of the inputs come from the page cache: what is measured is decoding, the stages, scratch and the labels.
 
 Each size runs in a process of its own; its peak is that of the one process that holds client, scheduler and threads.
-Machines drift by more than the sizes differ: several rounds go through all sizes in turn, and what is compared is each
-size's median.
+Machines drift by more than the sizes differ: several rounds go through all sizes in turn, and the medians of the sizes
+are compared.
 
     python benchmarks/bench_scaling.py --folder /tmp/s --sizes 256 512 1024 2048 --rounds 3 --figure docs/scaling.png
 """

@@ -1,7 +1,7 @@
 """A sparse teravoxel: a volume of 10240^3 voxels of which 0.1 % of the blocks hold objects, in real zarr stores.
 
-What was never written must cost nothing: no task, no bundle, no memory. With ``--workers`` the tasks run in worker
-processes of a local cluster, and the peak is that of the client and scheduler alone.
+Chunks that were never written must cost nothing: no task, no bundle, no memory. With ``--workers`` the tasks run in
+worker processes of a local cluster, and the peak is that of the client and scheduler alone.
 
     python benchmarks/bench_sparse.py --folder /tmp/sparse
 """

@@ -1,8 +1,8 @@
 """The tracking kernel alone, on one core: time per particle and step, against an Euler integration in NumPy.
 
 Blobs at 17 % foreground, direct flow with noise, and a vector of unit length at every voxel: no particle comes to rest,
-so that each step is made. The NumPy version is vectorised over the particles; the end points must be the same bits.
-Times are the processor's, medians.
+so that every step is taken. The NumPy version is vectorised over the particles; the end points must be the same bits.
+Times are medians of processor time.
 
     python benchmarks/bench_tracking.py
 """

@@ -2,10 +2,10 @@
 
 The cluster is the one that ``topo-dask run --scheduler cluster`` starts, or with ``--plain`` a LocalCluster as Dask
 makes it. The inputs are those of ``bench_blockwise.py``. Each cluster first segments a volume of 256^3, so that
-compilation, imports and the start of the workers are left out of both; the labels must be the same bits. The time of
-the stages shows what does not scale. One worker is measured twice: where it has a core, with the client and the
-scheduler, as two workers have two; and where it has two, and client, scheduler and the threads in which zarr decodes
-are on the other.
+compilation, imports and the start of the workers are left out of both; the labels must be the same bits. The times of
+the stages show which of them does not scale. One worker is measured twice: on one core, which it shares with client and
+scheduler as two workers share two; and on two cores, where client, scheduler and the threads in which zarr decodes can
+use the other core.
 
     python benchmarks/bench_workers.py --size 512 --folder /tmp/workers
 """

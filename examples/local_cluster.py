@@ -2,7 +2,8 @@
 
     python examples/local_cluster.py [--size 256] [--folder topo_dask_cluster]
 
-The cluster is a local one; `Client("tcp://head:8786")` is all that another needs. Killed runs go on with resume=True.
+The cluster is a local one; for another, `Client("tcp://head:8786")` is the only change. Killed runs go on with
+resume=True.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python examples/object_store.py [--size 64]
 
-Needs s3fs, and moto[server] for the stand-in store; against a real one, leave out the server and its endpoint. Reads
-are checked and asked again: an object store that denies for a moment what it holds does not turn chunks into zeros.
+Needs s3fs, and moto[server] for the stand-in store; with a real store, leave out the server and its endpoint. Reads are
+checked and repeated: when a store denies an object for a moment, its chunk is not read as zeros.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python examples/slurm.py semantic.zarr flow.zarr labels.zarr --show      # prints the job script, submits nothing
 
 A worker is one job: `--cores` threads that share `--memory`. Blocks are chosen so that a task fits. When the wall time
-ends a job, its blocks are done again by others; when it ends this script, start it again with --resume.
+ends a job, other jobs do its blocks again. When the wall time ends this script, start it again with --resume.
 """
 
 import argparse

@@ -3,11 +3,11 @@
     python examples/why_exact.py [--figure why_exact.png]
 
 The usual way out of memory is to crop each block with a margin, segment it as if it were the whole image, and glue
-labels that meet at the faces of the blocks. Here that is done with this package's own in-memory function, so that the
-stitch is all that differs: a label goes on across a face in the label it shares most of its voxels there with, if
-that holds both ways and they share at least half of the smaller's. Objects whose middle lies outside a crop are cut,
-and neighbours that such pieces run into are merged. topo_dask reads the same blocks with the same margin and gives the
-labels of the whole volume. Needs matplotlib (the extra `demo`).
+labels that meet at the faces of the blocks. Here this is done with this package's own in-memory function, so that only
+the stitch differs. Two labels are glued across a face when each shares more of its voxels there with the other than
+with any third label, and they share at least half of those of the smaller one. Objects whose middle lies outside a crop
+are cut, and neighbours that such pieces run into are merged. topo_dask reads the same blocks with the same margin and
+gives the labels of the whole volume. Needs matplotlib (the extra `demo`).
 """
 
 import argparse
