@@ -1,9 +1,9 @@
-"""What becomes of freed memory: a task frees some hundred MiB, and the next one asks for as much.
+"""Freed memory is kept for the next task: a task frees some hundred MiB, and the next one asks for as much.
 
-glibc gives large pieces back to the system at once, and Dask makes it give back what little it would keep in a worker
-(``MALLOC_TRIM_THRESHOLD_=65536``). The system clears each page before it hands it out again, which took more time than
-a block's kernels. Of arenas of their own, as threads have by default, glibc gives back the top as soon as it is free:
-with these a run took up to 350 MiB more at its peak.
+By default glibc gives large pieces back to the system at once, and in a worker Dask makes it give back the little that
+it would keep (``MALLOC_TRIM_THRESHOLD_=65536``). The system clears each page before it hands it out again, which took
+more time than the kernels of a block. By default, too, threads have arenas of their own. glibc gives back the top of
+such an arena as soon as it is free, and with these arenas a run took up to 350 MiB more at its peak.
 """
 
 import ctypes
@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import lru_cache
 
 KEPT, MOST_KEPT = 256 << 20, 1 << 30
-"""Bytes of freed memory that are kept: a quarter of what tasks may take, between these bounds. What lies below
-something that is in use is not counted by the C library."""
+"""Bytes of freed memory that are kept: a quarter of what tasks may take, between these bounds. The C library does not
+count free memory that lies below a piece in use."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, see malloc.h
 _LARGEST_BEFORE = 32 << 20
@@ -22,23 +22,23 @@ _DASK_DEFAULT = "65536"
 
 @lru_cache(maxsize=1)
 def keep_freed_memory(allowed_mem: int | None = None) -> None:
-    """Let this process keep freed memory for its next task, unless the environment says what is to be kept.
+    """Let this process keep freed memory for its next task, unless environment variables say how much to keep.
 
-    Threads that begin later share one arena, so that what one of them frees is there for all, unless there are many
-    arenas already. A C library without ``mallopt`` is left as it is.
+    Threads that begin later share one arena, so that all can use what one of them frees, unless there are many arenas
+    already. A C library without ``mallopt`` stays as it is.
 
     Parameters
     ----------
     allowed_mem : int, optional
-        Bytes that the tasks of this process may take; None where nobody said.
+        Bytes that the tasks of this process may take; None if unknown.
     """
     if _environment_decides():
         return
     kept = KEPT if allowed_mem is None else min(max(KEPT, allowed_mem // 4), MOST_KEPT)
     with suppress(OSError, TypeError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        # A piece as large as that is given back at once. Before glibc 2.35 the library refuses more than 32 MiB; where
-        # it refused that too, it would go on finding out by itself.
+        # A piece as large as this threshold is given back at once. glibc before 2.35 refuses more than 32 MiB. If it
+        # refused that too, it would go on adapting its thresholds by itself.
         if mallopt(_MMAP_THRESHOLD, kept // 2) or mallopt(_MMAP_THRESHOLD, _LARGEST_BEFORE):
             mallopt(_TRIM_THRESHOLD, kept)
         if "MALLOC_ARENA_MAX" not in os.environ:
@@ -46,7 +46,7 @@ def keep_freed_memory(allowed_mem: int | None = None) -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Give freed memory back to the system and keep `KEPT` bytes from now on, unless the environment says otherwise."""
+    """Give freed memory back to the system and keep `KEPT` bytes from now on, unless environment variables decide."""
     if _environment_decides():
         return
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The tables of instances that runs leave beside their labels, one file of comma-separated values a class."""
+"""Tables of instances, which runs write beside their labels: one file of comma-separated values for each class."""
 
 import csv
 import hashlib
@@ -19,12 +19,12 @@ COLUMNS = (
     *(f"centroid_{axis}" for axis in "zyx"),
     "flow_error",
 )
-"""Label and voxels of an instance, its bounding box (first voxel, one past the last), its centre, its flow error."""
+"""Label and number of voxels of an instance, bounding box (first voxel, one past the last), centre, flow error."""
 
 _HEAD = (",".join(COLUMNS) + "\r\n").encode()
 
 _ROWS = 1 << 14
-"""Rows of a table that are written at a time."""
+"""Rows of a table that are formatted at a time."""
 
 
 def _place(folder: str, name: str) -> str:
@@ -32,7 +32,7 @@ def _place(folder: str, name: str) -> str:
 
 
 def find_table(folder: str, name: str) -> str | None:
-    """Place of the table of a class that a run would replace, or None; FileExistsError for a file that is none."""
+    """Place of the table of a class that a run would replace, or None; FileExistsError if the file is no such table."""
     try:
         head = folder_at(folder).read(f"{name}.csv", len(_HEAD))
     except FileNotFoundError:
@@ -45,14 +45,14 @@ def find_table(folder: str, name: str) -> str | None:
 
 
 def remove_table(folder: str, name: str) -> None:
-    """Remove the table of a class; one that a store denies to have is told from that of new labels by its digest."""
+    """Remove the table of a class. If a store hides it, it stays: its digest differs from that in new labels' mark."""
     files = folder_at(folder)
     if files.sees(f"{name}.csv"):
         files.remove(f"{name}.csv")
 
 
 def write_table(columns: Mapping[str, NDArray[Any]], name: str, folder: str) -> str:
-    """Write the table of a class's instances to ``<folder>/<class>.csv``; its digest, for the mark of the labels."""
+    """Write the table of a class to ``<folder>/<class>.csv`` and return its digest, for the mark of the labels."""
     written = hashlib.sha256()
 
     def parts() -> Iterator[bytes]:
@@ -76,7 +76,7 @@ def write_columns(file: TextIO, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    # Some rows at a time: as Python's numbers they take many times the memory.
+    # Some rows at a time: as Python objects, numbers take many times the memory.
     yield ",".join(columns) + "\r\n"
     for at in range(0, len(next(iter(columns.values()))), _ROWS):
         text = io.StringIO(newline="")
@@ -92,14 +92,15 @@ def find_tables(folder: str) -> list[str]:
 
 
 def read_table_of(mark: Mapping[str, Any], folder: str) -> dict[str, NDArray[Any]] | None:
-    """Columns of the table that a run left of labels which are whole; None where it left none, or it is gone.
+    """Columns of the table that a run wrote for its labels, which are whole; None if it wrote none, or it is gone.
 
     Parameters
     ----------
     mark : mapping
-        Mark of the labels. That of an earlier version has no digest of the table: the number of instances must do.
+        Mark of the labels. If it is of an earlier version, it has no digest of the table: then only the number of
+        instances is compared.
     folder : str
-        Where the table would be.
+        Folder of the table.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def _parse(text: bytes, place: str) -> dict[str, NDArray[Any]]:
     try:
         if tuple(next(csv.reader([head.decode()]), ())) != COLUMNS:
             raise ValueError("other columns")
-        # Not row by row: as Python's strings they take fifteen times the memory, and the time.
+        # Not row by row: as Python strings they take fifteen times the memory, and the time.
         rows = np.empty(0, kinds)
         if len(head) < len(text):
             rows = np.loadtxt(lines, kinds, comments=None, delimiter=",", quotechar='"', ndmin=1)

@@ -1,4 +1,4 @@
-"""Arrays that take the labels: created, opened to go on, replaced. `outputs` has been asked before."""
+"""Arrays that take the labels: create them, open them to go on, replace them. `outputs` has checked them before."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from .pyramids import LABELS, list_labels, unlist_labels, version_of
 from .retries import in_order, in_parallel
 
 _EMPTIED = 1 << 25
-"""Bytes of voxels that are emptied at a time, or one block: requests to an object store wait."""
+"""Bytes of voxels that are emptied at a time, at least one block: several requests to an object store overlap."""
 
 
 def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
-    """Numbers of the levels of a class that are not there; an array that was given may have been emptied."""
+    """Numbers of the levels of a class that are not there; level 0 for an array that was given, which is emptied."""
     if target.is_array:
         return [0]
     group = existing_group(target)
@@ -38,23 +38,23 @@ def missing_levels(target: Target, name: str, spec: OutputSpec) -> list[int]:
 def open_output(
     target: Target, group: Any, name: str, spec: OutputSpec, run: str, scratch: str, *, resume: bool
 ) -> list[Any]:
-    """Create the arrays of one class, or open them to go on; `check_outputs` has been called.
+    """Create the arrays of one class, or open them to go on; call `check_outputs` before.
 
     Parameters
     ----------
     target : Target
         Where the labels go.
     group : zarr.Group, optional
-        Group of all classes, see `open_group`.
+        Group of all classes, see `open_group`; None for an array.
     name : str
         Class.
     spec : OutputSpec
         Shapes, chunks and levels.
     run, scratch : str
-        Name of the run and place of its scratch, which go into the marks.
+        Name of the run and place of its scratch; both are written into the marks.
     resume : bool
-        Whether the run goes on with what is there; else that is removed, also in the other layout. An array that was
-        given is emptied in any case.
+        Whether the run goes on with the labels that are there. If not, those are removed, in either layout. An array
+        that was given is emptied in any case.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def open_output(
         The levels, the finest first.
     """
     if target.is_array:
-        _clear(target.node, spec)  # it bears no mark: another run may have written here since
+        _clear(target.node, spec)  # it has no mark, so another run may have written into it since
         return [persistent_array(target.node)]
     place = spec.place(name)
     there = resume and place in group
@@ -86,7 +86,7 @@ def open_output(
 
 
 def _replace(group: Any, name: str, places: Collection[str]) -> None:
-    # Labels of a class that new ones are to take the place of.
+    # Removes old labels of a class, which new ones will replace.
     for place, found in zip(places, in_parallel(*(partial(has_labels, group, p) for p in places)), strict=True):
         if found:
             if place != name:
@@ -96,7 +96,7 @@ def _replace(group: Any, name: str, places: Collection[str]) -> None:
 
 
 def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: set[str]) -> dict[str, Any] | None:
-    """Labels of each class where all are whole, from a run of one of these digests; else None."""
+    """Labels of each class, if all are whole and come from runs with one of these digests; else None."""
     group = existing_group(target)
     if group is None:
         return None
@@ -105,16 +105,16 @@ def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: 
         mark = group[spec.place(name)].attrs.get(MARK) if spec.place(name) in group else None
         if not isinstance(mark, dict) or not mark.get("complete") or mark.get("record") not in digests:
             return None
-        if not all(path in group for path, _ in spec.levels(name)):  # somebody has removed a level since
+        if not all(path in group for path, _ in spec.levels(name)):  # a level was removed after the run
             return None
         found[name] = group[next(iter(spec.levels(name)))[0]]
     return found
 
 
 def publish(target: Target, name: str, spec: OutputSpec, facts: Mapping[str, Any]) -> None:
-    """Say in the mark of labels that they are whole, and some facts of them; list them where viewers look.
+    """Write into the mark of labels that they are whole, and some facts about them; list them where viewers look.
 
-    Nothing is done to an array that was given.
+    An array that was given stays as it is.
     """
     if target.is_array:
         return
@@ -128,7 +128,7 @@ def publish(target: Target, name: str, spec: OutputSpec, facts: Mapping[str, Any
 
 
 def _consolidate_again(group: Any) -> None:
-    # Readers that find consolidated metadata look no further.
+    # Readers that find consolidated metadata do not look at the others.
     import zarr
 
     found = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=group.metadata.zarr_format)
@@ -140,7 +140,7 @@ def _consolidate_again(group: Any) -> None:
 
 
 def open_group(target: Target, old: Any, spec: OutputSpec) -> Any:
-    """The group of all classes, open for writing; created where there is none. None for an array.
+    """The group of all classes, open for writing; it is created where there is none. None for an array.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ def _create(group: Any, path: str, shape: Triple, chunks: Triple, mark: dict[str
 
 
 def _mark_ahead(group: Any, path: str, mark: dict[str, Any]) -> None:
-    # Of format 2, where the mark is in another file than what makes a node one: who is killed in between leaves none
-    # that is nobody's.
+    # In format 2 the mark and the metadata that make a node are two files. The mark is written first: a process that is
+    # killed in between leaves no array or group without a mark.
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
@@ -191,8 +191,8 @@ def _mark_ahead(group: Any, path: str, mark: dict[str, Any]) -> None:
 
 
 def _remove(group: Any, place: str) -> None:
-    # Chunks first, then the arrays, then their group: who is killed in between leaves no chunk that new labels of the
-    # same place would take for theirs, and what is left says whose it is.
+    # Chunks go first, then the arrays, then their group. A process that is killed in between leaves no chunks without
+    # an array, which would become part of new labels, and whatever is left still has its mark.
     import zarr
     from zarr.core.sync import sync
 
@@ -202,7 +202,7 @@ def _remove(group: Any, place: str) -> None:
                 await array.store.delete_dir(f"{array.path}/{name}")
 
     async def remove_node(one: Any) -> None:
-        if one.metadata.zarr_format == 2:  # the mark is in another file: it must not be the first to go
+        if one.metadata.zarr_format == 2:  # the mark is a file of its own, and must not be removed first
             document = ".zarray" if isinstance(one, zarr.Array) else ".zgroup"
             await one.store.delete(f"{one.path}/{document}")
         await one.store.delete_dir(one.path)
@@ -217,14 +217,15 @@ def _remove(group: Any, place: str) -> None:
 
 
 def _sweep(target: Target, place: str) -> None:
-    # Chunks and metadata that a killed process was writing: zarr gives them their name when they are whole.
+    # Removes chunks and metadata that a killed process was writing: zarr renames such files when they are whole.
     if target.url is not None and "://" not in target.url:
         for folder, _, files in os.walk(os.path.join(target.url, place)):
             _sweep_files(folder, filter(HALF.search, files))
 
 
 def _sweep_metadata(target: Target, old: Any) -> None:
-    # The same of the groups around, where others may have files of any name. What is written of an image is not ours.
+    # The same for the groups around the labels, where others may have files of any name. The metadata of an image are
+    # not ours: another process may be writing them.
     if target.url is not None and "://" not in target.url:
         ours = [target.url] if old is None or read_multiscales(old) is None else []
         for folder in (*ours, os.path.join(target.url, LABELS)):
@@ -234,12 +235,12 @@ def _sweep_metadata(target: Target, old: Any) -> None:
 
 def _sweep_files(folder: str, files: Iterable[str]) -> None:
     for file in files:
-        with suppress(FileNotFoundError):  # its writer may be alive, and just have given it its name
+        with suppress(FileNotFoundError):  # its writer may be alive and have renamed it just now
             os.remove(os.path.join(folder, file))
 
 
 def _clear(array: Any, spec: OutputSpec) -> None:
-    # Blocks without foreground are not written: what an earlier run left there would stay.
+    # A run writes no blocks without foreground: labels of an earlier run would stay there.
     stored, unit = stored_chunks(array), stored_shape(array)
 
     def may_hold(block: Block) -> bool:
@@ -248,7 +249,7 @@ def _clear(array: Any, spec: OutputSpec) -> None:
 
     def empty(block: Block) -> None:
         array[block.write.slices] = 0
-        if array[block.write.slices].any():  # an object store may deny what it should remove
+        if array[block.write.slices].any():  # an object store may answer a removal with 404 and keep the object
             raise OSError(f"output {array.store_path} cannot be emptied: {block.write} and maybe others hold labels")
 
     each = prod(spec.block_shape) * array.dtype.itemsize

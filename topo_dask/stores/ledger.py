@@ -1,6 +1,6 @@
-"""The record of what a run is: a run goes on only where everything that shapes its labels is the same.
+"""The record of a run: a run is resumed only if everything that shapes its labels is the same.
 
-Which blocks are done is recorded by the bundles of each stage (see `scratch`); this is the key to all of them.
+The record says which run scratch belongs to. Which blocks are done is told by the bundles of each stage, see `scratch`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 
 
 def describe_array(array: Any) -> dict[str, Any]:
-    """What identifies an input without reading it: place, shape, type, chunks and codecs."""
+    """Describe an input without reading its voxels: place, shape, type, and a digest of its metadata."""
     metadata = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
     text = json.dumps(metadata, sort_keys=True, default=str)
     return {
@@ -31,19 +31,19 @@ def describe_array(array: Any) -> dict[str, Any]:
 
 
 def digest(record: dict[str, Any]) -> str:
-    """Short name of a record, the same for runs that give the same labels: whatever their blocks and halo."""
+    """Digest of a record: the same for runs that give the same labels, so blocks and halo are left out."""
     left_out = {"block_shape", "halo", "chunks"} | ({"on_missing"} if _met_none_missing(record) else set())
     kept = {key: value for key, value in record.items() if key not in left_out}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def digests(record: dict[str, Any]) -> set[str]:
-    """Digests of the runs that are complete with the labels of this one: they may have met no missing chunk."""
+    """Digests of complete runs that have the labels of this one, also if missing chunks were an error to them."""
     return {digest(record), digest({**record, "on_missing": "error"})}
 
 
 def _met_none_missing(record: dict[str, Any]) -> bool:
-    # What such a run has done is right whatever a missing chunk means.
+    # A run for which a missing chunk is an error has read none so far: its work is right for both policies.
     return bool(record.get("on_missing", "error") == "error")
 
 
@@ -55,9 +55,9 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwrite: bool) -> str | None:
-    """Name of an interrupted run to go on with, or None to begin; refuse what does not fit. Nothing is written.
+    """Name of an interrupted run to go on with, or None to begin one; raise if neither fits. Nothing is written.
 
-    A run that took a missing chunk for an error has met none so far: it may go on with chunks that mean background, see
+    A run for which a missing chunk is an error has read none so far. It may go on with chunks that mean background, see
     `go_on`, but not the other way round.
 
     Raises
@@ -70,7 +70,7 @@ def admit(scratch: FileScratch, record: dict[str, Any], *, resume: bool, overwri
     old, void, ours = in_parallel(
         lambda: recorded(scratch),
         lambda: _note(scratch, VOID, VOID),
-        lambda: scratch.holds_only(CLASSES),  # left by tasks that outlived their run
+        lambda: scratch.holds_only(CLASSES),  # bundles of tasks that went on after their run had ended
     )
     if old is None and void is None and not ours:
         raise FileExistsError(f"scratch {scratch.url} is not empty and holds no run of topo_dask: choose another")
@@ -100,7 +100,7 @@ def recorded(scratch: FileScratch) -> dict[str, Any] | None:
 
 
 def _note(scratch: FileScratch, kind: str, key: str) -> Arrays | None:
-    # What says which run is here, and whether it may be resumed; without it nothing can be made good.
+    # The bundles that say which run is here and whether it may be resumed: damage to them cannot be repaired.
     try:
         return find(scratch, kind, key)
     except DamagedBundleError as error:
@@ -110,7 +110,7 @@ def _note(scratch: FileScratch, kind: str, key: str) -> Arrays | None:
 
 
 def begin(scratch: FileScratch, record: dict[str, Any], *, overwrite: bool) -> str:
-    """Clear scratch, file the record of a new run and what it may replace there, and return the run's name."""
+    """Clear scratch, file the record of a new run there and whether it may replace labels; return the run's name."""
     clear(scratch)
     name = uuid4().hex
     _file_record(scratch, record, name, overwrite)
@@ -118,7 +118,7 @@ def begin(scratch: FileScratch, record: dict[str, Any], *, overwrite: bool) -> s
 
 
 def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
-    """Name of the run in scratch, which was admitted; its record is replaced if missing chunks now mean background."""
+    """Name of the run in scratch, which `admit` accepted; if missing chunks now mean background, its record says so."""
     old = recorded(scratch)
     assert old is not None
     name: str = old["run"]
@@ -128,13 +128,13 @@ def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
 
 
 def _file_record(scratch: FileScratch, record: dict[str, Any], name: str, overwrite: bool) -> None:
-    # How the run was called shapes no label, and is no part of the record: it is for people who want to go on with it.
+    # The command shapes no label, so it is not part of the record: it helps people to resume the run.
     origin = {"command": sys.argv, "folder": os.getcwd(), "overwrite": overwrite}
     scratch.put(RUN, MANIFEST, record=to_bytes({**record, "run": name}), origin=to_bytes(origin))
 
 
 def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Record of the unfinished run in scratch, and the command and folder it was begun with; None without a run."""
+    """Record of the unfinished run in scratch, and how it was begun (command, folder, overwrite); None without one."""
     bundle = _note(scratch, RUN, MANIFEST)
     if bundle is None or is_void(scratch):
         return None
@@ -143,25 +143,25 @@ def read_run(scratch: FileScratch) -> tuple[dict[str, Any], dict[str, Any]] | No
 
 
 def is_void(scratch: FileScratch) -> bool:
-    """Whether scratch holds what is left of a run that was being removed."""
+    """Whether scratch holds the rest of a run whose removal was interrupted."""
     return _note(scratch, VOID, VOID) is not None
 
 
 def may_replace(scratch: FileScratch) -> bool:
-    """Whether the unfinished run in scratch was begun to replace labels: it may be interrupted before they are gone."""
+    """Whether the unfinished run in scratch was begun with `overwrite`: it may not have removed all old labels yet."""
     found = read_run(scratch)
     return found is not None and bool(found[1].get("overwrite"))  # runs of earlier versions do not tell
 
 
 def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:
-    """Where the bundles of one class of a run go: tasks of a run that has ended may still be at work elsewhere."""
+    """Scratch for one class of a run: tasks of a run that has ended may still file bundles, but not among these."""
     return scratch.within(CLASSES).within(run).within(name)
 
 
 def clear(scratch: FileScratch) -> None:
     """Remove what runs have filed, and nothing else.
 
-    The run is declared void first: one whose bundles are half removed must never be resumed.
+    The run is marked as void first: after an interruption it must not be resumed with half of its bundles.
     """
     if scratch.is_empty():
         return
@@ -171,7 +171,7 @@ def clear(scratch: FileScratch) -> None:
 
 
 def clear_void(scratch: FileScratch) -> None:
-    """Remove what is left of a run that was killed while its bundles were removed."""
+    """Remove the rest of a run whose removal was interrupted."""
     if is_void(scratch):
         with claim(scratch, insist=True):
             clear(scratch)

@@ -1,4 +1,4 @@
-"""Locks: of the runs on one scratch or one output, one is at work."""
+"""Locks: only one run at a time works in a scratch folder or on an output."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from .scratch import LOCK, FileScratch, find, to_bytes
 _CLAIMS = 8
 
 _HELD: set[str] = set()
-"""Locks that this process holds: one that it has given back counts no more, should its store not let it be removed."""
+"""Locks that this process holds. A lock that it has given back no longer counts, even if the store still has it."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,17 @@ class Claim:
 def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
 
-    A run files its lock, then looks for others: of two that begin at once at most one goes on. A lock of a process of
-    this machine that is no more is swept. Whether a process of another machine, or of another container, lives cannot
-    be seen from here: who insists sweeps its lock, and it has to look whether its own is still there.
+    A run files its lock and then looks for other locks: when two runs begin at once, at most one of them goes on. The
+    lock of a process of this machine that has ended is removed. Whether a process of another machine, or of another
+    container, is alive cannot be seen from here. A run that insists removes the lock of such a process; therefore each
+    run checks, between its stages, that its own lock is still there.
 
     Parameters
     ----------
     scratch : FileScratch
         Scratch of the run.
     insist : bool
-        Whether locks of other machines count for nothing: set when the caller said `resume` or `overwrite`.
+        Whether to ignore locks of other machines: set when the caller passed `resume` or `overwrite`.
 
     Yields
     ------
@@ -64,7 +65,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     _HELD.add(token)
     try:
         for _ in range(_CLAIMS):
-            # One look: what a store denies now is found beside the lock that is filed next.
+            # One look is enough: a lock that the store hides now is found by the next call, after ours is filed.
             if (other := _other_run(scratch, token, insist, looks=1)) is not None:
                 break
             _file_lock(scratch, token)
@@ -85,7 +86,7 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
 
 
 def check_free(scratch: FileScratch, *, insist: bool) -> None:
-    """Raise what `claim` raises when another run is at work, without a claim: one look, nothing is written."""
+    """Raise FileExistsError as `claim` does when another run is at work, but look only once and write nothing."""
     if (other := _other_run(scratch, "", insist, looks=1)) is not None:
         raise _refusal(scratch, other)
 
@@ -98,7 +99,8 @@ def _refusal(scratch: FileScratch, other: dict[str, Any]) -> FileExistsError:
 
 
 def _file_lock(scratch: FileScratch, token: str) -> None:
-    # A run that begins sweeps, and one that ends removes, the folder in which this one is about to file its lock.
+    # The write may fail because of another run: one that begins removes half-written files, and one that ends removes
+    # the folder.
     for left in reversed(range(_CLAIMS)):
         try:
             scratch.put(LOCK, token, holder=to_bytes(_this_process()))
@@ -111,7 +113,7 @@ def _file_lock(scratch: FileScratch, token: str) -> None:
 
 
 def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None = None) -> dict[str, Any] | None:
-    # Another process that may be at work here, or None.
+    # The holder of another lock, a process that may be at work here; None where there is no such lock.
     for key in sorted(scratch.keys(LOCK, looks) - {token}):
         bundle = find(scratch, LOCK, key)
         if bundle is not None and "holder" in bundle:
@@ -142,7 +144,10 @@ def start_of(process: Any) -> dict[str, float]:
 
 
 def numbering_of_processes() -> int | None:
-    """What tells containers of one host name apart, each of which numbers its own processes; None if unknown."""
+    """Identify the processes that are visible here; None where the system does not tell.
+
+    Containers may have the same host name and number their processes independently.
+    """
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -150,15 +155,15 @@ def numbering_of_processes() -> int | None:
 
 
 def _is_held(key: str, holder: dict[str, Any]) -> bool:
-    # Whether a process that would be seen from here is at work.
+    # Whether the holder is still at work; if it is alive, it is visible from here.
     import psutil
 
     if holder["pid"] == os.getpid():
         return key in _HELD
     try:
         process = psutil.Process(holder["pid"])
-        # Numbers of processes are used again, and their start is told to a fraction of a second. Locks of earlier
-        # versions tell it since the epoch only.
+        # Another process may have got the same number since. A start is known to a fraction of a second. Locks of
+        # earlier versions hold only the start since the epoch.
         same = any(name in holder and abs(at - holder[name]) < 2 for name, at in start_of(process).items())
         return same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -168,6 +173,6 @@ def _is_held(key: str, holder: dict[str, Any]) -> bool:
 def at_work(scratch: FileScratch) -> dict[str, Any] | None:
     """Machine (``host``) and process (``pid``) of the run at work in scratch; None where there is none.
 
-    Whether a process of another machine lives cannot be seen from here: it counts as being at work.
+    Whether a process of another machine is alive cannot be seen from here: it counts as being at work.
     """
     return _other_run(scratch, "", insist=False)

@@ -1,4 +1,4 @@
-"""Marks: what a run leaves in the attributes of the labels that it writes, so that they are known again."""
+"""Marks: attributes that a run writes into its labels, by which later runs recognise them."""
 
 import os
 from contextlib import suppress
@@ -30,7 +30,7 @@ def check_run(array: Any, run: str) -> None:
     import zarr
 
     try:
-        # Of the one format: what is absent is looked for many times.
+        # Only the format of the array: a store that is not local is asked many times for a file that is absent.
         mark = zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format).attrs.get(MARK)
     except FileNotFoundError:
         mark = None
@@ -60,7 +60,7 @@ def _marks_in(group: Any) -> dict[str, dict[str, Any]]:
 
 
 class Found(NamedTuple):
-    """Path or URL of labels, and the mark of the run that wrote them; empty where none did, or it is not known."""
+    """Path or URL of labels, and the mark of the run that wrote them: empty where no run did, or none is known."""
 
     url: str
     mark: dict[str, Any]
@@ -74,17 +74,18 @@ def find_labels(url: str, name: str | None = None) -> Found:
     url : str
         Path or URL of the output.
     name : str, optional
-        Class; the only one by default. Where no run has written, it is `url` itself, an array or an image.
+        Class; by default the only one that is there. Where no run has written labels, the result is `url` itself, an
+        array or an image.
 
     Raises
     ------
     ValueError
-        When none is named and there are several, when there are none of that name but of others, when the class has
+        When no class is named and there are several, when there are labels of other classes only, when the class has
         labels in both layouts, or when the run has not finished them.
     """
     try:
         group = existing_group(Target(absolute(url)))
-    except FileExistsError:  # an array, or what whoever opens it will refuse
+    except FileExistsError:  # an array, or something that the caller will fail to open
         group = None
     own = _own_mark(url, group)
     name = None if own and own["class"] == name else name
@@ -108,7 +109,7 @@ def find_labels(url: str, name: str | None = None) -> Found:
 
 
 def read_own_mark(url: str) -> dict[str, Any] | None:
-    """Mark of the labels that are at a path or URL, or of which a level is; None where there is something else."""
+    """Mark of the labels that are at a path or URL, or whose level is there; None where there is something else."""
     try:
         group = existing_group(Target(absolute(url)))
     except FileExistsError:
@@ -117,7 +118,7 @@ def read_own_mark(url: str) -> dict[str, Any] | None:
 
 
 def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
-    # Of a group or an array that is the labels of a class.
+    # The mark of a group or an array that is the labels of a class.
     import zarr
 
     node = group
@@ -130,7 +131,7 @@ def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
 def mark_of(node: Any, url: str) -> dict[str, Any] | None:
     """Mark of the labels that a group or array at a path or URL is, or is a level of; None if no run wrote it.
 
-    That labels are whole is said in the mark of their group, and not in those of its levels.
+    Only the mark of the group says that labels are whole, those of its levels do not.
     """
     mark = node.attrs.get(MARK)
     if not isinstance(mark, dict):

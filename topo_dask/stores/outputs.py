@@ -1,9 +1,9 @@
-"""Outputs, looked at before anything is written: what is there, whose it is, and whether the labels fit.
+"""Checks of the output before anything is written: what is there, who wrote it, and whether the labels fit.
 
 ::
 
     OUTPUT/NAME                   plain: one array a class
-    OUTPUT/labels/NAME/0, 1, ...  OME-Zarr: one group a class, and in it the levels of the pyramid
+    OUTPUT/labels/NAME/0, 1, ...  OME-Zarr: one group a class, with the levels of the pyramid in it
 """
 
 import os
@@ -30,7 +30,7 @@ ANOTHER = "choose another output"
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Shape of the labels, the blocks in which they will be written, and their pyramid; None for plain arrays."""
+    """Shape of the labels, the blocks in which they are written, and their pyramid: None for plain arrays."""
 
     shape: Triple
     block_shape: Triple
@@ -46,7 +46,7 @@ class OutputSpec:
         return f"{LABELS}/{name}" if self.pyramid is None else name
 
     def levels(self, name: str) -> Iterator[tuple[str, "OutputSpec"]]:
-        """Path of each array of a class, the finest level first, and what it must fit."""
+        """Path of each array of a class, the finest level first, and the specification that it must fit."""
         if self.pyramid is None:
             yield name, self
             return
@@ -62,7 +62,7 @@ def check_outputs(
     run: str | None,
     replace: Collection[str],
 ) -> None:
-    """Refuse an output that cannot take the labels; nothing is written.
+    """Raise an error if an output cannot take the labels; nothing is written.
 
     Parameters
     ----------
@@ -73,18 +73,18 @@ def check_outputs(
     names : collection of str
         Classes.
     spec : OutputSpec
-        What the arrays of each must fit.
+        Shape, blocks and chunks that the arrays of each class must fit.
     run : str, optional
-        Name of the run that goes on, with arrays that are there; None for one that begins.
+        Name of the run that goes on, with the arrays that are there; None for a run that begins.
     replace : collection of str
-        Classes whose labels may be replaced, if they are not of the run that goes on.
+        Classes whose labels may be replaced, unless they are labels of the run that goes on.
 
     Raises
     ------
     FileExistsError
-        When something is there that is neither of the run nor to be replaced, when there are labels of a class in the
-        other layout and they are not to be replaced, when labels that are to be replaced have a symbolic link in place
-        of a folder, or when the output is, or lies in, what a run wrote into another output.
+        When something is there that the run did not write and may not replace; when there are labels of a class in the
+        other layout that it may not replace; when labels to replace have a symbolic link in place of a folder; when
+        something else lies where a folder is needed; or when the output is, or lies in, labels that a run wrote.
     PermissionError
         When the group or array given can only be read.
     ValueError
@@ -142,7 +142,7 @@ def _check_empty(array: Any) -> None:
 
 
 def _check_no_labels(target: Target, group: Any) -> None:
-    # Labels with others in them cannot be replaced any more.
+    # Labels that have other labels in them could not be replaced any more.
     import zarr
 
     for folder, around in _groups_of_labels(target):
@@ -161,14 +161,14 @@ def _check_no_labels(target: Target, group: Any) -> None:
 
 
 def _groups_of_labels(target: Target) -> Iterator[tuple[str, Any]]:
-    # Each group called `labels` that a group for new labels is or lies in, and the path of the one above it.
+    # Each group called `labels` that is, or has in it, the group for new labels; before it the path of its parent.
     if target.url is None or target.is_array:
         return
     parts = (target.url if "://" in target.url else os.path.realpath(target.url)).split("/")
     for at, part in enumerate(parts):
         if part == LABELS:
             folder, found = "/".join(parts[:at]), []
-            with suppress(OSError, ValueError):  # no zarr group, or none that can be opened
+            with suppress(OSError, ValueError):  # no zarr group, or one that cannot be opened
                 found = [existing_group(Target(place)) for place in (folder, f"{folder}/{part}")]
             if found and None not in found:
                 yield folder, found[1]
@@ -188,7 +188,7 @@ def _check_container(group: Any, what: str, pyramid: Pyramid) -> None:
 
 
 def _check_beside(group: Any, name: str, other: str, where: Any, replace: bool) -> None:
-    # Who asks for the labels of a class must not have to choose between two.
+    # A class has labels in one place only: readers must not have to choose between two.
     if not replace:
         raise FileExistsError(
             f"output {where} has labels of {name!r} in the other layout, {other!r}: pass overwrite=True to replace "
@@ -230,7 +230,7 @@ def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool
 
 
 def _link_in(group: Any, place: str) -> str | None:
-    # A link in place of a folder, which zarr either refuses to remove, or removes without what it leads to.
+    # A symbolic link in place of a folder: zarr cannot remove it, or removes the link and leaves what it leads to.
     if (folder := url_of(group)) is None:
         return None
     top = os.path.join(folder, place)

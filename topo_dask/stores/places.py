@@ -1,4 +1,4 @@
-"""Where the labels go: the place that a caller names, and the zarr group that is there."""
+"""Where the labels go: the place that a caller gives, and the zarr group that is there."""
 
 import os
 import warnings
@@ -37,7 +37,7 @@ class Target:
 
     @property
     def locks(self) -> str | None:
-        """Folder of the locks of the output, one by whatever links it is named; None where it has no path or URL."""
+        """Folder of the locks of the output, the same through all links that lead to it; None without a path or URL."""
         if self.url is None:
             return None
         url = self.url.rstrip("/")
@@ -45,9 +45,11 @@ class Target:
 
     @property
     def locks_as_named(self) -> str | None:
-        """The folder `locks` by the links that `url` goes through, which may lead elsewhere on another machine."""
-        if self.url is None or "://" in self.url or not os.path.islink(self.url):
-            return None if self.url is None else self.beside(".lock")
+        """The folder `locks`, named through the links in `url`: on another machine they may lead to another place."""
+        if self.url is None:
+            return None
+        if "://" in self.url or not os.path.islink(self.url):
+            return self.beside(".lock")
         return f"{self.url}/../{os.path.basename(os.path.realpath(self.url))}.lock"
 
     @property
@@ -82,7 +84,7 @@ def locate_output(output: Any) -> Target:
 def existing_group(target: Target) -> Any:
     """The group that is there, open for reading unless it was given; None where there is nothing, and for an array.
 
-    Consolidated metadata are passed by: they tell of what was there when somebody consolidated them.
+    Consolidated metadata are not used: they describe what was there when they were consolidated.
     """
     import zarr
     from zarr.errors import ContainsArrayError
@@ -99,7 +101,7 @@ def existing_group(target: Target) -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        try:  # one format after the other: on an object store it takes many looks to know what is absent
+        try:  # one format at a time: an object store is asked many times before a file counts as absent
             return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=3)
         except FileNotFoundError:
             return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=2)
@@ -117,7 +119,7 @@ def existing_group(target: Target) -> Any:
 
 
 def members(group: Any) -> list[tuple[str, Any]]:
-    """Names and nodes of a group's members; zarr's warnings about other files, such as tables, are left out."""
+    """Names and nodes of a group's members, without zarr's warnings about other files, such as tables."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Object at .* is not recognized as a component of a Zarr hierarchy")
         return list(group.members())
@@ -130,7 +132,7 @@ def url_of(node: Any) -> str | None:
 
 
 def place_of(node: Any) -> str | None:
-    """Where an array or group is, also on an object store, whose URL leaves out how it is reached; None if unknown."""
+    """Path or URL of an array or group, also on an object store, without its storage options; None if unknown."""
     from zarr.storage import FsspecStore
 
     store = impatient(node.store)
@@ -140,9 +142,9 @@ def place_of(node: Any) -> str | None:
 
 
 def name_of(node: Any) -> str:
-    """Name by which a record knows an array or group again: its place, or what zarr calls its store.
+    """Name by which a record recognises an array or group: its place, or the name that zarr gives to its store.
 
-    The latter, of an array in memory, holds the address of that memory: no other process has it, nor another array.
+    For an array in memory zarr's name holds the address of that memory, so a run into it goes on in this process only.
     """
     place = place_of(node)
     return f"{node.store}/{node.path}" if place is None else absolute(place).rstrip("/")
@@ -154,7 +156,7 @@ def is_memory(place: str | None) -> bool:
 
 
 def nested(one: str, other: str) -> bool:
-    """Whether one of two places is the other or lies in it, by whatever links they are named."""
+    """Whether two places are the same, or one lies in the other; symbolic links are followed."""
     paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
     return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
 

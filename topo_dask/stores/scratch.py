@@ -1,7 +1,7 @@
-"""Scratch: what the stages hand to each other, as named bundles of arrays.
+"""Scratch: the stages hand intermediate results to each other as named bundles of arrays.
 
-A bundle is filed under a *kind* (the product of a stage) and a *key* (a block, or one piece of a global table). It is
-written once, whole, and under its final name only when it is complete: that it exists is the record that it is done.
+A bundle is filed under a *kind* (the product of a stage) and a *key* (a block, or one piece of a global table). It gets
+its final name only when it is written completely: that it exists is the record that the work behind it is done.
 """
 
 import json
@@ -32,13 +32,13 @@ _HEAD = 1 << 16
 """Bytes that the head of a bundle may take."""
 
 _AHEAD = 8
-"""Bundles of a store that is not local that are read or written at a time, where many are one after the other."""
+"""Bundles that are read or written at the same time in a store that is not local."""
 
 FILED = "filed"
-"""Kind of the records of what a stage has filed when all its tasks were done: the keys of each kind, a line each."""
+"""Kind of the records that list what a stage has filed, once all its tasks are done: the keys of each kind, by line."""
 
 LOCK = "lock"
-"""Kind of the bundles that say which process works here; it does not count as content."""
+"""Kind of the bundles that say which process works here; they do not count as content."""
 
 
 class Scratch(Protocol):
@@ -51,7 +51,7 @@ class Scratch(Protocol):
         """A bundle; KeyError when there is none."""
 
     def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
-        """Bundles one after the other, as `get` gives them; those of these names at least, if some are given."""
+        """Bundles one after the other, as `get` gives them; if `names` are given, with those arrays at least."""
 
     def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
         """File bundles, given by key, as `put` does."""
@@ -104,7 +104,7 @@ class MemoryScratch:
 
 
 def pack(arrays: Arrays) -> list[bytes]:
-    """Bundle as bytes, in pieces: a header, then the arrays, each compressed; a checksum guards the whole.
+    """Bundle as bytes, in pieces: a header, then each array, compressed; a checksum covers all of it.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def pack(arrays: Arrays) -> list[bytes]:
     codec = Blosc("lz4", clevel=1, shuffle=Blosc.SHUFFLE)
     entries, parts = [], []
     for name, array in arrays.items():
-        # Blosc takes 2 GiB at most and nothing that is empty.
+        # Blosc takes at most 2 GiB, and no empty buffer.
         raw = np.ascontiguousarray(array)
         data = codec.encode(raw) if 0 < raw.nbytes < 2**31 - 64 else raw.tobytes()
         entries.append((name, array.dtype.str, array.shape, len(data)))
@@ -135,18 +135,18 @@ def to_bytes(record: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 class DamagedBundleError(OSError):
-    """A bundle, which is the only argument, is not what was filed."""
+    """A bundle is not what was filed; its name is the only argument."""
 
     def __str__(self) -> str:
-        """The bundle, and what a run does about it."""
+        """Name the bundle, and say what to do."""
         return f"scratch bundle {self.args[0]} is damaged; remove it and run again with resume=True"
 
 
 class AbsentBundleError(KeyError):
-    """There is no such bundle, which is the only argument."""
+    """There is no such bundle; its name is the only argument."""
 
     def __str__(self) -> str:
-        """The bundle, and what a run does about it."""
+        """Name the bundle, and say what to do."""
         return f"scratch bundle {self.args[0]} is not there; if it is lost, run again with resume=True"
 
 
@@ -170,7 +170,7 @@ def unpack(data: bytes, name: str, names: Collection[str] | None = None) -> Arra
         if names is not None and entry not in names:
             continue
         nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
-        # Writable, like any other array: kernels are compiled once for both.
+        # Writable, as other arrays are: numba would compile the kernels again for read-only ones.
         raw = np.empty(nbytes, np.uint8)
         if 0 < nbytes < 2**31 - 64:
             codec.decode(part, out=raw)
@@ -181,7 +181,7 @@ def unpack(data: bytes, name: str, names: Collection[str] | None = None) -> Arra
 
 
 def _is_bundle(name: str, head: Callable[[int], bytes]) -> bool:
-    # Most bundles are told by their name: that of a block.
+    # Most bundles have the name of a block, so they need not be read.
     return _BLOCK.fullmatch(name) is not None or head(len(_MAGIC)) == _MAGIC
 
 
@@ -215,11 +215,11 @@ class FileScratch:
         return unpack(data, name, names)
 
     def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
-        """Bundles, or their arrays of these names, one after the other; some ahead where the store is not local."""
+        """Bundles, or their arrays of these names, in order; a store that is not local is asked for some ahead."""
         return self._each(lambda key: self.get(kind, key, names), keys)
 
     def put_each(self, kind: str, bundles: Iterable[tuple[str, Arrays]]) -> None:
-        """File bundles, given by key; in a store that is not local some at a time."""
+        """File bundles, given by key; several at the same time in a store that is not local."""
         for _ in self._each(lambda bundle: self.put(kind, bundle[0], **bundle[1]), bundles):
             pass
 
@@ -242,19 +242,19 @@ class FileScratch:
         return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
 
     def lengths_each(self, kind: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
-        """The same of bundles one after the other."""
+        """As `lengths`, for bundles one after the other."""
         return self._each(lambda key: self.lengths(kind, key), keys)
 
     def keys(self, kind: str, looks: int | None = None) -> set[str]:
-        """Keys of all bundles of a kind, from one listing: the first of so many looks that finds any."""
+        """Keys of all bundles of a kind, from one listing: up to `looks` listings are tried until one finds any."""
         return {name for name in self._folder.names(kind, looks) if not name.startswith(".")}
 
     def sees(self, kind: str, key: str) -> bool:
-        """Whether one look finds a bundle; a store that is not local may deny one that is there."""
+        """Whether one look finds a bundle; a store that is not local may hide one that is there."""
         return self._folder.sees(f"{kind}/{key}")
 
     def discard(self, kind: str) -> None:
-        """Remove all bundles of a kind, and of the compartment of that name; what is no bundle stays."""
+        """Remove all bundles of a kind, and of the compartment of that name; other files stay."""
         self._folder.remove_all(kind, _is_bundle)
 
     def remove(self, kind: str, key: str) -> None:
@@ -266,18 +266,18 @@ class FileScratch:
         return FileScratch(f"{self.url}/{name}")
 
     def is_empty(self) -> bool:
-        """Whether no file is under the URL, locks and halves of bundles apart."""
+        """Whether there are no files under the URL other than locks and halves of bundles."""
         return self._folder.is_empty(but=(LOCK,))
 
     def holds_only(self, kind: str) -> bool:
-        """Whether every file under the URL is a bundle in the compartment of that name, locks and halves apart."""
+        """Whether all files under the URL are bundles in the compartment of that name, locks and halves aside."""
         folder = self._folder
-        # What lies beside the compartment is seen without a list of all that is in it.
+        # Whether anything lies beside the compartment is looked up first, without listing all that is in it.
         bundles = (folder.read(path, len(_MAGIC)) == _MAGIC for path in folder.paths(kind))
         return folder.is_empty(but=(kind, LOCK)) and all(bundles)
 
     def prune(self) -> None:
-        """Remove the folder if it is empty: a store that is not local has no folders."""
+        """Remove the folder if it is empty; a store that is not local has no folders."""
         self._folder.prune(LOCK)
         self._folder.prune()
 
@@ -295,15 +295,15 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
 
 
 def is_seen(scratch: Scratch, kind: str, key: str) -> bool:
-    """Whether one look finds a bundle: enough where one that is denied is only filed again."""
+    """Whether one look finds a bundle. That is enough where a bundle that the store hides would only be filed again."""
     return scratch.sees(kind, key) if isinstance(scratch, FileScratch) else key in scratch.keys(kind)
 
 
 def listed(scratch: Scratch, kind: str) -> set[str]:
-    """Keys of the bundles of a kind whose stage is done, as they are on record; OSError where there is nothing at all.
+    """Keys of the bundles of a kind whose stage is done: those on record, else those listed; OSError without either.
 
-    A listing may lack some, or all, where a store or a file system of a network is late: who took it for all would
-    file, as done, what lacks them.
+    The record comes first: a listing may lack some bundles, or all, if an object store or a network file system shows
+    them late. A task that relied on it would leave those out, and its result would be filed as done.
     """
     record = _record_of(scratch, kind) if isinstance(scratch, FileScratch) else None
     if record is not None:
@@ -315,7 +315,7 @@ def listed(scratch: Scratch, kind: str) -> set[str]:
 
 
 def _record_of(scratch: FileScratch, kind: str) -> Arrays | None:
-    # The record of the stage that files bundles of this kind.
+    # The record that the stage which files bundles of this kind has left.
     records = (scratch.get(FILED, name) for name in sorted(scratch.keys(FILED)))
     return next((record for record in records if kind in record), None)
 
@@ -326,10 +326,10 @@ def keys_in(record: Arrays, kind: str) -> set[str]:
 
 
 def find_filed(scratch: Scratch, kind: str, key: str) -> Arrays | None:
-    """A bundle of a kind whose stage is done and on record, or None where that record says that there is none.
+    """A bundle of a kind whose stage is done and on record, or None if that record says that there is none.
 
-    A store that denies all it holds for a while may file all the same what a task makes of it: without a neighbour that
-    is there. OSError where no record tells.
+    OSError if the bundle is on record but not found, or if there is no record. A store may hide for a while what it
+    holds and still accept writes: a task would then file its result without a neighbour that is there.
     """
     found = find(scratch, kind, key)
     if found is None and isinstance(scratch, FileScratch) and _is_filed(scratch, kind, key):
@@ -338,7 +338,8 @@ def find_filed(scratch: Scratch, kind: str, key: str) -> Arrays | None:
 
 
 def _is_filed(scratch: FileScratch, kind: str, key: str) -> bool:
-    # A process looks once: what the stages of a run file depends on its inputs alone, also where they do it again.
+    # A process reads the record once: what the stages of a run file depends on its inputs alone, also if a stage is
+    # done again.
     known = of_this_process("filed keys", scratch.url, dict[str, NDArray[np.bytes_]])
     if kind not in known:
         record = _record_of(scratch, kind)
@@ -347,13 +348,13 @@ def _is_filed(scratch: FileScratch, kind: str, key: str) -> bool:
                 f"no bundle {scratch.url}/{kind} is on record, and it cannot be told which there are; run again with "
                 "resume=True"
             )
-        known[kind] = np.array(sorted(keys_in(record, kind)), "S")  # a tenth of what a set takes
+        known[kind] = np.array(sorted(keys_in(record, kind)), "S")  # takes a tenth of the memory of a set
     at = np.searchsorted(known[kind], key.encode())
     return bool(at < len(known[kind]) and known[kind][at] == key.encode())
 
 
 def count_rows(scratch: Scratch, kind: str, column: str) -> int:
-    """Rows of a column of all bundles of a kind, without reading them where they are files.
+    """Rows of a column in all bundles of a kind; where these are files, only their heads are read.
 
     Examples
     --------
