@@ -1,4 +1,4 @@
-"""What the stages have filed, on record: a bundle that is lost is missed, and made again with all that rests on it."""
+"""Records of the bundles that each stage has filed: they show when a bundle is lost, and what must be done again."""
 
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -12,29 +12,32 @@ from .stores.retries import in_parallel
 from .stores.scratch import FILED, FileScratch, find, keys_in
 
 PATIENCE = 70.0
-"""Seconds until what another machine has filed must be seen: file systems of a network show a folder as it was up to a
-minute ago."""
+"""Seconds within which a bundle that another machine has filed must be seen: a network file system may show a folder as
+it was up to a minute ago."""
 
 
 def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = False) -> None:
-    """File which bundles a stage that is done has left in scratch, if that is in files; once for each stage.
+    """File a record of the bundles that a finished stage has left in scratch, once for each stage.
+
+    Nothing is done for scratch in memory.
 
     Parameters
     ----------
     job : Job
         The job.
     stage : Stage
-        Stage whose tasks are all done.
+        Stage, all of whose tasks are done.
     tasks : collection of str
         Keys of the tasks that this run has done.
     new : bool
-        Whether these are all its tasks, and no run before has done any: there is no census to look for then, and a
-        pass without tasks has filed nothing.
+        Whether these are all tasks of the stage, and no earlier start of the run did any. Then no record is looked
+        for, and a stage without tasks has filed nothing.
 
     Raises
     ------
     OSError
-        When a task has filed one bundle and another of it is not there, or what was done cannot be seen here.
+        When a task has filed one of its bundles and another is not there, or when the bundles of a task that is done
+        are not seen here.
     """
     scratch = job.scratch
     if not isinstance(scratch, FileScratch) or (not new and stage.name in scratch.keys(FILED)):
@@ -42,7 +45,7 @@ def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = F
     nothing = new and not tasks
     lost, there = ([], dict[str, set[str]]()) if nothing else _compare_when_seen(scratch, stage, tasks, new=new)
     _refuse_lost(scratch, lost)
-    # A listing with names in it has all names; one without is asked for again.
+    # A listing with names in it has all names; an empty one is asked for again.
     again = () if nothing else [kind for kind in stage.kinds if not there.get(kind)]
     filed = there | _listings(scratch, again)
     lines = {kind: "\n".join(sorted(filed.get(kind, ()))).encode() for kind in stage.kinds}
@@ -69,9 +72,17 @@ def first_lost(job: Job, stages: Iterable[Stage]) -> str | None:
 
 
 def forget_lost(job: Job, stages: Sequence[Stage]) -> None:
-    """Strike from the record what has lost a bundle, and all stages behind it: they are done again.
+    """Have a run do again what was lost: the tasks of the first stage that has lost bundles, and all later stages.
 
-    So is all that was done behind a stage with tasks left, which knows nothing of these.
+    Later stages are done again, too, if they were begun although a stage before them has tasks left: they did not use
+    the results of these tasks.
+
+    Parameters
+    ----------
+    job : Job
+        The job, whose scratch is in files.
+    stages : sequence of Stage
+        All stages of the job in order.
     """
     scratch = job.scratch
     assert isinstance(scratch, FileScratch)
@@ -86,13 +97,16 @@ def forget_lost(job: Job, stages: Sequence[Stage]) -> None:
                 forget_stages(scratch, [stage])
             for _, key in lost:
                 scratch.remove(stage.name, key)
-            # Last: who is killed before this finds the same loss again.
+            # The record goes last: if this process is killed before, the next one finds the same loss again.
             scratch.remove(FILED, stage.name)
         return
 
 
 def forget_stages(scratch: FileScratch, stages: Sequence[Stage]) -> None:
-    """Strike what stages have done from the record, the last one first: nothing is left that rests on what is gone."""
+    """Remove what stages have done from scratch and from the record.
+
+    The last stage goes first: if this is interrupted, no results are left whose inputs are already removed.
+    """
     for stage in reversed(stages):
         scratch.remove(DONE, stage.name)
         for kind in stage.kinds:
@@ -101,8 +115,8 @@ def forget_stages(scratch: FileScratch, stages: Sequence[Stage]) -> None:
 
 
 def _is_begun(scratch: FileScratch, stages: Sequence[Stage], filed: set[str]) -> bool:
-    # Whether the first of these stages is on record as done, or one behind it has filed anything: each begins when the
-    # one before it is on record.
+    # Whether any of these stages is on record as done, or the second one has filed anything: a stage begins only when
+    # the one before it is on record.
     ended = filed | scratch.keys(DONE)
     return any(stage.name in ended for stage in stages) or any(scratch.keys(stage.name) for stage in stages[1:2])
 
@@ -119,7 +133,7 @@ def _lost(scratch: FileScratch, stage: Stage) -> list[tuple[str, str]]:
 def _compare(
     scratch: FileScratch, stage: Stage, *, new: bool = False
 ) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
-    # Kind and key of each bundle that was filed and is not there, and the keys of those that are there.
+    # Kind and key of each bundle that was filed and is not there, and the keys of the bundles that are there.
     if not new and (filed := find(scratch, FILED, stage.name)) is not None:
         known = {kind: keys_in(filed, kind) for kind in stage.kinds}
         there = _listings(scratch, [kind for kind, keys in known.items() if keys])
@@ -132,7 +146,7 @@ def _compare(
 def _compare_when_seen(
     scratch: FileScratch, stage: Stage, tasks: Collection[str], *, new: bool
 ) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
-    # The next stage takes what is listed for all there is.
+    # Waits until all that the tasks filed is listed: the next stage takes what is listed for all there is.
     done, end = set(tasks), time.monotonic() + PATIENCE
     while True:
         lost, there = _compare(scratch, stage, new=new)
@@ -149,8 +163,8 @@ def _compare_when_seen(
 
 
 def _filed_together(scratch: FileScratch, stage: Stage, there: dict[str, set[str]]) -> dict[str, set[str]]:
-    # A task files its bundle of the stage's own name last, and all others before; only without foreground, when its
-    # own holds nothing, there are none.
+    # Keys that each kind must have. A task files its other bundles before the one of the stage's own name. Only in a
+    # block without foreground there are no others, and its own bundle is empty.
     done = there[stage.name]
     if stage.over == EVERY and stage.products:
         whole = set.intersection(*(there[kind] for kind in stage.products))

@@ -1,4 +1,4 @@
-"""From zarr to zarr: the labels of a whole prediction, stage by stage, resumable."""
+"""Segment a stored prediction into stored labels, stage by stage, in a run that can be resumed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import zarr
 
 CLEARED = "cleared"
-"""Kind of the record that the arrays of a class hold nothing of what was there before."""
+"""Kind of the record that nothing of earlier labels is left in the arrays of a class."""
 
 
 def segment_volume(
@@ -78,8 +78,8 @@ def segment_volume(
 ) -> "dict[str, zarr.Array[Any]]":
     """Segment a stored prediction into stored labels, out of core.
 
-    It runs on the active `dask.distributed.Client` if there is one, else on Dask's configured scheduler (threads). The
-    labels equal those of the whole volume in memory, bit for bit, whatever the blocks and the halo.
+    It runs on the active `dask.distributed.Client` if there is one, else on Dask's configured scheduler (threads by
+    default). The labels equal those of the whole volume in memory, bit for bit, whatever the blocks and the halo.
 
     Parameters
     ----------
@@ -88,42 +88,43 @@ def segment_volume(
     flow : path, URL or zarr.Array, shape (3N, D, H, W)
         Channels 3c, 3c + 1, 3c + 2 are class c's dz, dy, dx in voxels.
     output : path, URL, zarr.Group or zarr.Array
-        OME-Zarr image, or any other or no zarr group, that gets the labels of each class as an OME-Zarr image label
-        with its pyramid, ``labels/<class>``; or, for one class, an empty int32 array (D, H, W), which gets no pyramid.
-        Whatever else is in the group stays as it is.
+        Group that gets the labels of each class as an OME-Zarr image label with its pyramid, ``labels/<class>``: an
+        OME-Zarr image, any other zarr group, or a path where there is nothing yet. Whatever else is in the group stays
+        as it is. Or, for one class, an empty int32 array (D, H, W), which gets no pyramid.
     class_names, class_config, resolution_nm, preset, threshold, flow_error_threshold
         See `run_instance_segmentation`.
     block_shape : sequence of 3 int, optional
         Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
         up to 256 along an axis, or to 128 where a small volume would leave workers idle.
     halo : int or sequence of 3 int, optional
-        Margin read around a block, 16 by default. A matter of speed only.
+        Margin in voxels that is read around a block, 16 by default. It affects the speed only.
     memory_limit : int or str, optional
-        Bytes a worker process may take, such as ``"4GiB"``. Default: the workers' own limits, else their
-        share of the memory of the machine that they are on.
+        Bytes that a worker process may take, such as ``"4GiB"``. Default: the workers' own limits, else their share of
+        the memory of the machine that they are on.
     scratch : path or URL, optional
-        Where the intermediates go; every worker must reach it. Default: the output's path with ``.scratch`` behind it.
-        They are removed when the run is complete.
+        Place for the intermediates, which every worker must reach. Default: the output's path with ``.scratch``
+        appended. They are removed when the run is complete.
     on_missing : {"error", "background"}
-        What a chunk of the flow means that was never written: an error that names it, or the array's fill value, which
-        is 0 unless the array has another. A chunk of the foreground that was never written has its fill value. A run
-        that ended with this error may be resumed with "background".
+        Whether a chunk of the flow that was never written is an error, which names it, or stands for the array's fill
+        value, which is 0 unless the array has another. A chunk of the foreground that was never written always stands
+        for the fill value. A run that ended with this error may be resumed with "background".
     level : int, optional
         Level of an OME-Zarr multiscale image, 0 by default.
     ome_zarr : {"0.5", "0.4"} or None
-        Version of OME-Zarr that is written: 0.5 stands on zarr format 3, 0.4 on format 2. None writes one plain array
-        a class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, if it is a path or URL; else of
-        the level of the same shape of the image that is written into; else voxels are cubes of `resolution_nm`, or
-        have no unit.
+        Version of OME-Zarr that is written: 0.5 uses zarr format 3, 0.4 uses format 2. None writes one plain array for
+        each class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, if it is a path or URL; else
+        that of the level of the same shape in the image that is written into; else voxels are cubes of `resolution_nm`,
+        or have no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
-        Of a run that is complete, the labels are given back, unless `output` is an array, which bears no mark.
+        If the run is already complete, its labels are returned; not if `output` is an array, which has no mark that
+        says whether its labels are complete.
     overwrite : bool
-        Replace an output, and the scratch, that an earlier run wrote: of a class its labels in either layout, see
-        `ome_zarr`. Nothing else is ever removed.
+        Replace the output and the scratch of an earlier run: the labels of each class in either layout, see `ome_zarr`,
+        and their tables. Nothing else is ever removed.
     progress : bool or Progress
-        Whether to show bars on the terminal, or lines where stderr is none; or who else hears of each stage, such as
-        `topo_dask.progress.JsonLog`.
+        Whether to show bars on the terminal, or lines if stderr is no terminal; or an object that is told of each
+        stage, such as `topo_dask.progress.JsonLog`.
 
     Returns
     -------
@@ -134,13 +135,13 @@ def segment_volume(
     Raises
     ------
     ValueError, TypeError
-        When an argument does not fit; when `output` is an OME-Zarr image, no level of it has the shape of the labels,
-        and the inputs do not say where in space they lie.
+        When an argument does not fit; or when `output` is an OME-Zarr image, none of its levels has the shape of the
+        labels, and the inputs do not say where in space they lie.
     MemoryError
         When a task is projected to take more than is allowed.
     FileExistsError
         When there is an output, a table or an unfinished run, and neither `resume` nor `overwrite` says what to do with
-        it; an output has the labels of a class either as OME-Zarr or plain. When `output` is labels that a run wrote,
+        it: an output has the labels of a class either as OME-Zarr or plain. When `output` is labels that a run wrote,
         or lies among them. When labels that are to be replaced have a symbolic link in place of a folder. When a file,
         or a link that leads nowhere, lies where the run needs a folder.
     PermissionError
@@ -151,25 +152,27 @@ def segment_volume(
     Warns
     -----
     UserWarning
-        When a few boxes, which are read first, look as if something else was meant: foreground that seems to be logits
-        or scaled probabilities, or all below the threshold; flow that is scaled, 0, points away from objects, or fits
-        in another order. When the metadata of the two inputs tell voxels of different sizes, or labels go into an image
-        of other shapes where theirs say.
+        A few boxes are read first, and a warning says if they look wrong: foreground that seems to be logits or scaled
+        probabilities, or that is all below the threshold; flow that is scaled, is 0, points away from objects, or fits
+        better in another order. Other warnings say that the metadata of the two inputs have voxels of different sizes,
+        or that labels go into an image of other shapes, at the place that the inputs' metadata say.
 
     Notes
     -----
-    With a voxel size along z that differs from those along y and x, `resolution_nm` is the smallest of the three.
+    If voxels are not cubes, `resolution_nm` is the smallest of their three sizes.
 
-    A coarser level holds the most frequent label of each cell of the level before it: background gives way in a tie,
-    then the lowest label wins. An axis is halved unless its voxels are twice as long as the shortest ones.
+    A coarser level holds the most frequent label of each cell of the level before it. In a tie, labels win over
+    background, and the lowest label wins. An axis is halved unless voxels are twice as long along it as along the axis
+    where they are shortest.
 
-    Consolidated metadata of the output's group, if it has any, are written anew when labels come or go; those of groups
-    above it are not.
+    If the output's group has consolidated metadata, they are written again when labels are added or removed; those of
+    groups above it are not.
 
-    Where the C library is glibc, it is told to keep 256 MiB of freed memory, and until the run is over a quarter of
-    what tasks may take if that is more, up to 1 GiB; and to have one arena for all threads that begin later; in this
-    process and in workers (these keep that much), unless the environment has ``MALLOC_TRIM_THRESHOLD_``,
-    ``MALLOC_MMAP_THRESHOLD_``, ``glibc.malloc`` in its ``GLIBC_TUNABLES`` or, for the arena, ``MALLOC_ARENA_MAX``.
+    If the C library is glibc, this process and the workers tell it to keep freed memory: a quarter of what tasks may
+    take, at least 256 MiB and at most 1 GiB. When the run is over, this process keeps 256 MiB; workers keep as much as
+    before. All threads that begin later share one arena. Environment variables decide instead, where they are set:
+    ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or ``glibc.malloc`` in ``GLIBC_TUNABLES``; for the arena
+    ``MALLOC_ARENA_MAX``.
 
     Examples
     --------
@@ -183,7 +186,7 @@ def segment_volume(
     >>> np.unique(labels["nuc"][:])
     array([1], dtype=int32)
     """
-    keep_freed_memory()  # threads that have begun before keep what they have
+    keep_freed_memory()  # early: threads that have begun before keep arenas of their own
     target = locate_output(output)
     _check_options(resume, overwrite, progress)
     store = FileScratch(target.beside(".scratch") if scratch is None else place_of_scratch(scratch))
@@ -214,7 +217,7 @@ def segment_volume(
         return whole
     insist = resume or overwrite
     _check_free(target, store, insist)
-    if asked.admit(lambda: there)[0] is None:  # what can be refused is refused before anything is written
+    if asked.admit(lambda: there)[0] is None:  # refuse what can be refused before anything is written
         check_space(plan, store.url, target.url)
         warn_of_doubts(plan)
     with (
@@ -223,9 +226,9 @@ def segment_volume(
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
-        earlier, group = asked.admit(lambda: existing_group(target))  # another run may have been at work meanwhile
+        earlier, group = asked.admit(lambda: existing_group(target))  # again: another run may have been at work
         check_workers_reach(store)
-        if target.locks_as_named is not None:  # old labels are removed before there is an array that workers could see
+        if target.locks_as_named is not None:  # asked now: old labels are removed before there is a new array to see
             check_workers_reach(FileScratch(target.locks_as_named), SHARED_PLACE, f"output {target.url}")
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_workers_see(name, checked.array)
@@ -243,7 +246,7 @@ def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
 
 
 def _check_folders(target: Target, scratch: FileScratch) -> None:
-    # Where something else lies, the system would only say that it is no folder, and some of them late.
+    # Otherwise the system would only say that something is no folder, for the tables when all labels are done.
     if target.url is not None and target.locks is not None:
         check_folder(target.url, "the output", ANOTHER)
         check_folder(target.locks, "the locks of the run", ANOTHER)
@@ -253,7 +256,7 @@ def _check_folders(target: Target, scratch: FileScratch) -> None:
 
 @contextmanager
 def _freed_memory_given_back() -> Iterator[None]:
-    # What was kept for the next task is the caller's when there is none.
+    # When the run is over, no task needs the freed memory any more: it goes back to the system, for the caller to use.
     try:
         yield
     finally:
@@ -265,13 +268,15 @@ def _lock_places(target: Target, scratch: FileScratch) -> list[FileScratch]:
 
 
 def _check_free(target: Target, scratch: FileScratch, insist: bool) -> None:
-    # What a run at work has left is no unfinished run to go on with, nor an output to replace.
+    # Checked first: the scratch and labels of a run at work look like those of an interrupted one, and the errors about
+    # these would advise to resume or replace it.
     in_parallel(*(partial(locks.check_free, place, insist=insist) for place in _lock_places(target, scratch)))
 
 
 @contextmanager
 def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Callable[[], None]]:
-    # Keeps others out of output and scratch; gives what raises RuntimeError when another run has taken them over.
+    # Keeps other runs out of output and scratch. Yields a function that raises RuntimeError when another run has taken
+    # over one of them.
     with ExitStack() as stack:
         claims = [stack.enter_context(locks.claim(place, insist=insist)) for place in _lock_places(target, scratch)]
 
@@ -283,7 +288,7 @@ def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Cal
 
 
 class _Run:
-    # What is asked for: a plan, and where its labels and its record go.
+    # What the caller asked for: a plan, and the places of its labels and its record.
 
     def __init__(self, plan: RunPlan, target: Target, store: FileScratch, *, overwrite: bool, resume: bool) -> None:
         self.plan, self.target, self.store = plan, target, store
@@ -292,11 +297,11 @@ class _Run:
         self.record = _describe(plan, target)
 
     def check_places(self) -> None:
-        # Scratch is removed in the end, labels that are there are replaced, and tasks of other processes do not see the
-        # memory of this one.
+        # Inputs must not lie in scratch, which is removed in the end, nor in labels, which are replaced. Tasks in other
+        # processes do not see the memory of this one.
         plan, target, scratch = self.plan, self.target, self.store.url
         inputs = {name: place_of(source.array) for name, source in (("semantic", plan.semantic), ("flow", plan.flow))}
-        # An array in a `MemoryStore` of zarr is an input all the same: it is pickled with what it holds.
+        # An array in zarr's `MemoryStore` may be an input in any case: it is pickled with what it holds.
         in_memory = [name for name, place in {"scratch": scratch, **inputs}.items() if is_memory(place)]
         in_memory = ["output"] * target.is_in_memory + in_memory
         if in_memory and not shares_memory():
@@ -321,11 +326,11 @@ class _Run:
                 raise ValueError(f"{name} {url} and scratch {scratch} must not lie in one another")
 
     def finished(self) -> dict[str, Any] | None:
-        # The labels, where a run of the same request has completed them.
+        # The labels, if a run of the same request has completed them.
         return finished(self.target, self.plan.classes, self.spec, ledger.digests(self.record))
 
     def admit(self, look: Callable[[], Any]) -> tuple[str | None, Any]:
-        # Name of the run to go on with, if any, and the group that `look` finds; refuses what stands in the way.
+        # Name of the run to go on with, if any, and the group that `look` finds; raises if anything stands in the way.
         target, classes = self.target, self.plan.classes
         run_name, group, *tables = in_parallel(
             lambda: ledger.admit(self.store, self.record, resume=self.resume, overwrite=self.overwrite),
@@ -333,7 +338,7 @@ class _Run:
             *(partial(find_table, target.beside(".tables"), name) for name in classes if target.url is not None),
         )
         check_outputs(target, group, classes, self.spec, run_name, self._to_replace(run_name))
-        # An array that was given bears no mark of its table, which nobody looks for beside it.
+        # An array that was given has no mark, so nobody would take a table beside it for that of its labels.
         if not (run_name or self.overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
             raise FileExistsError(
                 f"labels that are not here have left tables, {old}: move those, choose another output, or pass "
@@ -342,7 +347,8 @@ class _Run:
         return run_name, group
 
     def _to_replace(self, run_name: str | None) -> list[str]:
-        # Classes whose labels may go: of a run that was begun to replace them, those that it has not come to.
+        # Classes whose labels may be removed. If the run goes on and was begun with `overwrite`, these are the classes
+        # whose old labels it has not removed yet.
         if run_name is None:
             return list(self.plan.classes) if self.overwrite else []
         if not ledger.may_replace(self.store):
@@ -353,7 +359,7 @@ class _Run:
         return ledger.compartment(self.store, run_name, name)
 
     def segment(self, earlier: str | None, group: Any, work: Callable[..., None]) -> dict[str, Job]:
-        # All stages of all classes, with those of an `earlier` run that are done; `work` does some of a job.
+        # Does all stages of all classes but those that an `earlier` run has done; `work` does some stages of a job.
         plan, target, new = self.plan, self.target, earlier is None
         go_on = ledger.go_on if earlier else partial(ledger.begin, overwrite=self.overwrite)
         run_name = go_on(self.store, self.record)
@@ -372,7 +378,7 @@ class _Run:
         return jobs
 
     def _open_jobs(self, group: Any, run_name: str, *, new: bool) -> dict[str, Job]:
-        # The job of each class, its output open; of a run that goes on, without what has been lost since.
+        # The job of each class, with its output open. If the run goes on, what was lost since is taken off the record.
         plan, target, spec, jobs = self.plan, self.target, self.spec, {}
         pages, flow = Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
         if target.url is not None:
@@ -380,10 +386,10 @@ class _Run:
         for name in plan.classes:
             compartment, stages = self._compartment(run_name, name), plan.plans[name].writers
             for number in () if new else missing_levels(target, name, spec):
-                compartment.discard(stages[number].name)  # those labels are gone
+                compartment.discard(stages[number].name)  # the labels that these tasks wrote are gone
             go_on = not new and name in compartment.keys(CLEARED)
             if not new and not go_on:
-                forget_stages(compartment, stages)  # the arrays are made anew, and hold nothing that was written
+                forget_stages(compartment, stages)  # the arrays are created again, and empty
             if not go_on and target.url is not None:
                 remove_table(target.beside(".tables"), name)
             arrays = open_output(target, group, name, spec, run_name, self.store.url, resume=go_on)
@@ -395,7 +401,8 @@ class _Run:
         return jobs
 
     def _publish(self, job: Job) -> None:
-        # The table first: labels that are whole have one, and their mark says which it is, wherever both are moved.
+        # The table first: labels whose mark says that they are whole have one, and the mark holds its digest, so that
+        # they belong together wherever both are moved.
         plan, target = self.plan.plans[job.name], self.target
         check_done(job, (*plan.stages, *plan.writers))
         columns = instance_columns(job, drops=plan.drops)

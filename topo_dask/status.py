@@ -1,4 +1,4 @@
-"""How far a run has come: what its record and its bundles say, without touching any of them."""
+"""How far a run has come, read from its record and its bundles; nothing is changed."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from .stores.volumes import Foreground, Source
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Tasks of a stage that are done, and all of them; None while earlier stages decide how many there are."""
+    """Tasks of a stage that are done, and their total: None as long as earlier stages decide it."""
 
     name: str
     done: int
@@ -43,25 +43,26 @@ class RunStatus:
     ----------
     place : str
         Scratch of an unfinished run, output of a finished one.
-    output : str
-        Path or URL of the output; what zarr calls its store where the output is an array or group that has neither.
+    output : str, optional
+        Path or URL of the output; the name that zarr gives to its store if the output is an array or group without one.
+        None for an unfinished run of an earlier version into such an array or group.
     classes : dict
-        Class name to its stages in order; no stages when they are all done and forgotten.
+        Class name to its stages in order; no stages for a run that is finished.
     holder : dict, optional
-        Machine (``host``) and process (``pid``) at work.
+        Machine (``host``) and process (``pid``) that is at work on the run; None if none is.
     origin : dict, optional
-        How the run was begun: its ``command``, as a list of words, and its ``folder``.
+        How the run was begun: its ``command``, as a list of words, and its ``folder``. None for a finished run.
     """
 
     place: str
-    output: str
+    output: str | None
     classes: dict[str, list[StageStatus]]
     holder: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run has ended well."""
+        """Whether the run is finished."""
         return self.origin is None
 
 
@@ -80,7 +81,7 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     Raises
     ------
     FileNotFoundError
-        When there is no run and no output of one, or labels have lost a level.
+        When there is neither a run nor the output of one, or when labels have lost a level.
     """
     url = absolute(os.fspath(place)).rstrip("/")
     try:
@@ -119,7 +120,7 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
 
 
 def _check_levels(url: str, name: str) -> None:
-    # Their mark says that labels were whole, and somebody may have removed a level since.
+    # Their mark says that the labels were whole, but a level may have been removed since.
     try:
         read_multiscales(url)
     except FileNotFoundError as error:
@@ -155,8 +156,8 @@ def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> 
 
 
 def _candidates(record: dict[str, Any], grid: BlockGrid, channel: int, channels: list[int]) -> int:
-    # Blocks that a stored chunk of the foreground meets, of any class where all are tracked together; all blocks where
-    # the inputs cannot be found again.
+    # Number of blocks that a stored chunk of the foreground meets, of any class if all are tracked together; all blocks
+    # if the inputs are not found any more.
     try:
         semantic, flow = (open_input(record[name]["store"].rstrip("/"), name)[0] for name in ("semantic", "flow"))
     except (OSError, ValueError):
