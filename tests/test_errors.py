@@ -692,7 +692,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "empty.toml").write_text("title = 3\n")
     (tmp_path / "flat.toml").write_text("classes = 3\n")
     (tmp_path / "number.toml").write_text("[classes]\nnuc = 3\n")
-    (tmp_path / "unknown.toml").write_text("[classes.nuc]\nradius = 3\n")
+    (tmp_path / "unknown.toml").write_text("[classes.nuc]\nconvergence = 3\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -737,13 +737,13 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"run {INPUTS} out --config broken.toml", 2, "broken.toml is not valid TOML"),
     (f"run {INPUTS} out --config empty.toml", 2, "empty.toml: unknown table 'title'; known are"),
     (f"run {INPUTS} out --config flat.toml", 2, r"flat.toml has no table \[classes.NAME\]"),
-    (f"run {INPUTS} out --config number.toml", 2, "classes.nuc must be a table of parameters, got 3"),
+    (f"run {INPUTS} out --config number.toml", 2, r"\[classes.nuc\] must be a table of parameters, got 3"),
     (
         f"run {INPUTS} out --config number.toml --class nuc --steps 2",
         2,
-        "classes.nuc must be a table of parameters, got 3",
+        r"\[classes.nuc\] must be a table of parameters, got 3",
     ),
-    (f"run {INPUTS} out --config unknown.toml", 2, r"class_config\['nuc'\]: unknown parameter 'radius'"),
+    (f"run {INPUTS} out --config unknown.toml", 2, r"\[classes.nuc\] has the unknown parameter 'convergence'"),
     (f"plan semantic short {CLASS}", 2, "the same volume"),
     (f"plan {INPUTS} {CLASS} --memory-limit 1KiB", 2, "--memory-limit must be above the 400 MiB that"),
     (f"plan {INPUTS} {CLASS} --block 1,2,3,4", 2, "--block must be three integers"),
