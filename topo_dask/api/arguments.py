@@ -1,4 +1,4 @@
-"""What the public functions share: their arguments, checked, and the driver that they call for."""
+"""What the public functions share: checks of their arguments, and the choice between lazy and in memory."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -46,14 +46,15 @@ class BlocksWithHalo(Blocks, total=False):
 
 
 def as_array(array: Array, name: str) -> Array:
-    """An argument as it is where it is lazy or wraps what is (as xarray does), else as NumPy.
+    """An argument as an array: the lazy one that it is or wraps (as xarray does), else a NumPy array.
 
     Raises
     ------
     TypeError
-        Naming it, where a mask would be lost, or a list of lazy arrays computed.
+        Naming it, when it is a masked array, whose mask would be lost, or a list of lazy arrays, which would be
+        computed.
     ValueError
-        Naming it, where a zarr array calls its axes z, y and x in another order.
+        Naming it, when it is a zarr array whose axes have the names z, y and x in another order.
     """
     if not isinstance(array, np.ndarray | np.generic) and lazy.is_lazy(inner := getattr(array, "data", None)):
         return inner
@@ -68,7 +69,7 @@ def as_array(array: Array, name: str) -> Array:
 
 
 def as_sized(array: Array, name: str) -> Array:
-    """See `as_array`; ValueError where the size of a lazy array is not known."""
+    """The same, see `as_array`; ValueError when the size of a lazy array is unknown."""
     array = as_array(array, name)
     if any(size != size for size in array.shape):
         raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
@@ -91,7 +92,7 @@ def as_labels(array: Array) -> Array:
 
 
 def as_flow(array: Array, volume: Array, volume_name: str, name: str = "flow", channel: int | None = None) -> Array:
-    """A flow that covers a volume; the flow of several classes where the channel of one is given."""
+    """A flow that covers a volume; where `channel`, the number of a class, is given it is that of several classes."""
     array = as_sized(array, name)
     check_array(array, name, 4, COMPONENTS)
     n = array.shape[0]

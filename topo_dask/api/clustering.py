@@ -53,8 +53,12 @@ def track_flows(
         Number of steps, 0 or more.
     step_size : float
         Length of a step in units of the flow vector.
-    block_shape, halo, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task. By default blocks grow from the chunks of the first lazy array.
+    halo : int or sequence of 3 int, optional
+        For lazy arrays: margin read around a block, 16 by default. A matter of speed only.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -68,7 +72,7 @@ def track_flows(
     ValueError, TypeError
         When an argument does not fit, or a particle reads a vector that is not finite.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -137,15 +141,17 @@ def cluster_convergence(
     fg_coords : array of int64, shape (N, 3)
         Foreground voxels, each once.
     final_positions : array of float64, shape (N, 3)
-        Where they end, in voxels; up to 2**16 outside the volume, if they are not from `track_flows`.
+        Where they end, in voxels. Those of `track_flows` lie in the volume; others may lie up to 2**16 outside it.
     volume_shape : sequence of 3 int
         Shape (D, H, W) of the volume.
     convergence_radius : float
         Radius in voxels, above 0.
     min_size : int
         Instances of fewer voxels are dropped.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result, at most 128 along an axis by default.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -159,7 +165,7 @@ def cluster_convergence(
     OverflowError
         When there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -176,7 +182,7 @@ def cluster_convergence(
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"{name} must have shape (N, 3), got {array.shape}")
     rows = [array.shape[0] for array in (fg_coords, final_positions)]
-    if rows[0] != rows[1] and all(n == n for n in rows):  # of lazy arrays it may not be known
+    if rows[0] != rows[1] and all(n == n for n in rows):  # the number of lazy rows may be unknown: NaN
         raise ValueError(f"fg_coords has {rows[0]} rows but final_positions has {rows[1]}")
     if np.dtype(fg_coords.dtype).kind not in "iu":
         raise TypeError(f"fg_coords must hold integers, got dtype {fg_coords.dtype}")

@@ -93,14 +93,17 @@ def postprocess_single(
     flow_error_threshold : float
         Above 0: drop instances with a larger flow error, see `remove_bad_flow_masks`.
     block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. The labels do not depend on it.
+        For lazy arrays: voxels of a task, and chunks of the result; the labels do not depend on it. By default blocks
+        grow from the chunks of the first lazy array, and the result has the chunks of the first dask array.
     halo : int or sequence of 3 int, optional
-        For lazy arrays: margin read around a block. A matter of speed only.
-    scratch : str, optional
-        For lazy arrays: path or store URL, reachable by all workers, for intermediates, by default the temporary
-        directory. What is filed there is removed with the last array that needs it; when this process ends, if other
-        processes had a share in it or it is a store. It stays where another process, to which the array was sent, goes
-        on when this one has ended. Chunks of a zarr array that were never written read as its fill value.
+        For lazy arrays: margin read around a block, 16 by default. A matter of speed only.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go; all workers must reach it. Default: the ``temporary-directory`` of
+        Dask's configuration, else that of the system. Every call makes a folder there. The folder is removed with the
+        last array that needs it; or when this process ends, if the array was sent to other processes or the place is
+        an object store. If this process is killed, or another one goes on to use the array after it has ended, the
+        folder stays until a process of the same machine uses the same place again; in an object store it stays for
+        good.
 
     Returns
     -------
@@ -113,10 +116,10 @@ def postprocess_single(
         When an argument does not fit, a particle reads a vector that is not finite, or a chunk is not what its dask
         array declares.
     OverflowError
-        When the flow is so long that sums for `merge` or the flow error pass their range, see there, or there are more
-        than 2**31 - 1 instances.
+        When the flow is so long that sums for `merge` or the flow error pass their range (see there), or there are
+        more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, when something in scratch or of an input was lost, or workers do not reach it.
+        For lazy arrays, when something in scratch or of an input was lost, workers do not reach it, or scratch is full.
 
     Warns
     -----
@@ -127,8 +130,9 @@ def postprocess_single(
 
     Notes
     -----
-    A dask input is written to scratch once for each call: persist or store what several calls share, and keep what you
-    have persisted until the result is computed, as Dask drops what nobody else holds.
+    A dask input is written to scratch once for each call: persist or store what several calls share. Keep a reference
+    to what you have persisted until the result is computed; Dask drops it with the last reference. A chunk of a zarr
+    array that was never written reads as the array's fill value.
 
     Examples
     --------
@@ -222,15 +226,21 @@ def run_instance_segmentation(
         `merge`, `flow_error_threshold` and `min_fragment_ratio` (see `split_disconnected`). A class without an entry is
         skipped. Default: `get_postprocess_config` for `resolution_nm`.
     flow_error_threshold : float
-        Above 0: drop instances with a larger flow error, whatever `class_config` says of it.
+        Above 0: drop instances with a larger flow error; it replaces what `class_config` says.
     resolution_nm : float, optional
-        Edge of a voxel in nanometres, for the default parameters; 8 with a warning if nothing is given.
+        Edge of a voxel in nanometres, which chooses the default parameters; without it and `class_config` it is 8, and
+        a warning says so.
     preset : {"published", "touching"}, optional
         Which default parameters: see `get_postprocess_config`. Not together with `class_config`.
     threshold : float
         Probability above which a voxel is foreground.
-    block_shape, halo, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    halo : int or sequence of 3 int, optional
+        For lazy arrays: margin read around a block, 16 by default. A matter of speed only.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -240,7 +250,7 @@ def run_instance_segmentation(
     Raises
     ------
     ValueError, TypeError
-        When shapes, names or parameters do not fit together, a probability is NaN, or as of `postprocess_single`.
+        When shapes, names or parameters do not fit together, a probability is NaN, or as in `postprocess_single`.
     OverflowError, OSError, RuntimeError
         See `postprocess_single`.
 
@@ -248,7 +258,7 @@ def run_instance_segmentation(
     -----
     UserWarning
         When the arrays look, in a few boxes, as if something else was meant, see `postprocess_single`; when a class
-        has no parameters, or some are defaults.
+        has no parameters, or some of them are left out, so that defaults are used.
 
     Examples
     --------

@@ -28,8 +28,11 @@ def compact_relabel(
     ----------
     instances : array of int, shape (D, H, W)
         Labels of any integer type, 0 background; they need not be contiguous.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def compact_relabel(
     OverflowError
         When there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -74,8 +77,11 @@ def filter_small(
         Labels, 0 background.
     min_size : int
         Least number of voxels of an instance that is kept.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -90,7 +96,7 @@ def filter_small(
     OverflowError
         When there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -124,8 +130,11 @@ def split_disconnected(
         Labels, 0 background.
     min_fragment_ratio : float
         Share of an instance from which a fragment is large.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -141,7 +150,7 @@ def split_disconnected(
     OverflowError
         When there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -190,8 +199,11 @@ def merge_adjacent(
         Vectors (dz, dy, dx), about one voxel long: the threshold is compared with products of their lengths.
     dot_threshold : float
         Mean dot product above which two labels are united.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -205,10 +217,10 @@ def merge_adjacent(
     ValueError
         When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
     OverflowError
-        When the score of a face, or those of a contact together, pass 2**29, those of the part of a contact in a block
-        2**38, or there are more than 2**31 - 1 instances.
+        When the score of a face, or the sum of the scores of a contact, passes 2**29; when the sum over the part of a
+        contact in one block passes 2**38; or when there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -250,11 +262,14 @@ def agglomerate(
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
     flow : array of float, shape (3, D, H, W)
-        Vectors (dz, dy, dx), about one voxel long: in others the two terms of the score weigh otherwise.
+        Vectors (dz, dy, dx), about one voxel long: other lengths change how much the two terms of the score weigh.
     threshold : float
         Mean score above which two groups are united.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -268,10 +283,11 @@ def agglomerate(
     ValueError
         When a label is negative, an argument does not fit, or the flow is not finite at a face between two labels.
     OverflowError
-        When the score of a face, or those of a contact together, pass 2**29, also of a contact of groups on the way;
-        those of the part of a contact in a block or in some of them, 2**38; or there are more than 2**31 - 1 instances.
+        When the score of a face, or the sum of the scores of a contact, passes 2**29, also of a contact between groups
+        that are united on the way; when the sum over the part of a contact in one block, or in some of them, passes
+        2**38; or when there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Notes
     -----
@@ -319,8 +335,11 @@ def remove_bad_flow_masks(
     threshold : float
         Largest mean squared difference, over voxels and the three components, of an instance that is kept. Meant for
         direct flow of unit length; flow of the diffusion kind errs more.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
+        lazy array, and the result has the chunks of the first dask array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -336,7 +355,7 @@ def remove_bad_flow_masks(
     OverflowError
         When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
@@ -363,7 +382,7 @@ def instance_table(
 ) -> dict[str, NDArray[Any]]:
     """Statistics of every instance, from sums that blocks combine exactly.
 
-    Unlike the other functions it works at once for lazy arrays too: a table is small.
+    Unlike the other functions it computes lazy arrays at once: a table is small.
 
     Parameters
     ----------
@@ -372,9 +391,12 @@ def instance_table(
     pred_flow : array of float, shape (3, D, H, W), optional
         Vectors (dz, dy, dx), about one voxel long, for the flow errors.
     channel : int, optional
-        Class c of a flow of several, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are taken. Not without a flow.
-    block_shape, scratch
-        For lazy arrays, see `postprocess_single`.
+        Number c of the class, where the flow is that of N classes, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are
+        taken. Refused without a flow.
+    block_shape : sequence of 3 int, optional
+        For lazy arrays: voxels of a task. By default blocks grow from the chunks of the first lazy array.
+    scratch : path or URL, optional
+        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
 
     Returns
     -------
@@ -382,7 +404,7 @@ def instance_table(
         Column name to a NumPy array with a row for each label in ascending order: `label` (uint64); `voxels` (int64);
         the bounding box in voxels, `bbox_start_z` to `bbox_stop_x` (int64), its stop exclusive; the centre of mass in
         voxels, `centroid_z` to `centroid_x` (float64); and `flow_error` (float64), see `remove_bad_flow_masks`, NaN
-        without a flow. It is what ``pandas.DataFrame`` takes.
+        without a flow. ``pandas.DataFrame`` takes such a dict.
 
     Raises
     ------
@@ -393,7 +415,7 @@ def instance_table(
     OverflowError
         When the squared differences of an instance pass 2**38, or there are more than 2**31 - 1 instances.
     OSError, RuntimeError
-        Of lazy arrays, see `postprocess_single`.
+        For lazy arrays, see `postprocess_single`.
 
     Examples
     --------
