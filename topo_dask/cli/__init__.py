@@ -1,4 +1,4 @@
-"""The command line: ``topo-dask``, or ``python -m topo_dask``. One module a command or family of commands."""
+"""The command line: ``topo-dask``, or ``python -m topo_dask``. One module for each command, or family of commands."""
 
 import click
 

@@ -53,7 +53,7 @@ def _parse(path: Path) -> dict[Any, Any]:
 
 
 def _options(ctx: click.Context) -> dict[str, click.Option]:
-    # By all their names. One file serves `run` and `plan`: what only the other takes is left alone.
+    # By all their names. One file serves `run` and `plan`, so options of either are known.
     group = ctx.find_root().command
     commands = [group.commands[name] for name in ("run", "plan")] if isinstance(group, click.Group) else [ctx.command]
     known = {
@@ -98,7 +98,7 @@ def _spellings(parameter: str) -> tuple[str, ...]:
 
 
 def _by_name(where: str, table: dict[Any, Any], names: Mapping[str, str | None], kind: str) -> dict[str | None, Any]:
-    # Key and value by the one name that all spellings of the key have; by None where it belongs into another table.
+    # Keys and values under one name for all spellings of a key; under None where the key belongs into another table.
     by_spelling = {_dashed(spelling): name for spelling, name in names.items()}
     found: dict[str | None, Any] = {}
     for key, value in table.items():

@@ -55,7 +55,7 @@ _NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + 
 
 
 def in_flags(message: str) -> str:
-    """A message in the words of the command line: arguments of functions become options, line breaks blanks.
+    """A message in the words of the command line: arguments of functions become options, line breaks become blanks.
 
     Examples
     --------
@@ -80,14 +80,14 @@ class Errors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
-        ctx.meta[JSON_LOG] = "--json-log" in ctx.args  # of a slip in its options `run` hears nothing
+        ctx.meta[JSON_LOG] = "--json-log" in ctx.args  # where an option is wrong, `run` never begins
         overwrite = "--overwrite" in ctx.args
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
                 return super().invoke(ctx)
             except (click.exceptions.Exit, click.Abort, BrokenPipeError):
-                raise  # click ends quietly when whoever reads the output has gone
+                raise  # click itself ends quietly when the reader of the output has gone
             except click.ClickException as error:
                 if not ctx.meta.get(JSON_LOG):
                     raise
@@ -99,7 +99,7 @@ class Errors(click.Group):
             except Exception as error:
                 notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
                 refused = isinstance(error, _BAD_INPUT) or getattr(error, "errno", None) == errno.ENOSPC
-                code = 2 if refused and not notes else 1  # a task notes where it failed
+                code = 2 if refused and not notes else 1  # a note says which task failed: work had begun
                 message = in_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)) + notes)
                 _say(ctx, "error", message, exit_code=code, **_traceback(ctx, error))
                 ctx.exit(code)
@@ -108,7 +108,7 @@ class Errors(click.Group):
 
 
 def _way_on(ctx: click.Context, overwrite: bool) -> str:
-    # Where nothing is on record, a run with --resume begins, and refuses what it may not replace.
+    # Where nothing is on record, --resume begins a new run, and that one refuses to replace earlier labels.
     if ctx.invoked_subcommand != "run":
         return ""
     if not overwrite:
@@ -120,7 +120,7 @@ def _way_on(ctx: click.Context, overwrite: bool) -> str:
 
 
 def _empty_stderr() -> None:
-    # What nobody has read is in its buffer still, and would be the error with which the process ends.
+    # Lines that a closed pipe did not take are still buffered; Python would flush them at exit, and fail.
     try:
         sys.stderr.flush()
     except BrokenPipeError:
@@ -128,7 +128,8 @@ def _empty_stderr() -> None:
 
 
 def _traceback(ctx: click.Context, error: Exception) -> dict[str, str]:
-    # Of a verbose command: for the JSON event, which stays one object a line; else it is printed above the message.
+    # With --verbose only. In a JSON log it is part of the event, so that each line stays one object; otherwise it is
+    # printed above the message.
     if not ctx.meta.get(VERBOSE):
         return {}
     text = "".join(traceback.format_exception(error))
@@ -139,7 +140,7 @@ def _traceback(ctx: click.Context, error: Exception) -> dict[str, str]:
 
 
 def _say(ctx: click.Context, event: str, message: str, **more: Any) -> None:
-    with suppress(BrokenPipeError):  # of a warning nobody hears, and the exit code of an error is still told
+    with suppress(BrokenPipeError):  # nobody reads stderr any more; the exit code still tells of an error
         if ctx.meta.get(JSON_LOG):
             click.echo(json.dumps({"event": event, "message": message, **more}), err=True)
         else:

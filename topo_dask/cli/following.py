@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def status(place: str, as_json: bool) -> None:
     """Show what is done and what is left of a run.
 
-    For each class and stage: how many of its tasks are done. Then whether a process is at work, and else the command
-    that goes on with the run. Nothing is changed, so that a run at work may be watched.
+    For each class and stage: how many of its tasks are done. Then whether a process is at work; if none is, the command
+    that resumes the run. Nothing is changed, so that a run at work may be watched.
     """
     from ..status import read_status
 
@@ -59,7 +59,7 @@ def _outlook(found: "RunStatus") -> str:
 
 
 def _is_run(command: list[str]) -> bool:
-    # Scripts of users that call segment_volume may have any words as their arguments.
+    # A user's script that calls segment_volume may have any words as arguments, "run" among them.
     program = PurePath(command[0]).parts
     ours = program[-1:] == ("topo-dask",) or program[-2:] == ("topo_dask", "__main__.py")
     return ours and next((word for word in command[1:] if not word.startswith("-")), None) == "run"

@@ -13,7 +13,7 @@ Command = Callable[..., Any]
 
 
 class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
-    """Three integers, or one that stands for three."""
+    """Three integers, or one integer for all three."""
 
     name = "Z,Y,X"
 
@@ -140,7 +140,7 @@ MISSING = click.option(
     "--on-missing",
     type=click.Choice(["error", "background"]),
     default="error",
-    help="What a chunk of the flow means that was never written.",
+    help="What a chunk of the flow that was never written means: an error, or background.",
 )
 
 GEOMETRY = (
@@ -173,15 +173,15 @@ SCHEDULER = (
         "--scheduler",
         metavar="KIND|ADDRESS",
         default="cluster",
-        help="'cluster' starts worker processes here, sized to the machine, and survives the death of one. "
-        "'threads' of this process start at once: faster for small volumes, and on few cores. tcp://host:port is a "
-        "Dask cluster that runs already. Also 'processes' and 'synchronous'. The labels are the same with all.",
+        help="'cluster' starts worker processes here, sized to the machine, and survives the death of one. 'threads' "
+        "of this process start at once, which is faster for small volumes and on few cores. tcp://host:port is a Dask "
+        "cluster that is running already. Also 'processes' and 'synchronous'. The labels are the same with all.",
     ),
     click.option(
         "--workers",
         type=click.IntRange(1),
-        help="Processes of 'cluster' or 'processes'. Where those of a 'cluster' take all cores, each is bound to "
-        "cores of its own.  [default: as many as keep all cores busy]",
+        help="Processes of 'cluster' or 'processes'. If those of a 'cluster' use all cores, each is bound to its own "
+        "cores.  [default: as many as keep all cores busy]",
     ),
     click.option(
         "--threads-per-worker",

@@ -1,4 +1,4 @@
-"""Parameters of classes, from flags and from what a file says."""
+"""Parameters of classes, from options and from a file."""
 
 import warnings
 from collections.abc import Callable
@@ -26,14 +26,14 @@ OPTION_OF = {
     "block_shape": "block",
     "class_names": "class",
 }
-"""Option of each parameter in Python that it does not share its name with; a file may use either name."""
+"""Options whose names differ from those of their parameters in Python; a file may use either name."""
 
 OF_RESOLUTION = {"n_steps", "convergence_radius", "min_size"}
 """Parameters whose defaults depend on the size of a voxel."""
 
 
 def yields_to(other: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
-    """Callback of a flag in a file: it is off where the command line has the flag `other`, which excludes it."""
+    """Callback of a flag that excludes the flag `other`: `other` on the command line turns off the flag of a file."""
 
     def settle(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
         sources = [ctx.get_parameter_source(str(name)) for name in (option.name, other)]
@@ -43,7 +43,7 @@ def yields_to(other: str) -> Callable[[click.Context, click.Parameter, bool], bo
 
 
 def check_parameter(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
-    """Callback of an option that is a parameter of classes: what it may not be is said of the option."""
+    """Callback of an option that is a parameter of classes: an error in its value names the option."""
     if value is not None:
         try:
             ClassConfig(**{str(option.name): value})
@@ -55,11 +55,11 @@ def check_parameter(ctx: click.Context, option: click.Parameter, value: Any) -> 
 def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `plan_volume` and `segment_volume` from the values of the options.
 
-    Where options replace some of the default parameters, these are the ones for the resolution that the inputs tell,
-    if no other is given.
+    Options may replace some of the default parameters. The others are then the defaults for the resolution that is
+    given, else for the one in the metadata of the inputs.
     """
     values = dict(values)
-    # Flags win over the file, the file over the published values.
+    # Options win over the file, and the file over the published values.
     flags = {name: values.pop(name) for name in PER_CLASS}
     flags = {name: value for name, value in flags.items() if value is not None}
     classes, config = values.pop("classes"), values.pop("config")
@@ -70,8 +70,9 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         preset, base = values["preset"], config
         if not base:
             base = _defaults(semantic, flow, values, flags)
-            values["preset"] = None  # it has chosen them, and excludes parameters that are given
-        # Some of a class's parameters alone would leave the others to chance: it is then one without any.
+            values["preset"] = None  # used up: a run with given parameters refuses a preset
+        # A class that is neither in the file nor among the defaults gets the options as its parameters only if all
+        # essential ones are given: no default of the others would fit its objects.
         own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
         if preset and (outside := sorted(own.keys() - base.keys())):
             raise click.UsageError(
@@ -84,22 +85,23 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         config = found
     _check_whole(config or {}, classes or list(config or ()))
     error = values.pop("flow_error_threshold")
-    if config and error == 0:  # which to the functions means that each class has its own
+    if config and error == 0:  # a 0 tells the functions to use each class's own threshold; here it turns all off
         config = {name: {**parameters, "flow_error_threshold": 0.0} for name, parameters in config.items()}
     values["flow_error_threshold"] = error or 0.0
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
 def _check_whole(config: dict[str, Any], names: list[str]) -> None:
-    # Of the published classes, whose values one may expect, gaps are warned of with those that are used.
+    # A gap in a published class is only warned of later, with the value that is used: its user may expect the published
+    # value. For other classes no value can be expected.
     for name in names:
         if name not in config or name in EVALUATED_INSTANCE_CLASSES:
             continue
         if gaps := [gap for gap in ESSENTIAL if gap not in config[name]]:
             flags = ", ".join("--" + OPTION_OF.get(gap, gap).replace("_", "-") for gap in gaps)
             raise click.UsageError(
-                f"--config gives {name!r} no {', '.join(gaps)}, and there is no default that fits all objects: add "
-                f"to [classes.{name}] what lacks, or pass {flags}"
+                f"--config gives {name!r} no {', '.join(gaps)}, and no default fits all objects: add them "
+                f"to [classes.{name}], or pass {flags}"
             )
 
 

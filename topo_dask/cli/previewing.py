@@ -1,4 +1,4 @@
-"""``preview``: what `run` would make of a box, to choose parameters by."""
+"""``preview``: the labels that `run` would give in a box, for choosing parameters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..preview import Preview
 
 EDGE = 256
-"""Edge of the box, at most, where the user leaves it to us."""
+"""Edge of the box, at most, where the user gives none."""
 
 
 @click.command()
@@ -28,10 +28,10 @@ EDGE = 256
 def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
     """Segment a box in memory and draw it, to see what parameters do.
 
-    Takes the options of `run` that choose classes and parameters, and the same --config. Says how many instances there
-    are and how large, and how many were dropped for what; draws foreground, flow and labels in three planes. The labels
-    are those of the box alone: what its faces cut is counted, and looks different in the whole volume. Nothing but the
-    figure is written, of several classes one each, with the name of the class added.
+    Takes the options of `run` that choose classes and parameters, and the same --config. It tells how many instances
+    there are, how large they are, and how many were dropped and why. It draws foreground, flow and labels in three
+    planes. The labels are those of the box alone: instances that its faces cut are counted, and may look different in
+    the whole volume. Nothing is written but the figure; several classes get a figure each, with the class in its name.
 
     \b
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16

@@ -20,7 +20,7 @@ TO_CONNECT, TO_HAVE_WORKERS = "10s", "60s"
 """How long a cluster may take to answer, and to show its first worker."""
 
 _CALM = {"distributed.worker.profile.interval": "100ms", "distributed.admin.tick.interval": "500ms"}
-"""How often a local cluster looks at its tasks and at itself: Dask's 10 and 20 ms take a twentieth of its time."""
+"""How often a local cluster profiles its tasks and checks itself: Dask's 10 and 20 ms take a twentieth of its time."""
 
 _TAKES = {
     "threads": (False, True),
@@ -31,7 +31,7 @@ _TAKES = {
 
 
 class UnreachableError(click.ClickException):
-    """A cluster that cannot be used; nothing has begun."""
+    """A cluster cannot be used; no work has begun."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class Scheduling:
                 raise click.UsageError(f"{option} has no meaning with --scheduler {self.kind}: leave it out")
 
     def machine(self) -> Resources | None:
-        """What a cluster that is yet to be started will have; None where none has to be."""
+        """Workers, threads and memory of the local cluster that `start` will start; None where it starts none."""
         if self.kind != "cluster":
             return None
         workers, threads = size_cluster(usable_cores(), self.workers, self.threads)
@@ -76,7 +76,7 @@ class Scheduling:
 
     @contextmanager
     def start(self) -> Iterator[None]:
-        """Run what follows there."""
+        """Context in which tasks run by this scheduler."""
         import dask
 
         if (machine := self.machine()) is not None:
@@ -91,7 +91,7 @@ class Scheduling:
 
 
 def size_cluster(cores: int, workers: int | None, threads: int | None) -> tuple[int, int]:
-    """Workers and threads of each that keep all cores busy, as far as they are not given.
+    """Number of workers and threads of each: those given, the others such that all cores are busy.
 
     Examples
     --------
@@ -99,13 +99,13 @@ def size_cluster(cores: int, workers: int | None, threads: int | None) -> tuple[
     ((2, 1), (8, 4), (4, 8))
     """
     if threads is None:
-        # Two workers at least where there are two cores: one goes on while the other is started again.
+        # At least two workers where there are two cores: one works while the other is started again.
         threads = max(1, min(THREADS_OF_A_WORKER, cores // 2) if workers is None else cores // workers)
     return workers or max(1, cores // threads), threads
 
 
 def _calm() -> dict[str, str]:
-    # What the user has set, in files or the environment, stays.
+    # Values that the user has set, in files or the environment, stay.
     import dask
 
     own = dask.config.collect()
@@ -119,7 +119,7 @@ def _takes_all_cores(machine: Resources) -> bool:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    # SIGTERM, by which batch systems end jobs, ends tasks and closes a cluster like a Ctrl-C.
+    # Batch systems end jobs by SIGTERM: it ends tasks and closes the cluster as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -135,13 +135,13 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
     from ..binding import Binding
 
     with ExitStack() as stack:
-        # What becomes of a worker is told by the run, in its own words.
+        # The run itself reports when a worker dies.
         log = logging.getLogger("distributed")
         stack.callback(log.setLevel, log.level)
         log.setLevel(logging.CRITICAL)
         stack.enter_context(dask.config.set(_calm()))
         with _interrupts_wait():
-            # Any free port for the dashboard: two runs on one machine are no reason for a warning.
+            # Any free port for the dashboard: Dask warns where a second run on the machine finds the usual one taken.
             cluster = LocalCluster(
                 n_workers=machine.workers,
                 threads_per_worker=machine.threads,
@@ -158,11 +158,11 @@ def _local_cluster(machine: Resources) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    # A cluster that is interrupted while it starts cannot be closed: a Ctrl-C or SIGTERM takes effect when it has. A
-    # terminal's Ctrl-C reaches all processes, but those of the cluster inherit that it is blocked, so that this one can
-    # close them.
+    # A cluster that is interrupted while it starts cannot be closed, so Ctrl-C and SIGTERM take effect when it has
+    # started. A terminal sends Ctrl-C to all processes; those of the cluster inherit that it is blocked, so that this
+    # process can close them.
     came: list[int] = []
-    ensure_running()  # multiprocessing's tracker, whose start would unblock it
+    ensure_running()  # starting multiprocessing's tracker later would unblock Ctrl-C
     signals = signal.SIGINT, signal.SIGTERM
     handlers = [signal.signal(one, lambda number, _: came.append(number)) for one in signals]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -9,7 +9,7 @@ import click
 from .options import LEVEL
 
 LABELS = {"adapted_rand": "adapted Rand", "variation_of_information": "variation of information, bits"}
-"""What people read in place of keys of the JSON."""
+"""What people read in place of keys of the JSON, where the two differ."""
 
 
 @click.command()
@@ -32,8 +32,8 @@ def score(
     """Compare labels with the truth, or with other labels, block by block.
 
     Both are volumes (D, H, W) of integers, 0 background, of one shape. Prints the adapted Rand error, the variation of
-    information, splits and merges, and how many objects match at each threshold; see `topo_dask.scores` for what they
-    mean. Voxels that are background in the truth count in the matches only.
+    information, splits and merges, and how many objects match at each threshold; `topo_dask.scores` explains them.
+    Voxels that are background in the truth count in the matches only.
 
     \b
       topo-dask score truth.zarr labels.zarr

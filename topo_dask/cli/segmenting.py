@@ -1,4 +1,4 @@
-"""``run`` and ``plan``: segment a stored prediction, or say what that would take."""
+"""``run`` and ``plan``: segment a stored prediction, or show what that would take."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def run(
     ctx.meta[ON_RECORD] = partial(_is_on_record, output, kept["scratch"])
     scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
     if (machine := scheduling.machine()) is not None:
-        # What can be refused is refused before processes are started.
+        # Bad input is refused before processes are started.
         with warnings.catch_warnings(action="ignore"):
             plan_volume(semantic, flow, **parameters, machine=machine)
     with scheduling.start():
@@ -76,7 +76,7 @@ def run(
     for name in labels:
         place = name if values["ome_zarr"] is None else f"labels/{name}"
         mark = marks[place]
-        dropped = mark.get("dropped")  # labels of earlier versions do not tell
+        dropped = mark.get("dropped")  # missing in labels that earlier versions wrote
         found[name] = {"path": f"{output.rstrip('/')}/{place}", "instances": mark["instances"], "dropped": dropped}
     click.echo(json.dumps(found) if as_json else "\n".join(_say(name, **result) for name, result in found.items()))
 
@@ -89,13 +89,13 @@ def _say(name: str, path: str, instances: int, dropped: dict[str, Any] | None) -
 
 
 def _is_on_record(output: str, scratch: str | None) -> bool:
-    # Whether the run of this command is: what scratch held before, an earlier one may have left there.
+    # Whether the record in scratch is that of this command: an earlier run may have left one there.
     from ..leases import place_of_scratch
     from ..stores.ledger import read_run
     from ..stores.places import locate_output
     from ..stores.scratch import FileScratch
 
-    with suppress(OSError, ValueError):  # a place that cannot be read, or cannot be one
+    with suppress(OSError, ValueError):  # the place cannot be read, or is no place
         place = locate_output(output).beside(".scratch") if scratch is None else place_of_scratch(scratch)
         found = read_run(FileScratch(place))
         return found is not None and (found[1]["command"], found[1]["folder"]) == (sys.argv, os.getcwd())
@@ -108,13 +108,13 @@ def _is_on_record(output: str, scratch: str | None) -> bool:
 @click.option(
     "--estimate",
     is_flag=True,
-    help="Time a few blocks in a temporary folder, in TMPDIR, that all workers must share: how long will a run take?",
+    help="Time a few blocks in a temporary folder, and tell how long the run will take. All workers must share TMPDIR.",
 )
 def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any) -> None:
     """Show what `run` would do: blocks, stages, projected memory and sizes.
 
-    Takes the options of `run`; what it refuses, `run` refuses too. But for --estimate, it reads no voxel and writes
-    nothing.
+    Takes the options of `run`. Input that it refuses, `run` refuses too. It reads no voxel and writes nothing, unless
+    --estimate is given.
     """
     from ..admission import plan_volume, warn_of_doubts
     from ..estimate import estimate_run

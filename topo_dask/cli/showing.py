@@ -20,7 +20,7 @@ def open_layers(paths: tuple[str, ...]) -> list[Any]:
 
 
 def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Path:
-    # What cannot be written is refused before the work.
+    # A figure that cannot be written is refused before the work.
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ModuleNotFoundError as error:
@@ -33,7 +33,7 @@ def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Pa
 
 
 def figure_option(default: str) -> Command:
-    """``--output`` of a command that draws; commands that are used in turn have defaults of their own."""
+    """``--output`` of a command that draws. Each has its own default, so that none replaces another's figure."""
     return click.option(
         "-o",
         "--output",
@@ -49,14 +49,14 @@ def figure_option(default: str) -> Command:
 @click.option("--box", type=Spans(), help="Box to draw, in voxels of the level.  [default: the centre, 512 at most]")
 @click.option("--at", type=Triple(), help="Where the three planes lie.  [default: the middle of the box]")
 @click.option("--level", type=click.IntRange(0), default=0, help="Level of an OME-Zarr image; 0 is the finest.")
-@click.option("--seed", type=int, default=0, help="Another seed is another choice of colours.")
+@click.option("--seed", type=int, default=0, help="Seed of the labels' colours.")
 @figure_option("show.png")
 def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, output: Path) -> None:
     """Draw a figure of any box: three planes of each image, of labels and of flow.
 
     Takes zarr arrays, OME-Zarr images with all their labels, their labels alone, and the OUTPUT of a run. Labels are
-    drawn over the first image. What an array holds is told by its metadata, type or values; image=PATH, labels=PATH or
-    flow=PATH say it.
+    drawn over the first image. Whether an array is an image, labels or a flow is read from its metadata, type or
+    values; image=PATH, labels=PATH and flow=PATH override that.
 
     \b
       topo-dask show raw.zarr labels.zarr -o figure.png
@@ -81,8 +81,8 @@ def show(layers: tuple[str, ...], box: Any, at: Any, level: int, seed: int, outp
 def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
     """Look at images, labels and flow in the browser, in Neuroglancer.
 
-    Takes what `show` takes. Chunks are read as they come into view, coarse levels first where there are some, so that
-    volumes of any size open at once. Needs the package neuroglancer: pip install 'topo-dask[view]'. End it with
+    Takes the same paths as `show`. Chunks are read as they come into view, coarse levels first if there are any, so
+    that volumes of any size open at once. Needs the package neuroglancer: pip install 'topo-dask[view]'. End it with
     Ctrl-C.
 
     \b

@@ -29,7 +29,7 @@ COMPARISONS = {
 
 
 class Condition(NamedTuple):
-    """What rows must fulfil: a column compares so with a number."""
+    """A condition on rows: how a column compares with a number."""
 
     text: str
     column: str
@@ -77,16 +77,16 @@ def table(
 ) -> None:
     """Show, filter, sort or export the table of instances.
 
-    Of the OUTPUT of a run the table that the run left is read: that of the labels as it wrote them, whatever was edited
-    since. Of any other volume of LABELS (D, H, W), such as OUTPUT/labels/NAME, it is computed, block by block. Columns:
-    label; voxels; bounding box and centroid in voxels; flow_error, which is the mean squared difference of the flow
-    from unit vectors to the centroid.
+    For the OUTPUT of a run, the table that the run wrote is shown; it knows nothing of labels edited since. For any
+    other volume of LABELS (D, H, W), such as OUTPUT/labels/NAME, the table is computed, block by block. Columns: label;
+    voxels; bounding box and centroid in voxels; flow_error, which is the mean squared difference of the flow from unit
+    vectors to the centroid.
 
     \b
       topo-dask table labels.zarr --class nuc --where 'voxels > 1000' --sort voxels --descending
       topo-dask table others.zarr/labels/0 --flow flow.zarr -o instances.csv
     """
-    # All that can be refused is refused first: the table may take hours to compute.
+    # Bad options are refused first: the table may take hours to compute.
     if output is not None:
         _check_output(output)
     _check_column(sort)
@@ -124,7 +124,7 @@ def read_condition(text: str) -> Condition:
     Raises
     ------
     click.UsageError
-        When it is none, or of no column of the table.
+        When the text is not a condition, or names no column of the table.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def _load(
 
 
 def _channel_of(mark: Mapping[str, Any], flow: str, shape: tuple[int, ...]) -> int | None:
-    # The class in a flow of several; the flow of another run may have others.
+    # Number of the class in a flow of several classes, which may be that of another run; None for the flow of one.
     if len(shape) != 4 or shape[0] % 3 or shape[0] == 3:
         return None
     if mark.get("channels") != shape[0]:
@@ -194,7 +194,7 @@ def _channel_of(mark: Mapping[str, Any], flow: str, shape: tuple[int, ...]) -> i
 
 
 def select(columns: Columns, conditions: Sequence[Condition], sort: str, descending: bool = False) -> Columns:
-    """Rows for which all conditions hold, sorted by a column; equals in the order of their labels.
+    """Rows for which all conditions hold, sorted by a column; rows with equal values are in the order of labels.
 
     Examples
     --------
