@@ -1,4 +1,4 @@
-"""A run is checked before it works: inputs, parameters, blocks, and the memory that is projected and allowed."""
+"""A run is checked before it begins: inputs, parameters, blocks, and projected memory against what is allowed."""
 
 import errno
 import re
@@ -28,19 +28,19 @@ DEFAULT_HALO = 16
 """Margin read around a block. A matter of speed: particles that go further page in what they need."""
 
 BLOCKS_EACH = 4
-"""Blocks for every task that can run at a time, at least, where the caller leaves the blocks to us."""
+"""Least number of blocks for each task that can run at a time, where the caller gives no block shape."""
 
 MAX_CHUNK = 128
-"""Edge of an output chunk, at most, where the caller leaves it to us."""
+"""Largest edge of an output chunk, where the caller gives no block shape."""
 
 COARSEST = 128
-"""Voxels along the longest axis of the coarsest level of a pyramid, at most."""
+"""Most voxels along the longest axis of the coarsest level of a pyramid."""
 
 PACKED = 8
-"""Expected size of scratch and output over their size before compression, as one part in so many.
+"""Size of scratch and output before compression over the size that is expected.
 
-Measured over 128³ voxels, radius 1.5: 1 part in 10 to 17 for dense tissue (flow noise 0.2 per component); sinks of pure
-noise take up to 2 in 5.
+Measured over 128³ voxels, radius 1.5: 10 to 17 for dense tissue (flow noise 0.2 per component), and down to 2.5 for
+sinks of pure noise.
 """
 
 _SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}", re.IGNORECASE)
@@ -48,7 +48,7 @@ _SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}", re.
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run that has been checked and not begun.
+    """A run that has been checked and has not begun.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class RunPlan:
     task_mem, allowed_mem : int
         Projected and allowed bytes of a task.
     global_mem : int
-        Bytes that a global step may take, which has a worker to itself. How many rows it will have is known only when
-        it begins; it is refused then if they are too many (`check_rows`).
+        Bytes that a global stage may take, which has a worker to itself. Its number of rows is known only when it
+        begins; if there are too many, it is refused then (`check_rows`).
     pages_mem, recent_mem : int
-        Bytes that a worker process may use to keep pages of the flow, and its latest reads, at hand: some of what its
-        tasks leave over.
+        Bytes that a worker process may use to keep pages of the flow, and its latest reads: part of the memory that its
+        tasks leave free.
     shared_channels : int
         Channels of the flow that a task reads at once: 3, or those of all classes that share the read.
     """
@@ -100,7 +100,7 @@ class RunPlan:
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the labels, of all their levels, before compression; one part in `PACKED` is expected."""
+        """Bytes of the labels, of all their levels, before compression; divided by `PACKED`, what is expected."""
         shapes = [self.grid.shape] if self.pyramid is None else self.pyramid.shapes(self.grid.shape)
         return 4 * sum(prod(shape) for shape in shapes) * len(self.classes)
 
@@ -110,7 +110,7 @@ class RunPlan:
         return sum(map(self._scratch_bytes, self.classes)) * prod(self.grid.shape)
 
     def _scratch_bytes(self, name: str) -> int:
-        # Of a voxel: numbers of sinks, and of fragments where instances are split.
+        # For each voxel: the number of its sink, and of its fragment where instances are split.
         return 8 if self.classes[name][1].group > 1 else 4
 
     def foreground(self, name: str) -> Foreground:
@@ -119,7 +119,7 @@ class RunPlan:
         return Foreground(Source(self.semantic, "semantic", slice(channel, channel + 1)), self.threshold)
 
     def expected_bytes(self) -> tuple[int, int]:
-        """Bytes expected in scratch and in the output: one listing says which chunks of foreground are stored."""
+        """Bytes expected in scratch and in the output, for the blocks whose chunks of foreground are stored."""
         voxels = {
             name: sum(prod(block.write.shape) for block in self.foreground(name).stored_blocks(self.grid))
             for name in self.classes
@@ -151,10 +151,10 @@ def plan_volume(
 ) -> RunPlan:
     """Check a run and work out its blocks, stages and memory, without reading a voxel.
 
-    Parameters and errors are those of `segment_volume`; `image` is the multiscale image that the labels go to, which
-    tells where they lie when the inputs do not; `recorded` is the record of the run that is gone on with, whose blocks
-    and halo stand where no others are asked for, whatever memory there is now; `machine` is what the run will have, if
-    not what there is where this code runs.
+    Parameters and errors are those of `segment_volume`, and three more. `image` is the multiscale image that the labels
+    go to; it tells where they lie if the inputs do not. `recorded` is the record of the run that is resumed: its blocks
+    and halo are used unless others are asked for, however much memory there is now. `machine` is what the run will
+    have, where that is not what this process has.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def plan_volume(
 
 
 def _check_names(names: Collection[str]) -> None:
-    # Each names a folder of the output, on whatever file system that is.
+    # Each name becomes that of a folder of the output, and must be valid on any file system.
     for name in names:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError(
@@ -245,7 +245,7 @@ def _choose_blocks(
     allowed: int,
     tasks: int,
 ) -> tuple[Triple, Triple]:
-    # Blocks and chunks: those asked for, else those of the run that goes on, else the largest that fit.
+    # Blocks and chunks: those asked for, else those of the run that is resumed, else the largest that fit.
     if recorded is not None:
         old = triple(recorded["block_shape"], "block_shape"), triple(recorded["chunks"], "chunks")
         if block_shape is None or triple(block_shape, "block_shape") == old[0]:
@@ -258,13 +258,13 @@ def _choose_blocks(
 
 
 def warn_of_doubts(plan: RunPlan) -> None:
-    """Read a few voxels, and warn of what is hardly meant: scaled values, flow in another order."""
+    """Read a few voxels, and warn of input that is probably not meant: scaled values, flow in another order."""
     channels = {name: channel for name, (channel, _) in plan.classes.items()}
     warn_of_prediction(plan.semantic, plan.flow, channels, plan.threshold)
 
 
 def _check_image(image: Multiscale, shape: Triple, placement: Placement | None) -> None:
-    # Labels cover an image voxel by voxel, unless their inputs say where in its space they lie.
+    # Labels cover a level of the image voxel by voxel, unless the inputs say where in its space they lie.
     shapes = [(1, 1, 1, *level.shape)[-3:] for level in image.levels]
     if shape in shapes:
         return
@@ -288,7 +288,7 @@ def _warn_of_scales(semantic: Placement | None, flow: Placement | None) -> None:
 
 
 def _place_within(image: Multiscale | None, shape: Triple) -> Placement | None:
-    # Of the level of an image that the volume covers voxel by voxel.
+    # The placement of the level of the image that the volume covers voxel by voxel.
     levels = image.levels if image is not None else ()
     return next((level.placement for level in levels if level.shape[-3:] == shape), None)
 
@@ -311,13 +311,13 @@ def check_space(plan: RunPlan, scratch: str | None, output: str | None) -> None:
     plan : RunPlan
         The run.
     scratch, output : str, optional
-        Paths; what is at a URL is not looked at.
+        Paths; a URL is not checked.
     """
     disks = disk_of(scratch), disk_of(output)
     most = plan.scratch_bytes // PACKED, plan.output_bytes // PACKED
     if not _lack(most, disks):
         return
-    expected = plan.expected_bytes()  # much of the foreground may be chunks that were never written
+    expected = plan.expected_bytes()  # less, where chunks of the foreground were never written
     if lack := _lack(expected, disks):
         raise OSError(
             errno.ENOSPC,
@@ -328,7 +328,7 @@ def check_space(plan: RunPlan, scratch: str | None, output: str | None) -> None:
 
 
 def _lack(needs: Sequence[int], disks: Sequence[Disk | None]) -> int:
-    # Bytes that are missing on the disk where most are missing; two places may share a disk.
+    # Bytes missing on the disk that lacks most; the two places may share a disk.
     lack = 0
     for disk in filter(None, disks):
         together = sum(need for need, other in zip(needs, disks, strict=True) if other and other.device == disk.device)
@@ -337,7 +337,7 @@ def _lack(needs: Sequence[int], disks: Sequence[Disk | None]) -> int:
 
 
 def _default_chunks(shape: Triple, semantic: Any) -> Triple:
-    # The input's chunks, doubled where they are small, halved where they are large.
+    # Chunks of the input, doubled where they are small and cut where they are large.
     chunks = []
     for size, chunk in zip(shape, semantic.chunks[-3:], strict=True):
         edge = max(1, min(int(chunk), size))

@@ -1,7 +1,7 @@
-"""Workers on cores of their own, for a local cluster with as many threads as there are cores.
+"""Each worker on its own cores, for a local cluster with as many threads as there are cores.
 
-The threads of a worker hand chunks to each other, as zarr fetches and decodes them, and the system wakes each on
-whichever core is idle: that of another worker, whose cache it takes.
+The threads of a worker hand chunks to each other while zarr fetches and decodes them. The system wakes a thread on any
+idle core, also on that of another worker, and there it displaces the other worker's data from the cache.
 """
 
 import os
@@ -18,7 +18,7 @@ def cores_of(number: int, threads: int, cores: list[int]) -> set[int]:
     Parameters
     ----------
     number : int
-        The worker's, from 0; those that a cluster starts later go round.
+        Number of the worker, from 0. Where there are more workers than cores for them, the first cores are used again.
     threads : int
         Threads of each worker.
     cores : list of int
@@ -33,18 +33,19 @@ def cores_of(number: int, threads: int, cores: list[int]) -> set[int]:
 
 
 class Binding(WorkerPlugin):  # type: ignore[misc]
-    """Binds each worker of a LocalCluster, and all threads that it will have, to its cores: ``client.register_plugin``.
+    """Binds each worker of a LocalCluster, and all its present and later threads, to its cores.
 
-    Nothing is done where the system cannot, and to a worker that is no process of its own or has no number.
+    Pass it to ``client.register_plugin``. It does nothing on systems that cannot bind, nor to a worker that is not a
+    process of its own or has no number.
     """
 
     name = "topo_dask binding"
 
     def setup(self, worker: Any) -> None:
-        """Bind a worker; Dask calls this, also on those that start later or again."""
+        """Bind a worker. Dask calls this for every worker, also for one that starts later or again."""
         if not hasattr(os, "sched_setaffinity") or worker.nanny is None or not isinstance(worker.name, int):
             return
         cores = cores_of(worker.name, worker.state.nthreads, sorted(os.sched_getaffinity(0)))
         for thread in Path("/proc/self/task").iterdir():
-            with suppress(OSError):  # it has ended, or the system forbids it: the worker works all the same
+            with suppress(OSError):  # the thread has ended, or the system forbids it: the worker works unbound
                 os.sched_setaffinity(int(thread.name), cores)

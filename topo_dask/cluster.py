@@ -1,4 +1,4 @@
-"""Stages on a cluster: a bounded window of tasks, and what becomes of those that kill their worker."""
+"""Stages on a cluster: a bounded window of tasks, and the handling of tasks that kill their worker."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,20 @@ from .stages.job import Job
 from .stages.stage import Stage
 
 MAX_KILLERS = 8
-"""Tasks that kill their worker after which a stage is given up."""
+"""Number of tasks that kill their worker after which a stage is given up."""
 
 PATIENCE = 300.0
 """Seconds that a cluster may be without workers, or its scheduler out of reach, before the run ends with an error."""
 
 _AHEAD = 128
-"""Tasks handed to the scheduler at a time, at least: it keeps a note of every call for as long as it lives."""
+"""Least number of tasks handed to the scheduler at a time: it keeps a record of every call for as long as it lives."""
 
 _VOXELS = 1 << 25
-"""Voxels of the blocks that one of Dask's tasks does at most: what Dask does for a task takes a tenth of the time of a
-small block's kernels, and neighbours share what they read."""
+"""Most voxels of the blocks of a batch, which is one task of Dask: Dask's work for a task takes a tenth of the time of
+the kernels of a small block, and neighbours share what they read."""
 
 _SHARES = 2
-"""Batches that are left for each thread, at least: they shrink towards the end of a stage, so that all threads end at
+"""Least number of batches left for each thread: batches shrink towards the end of a stage, so that all threads end at
 about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
 
 _LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
@@ -35,17 +35,17 @@ _LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for work
 def on_cluster(client: Any) -> Executor:
     """Executor that does the tasks on a cluster, a bounded window of them at a time.
 
-    The scheduler gives up on a task that was about when several workers died, whether it killed them or its neighbour
-    did. Such tasks are done again one by one: the one that kills its worker even then is left out, the rest of the
-    stage is done, and RuntimeError names what was left out. A cluster without workers, for longer than `PATIENCE`, is
-    a RuntimeError too: Dask itself would wait for ever.
+    The scheduler gives up a task that was on several workers when they died, even if another task killed them. Such
+    tasks are done again one by one. A task that kills its worker even then is left out, the rest of the stage is done,
+    and a RuntimeError names what was left out. A cluster that has no workers for longer than `PATIENCE` is a
+    RuntimeError too: Dask itself would wait forever.
     """
 
     def execute(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
         threads = _wait_for_threads(client, stage, job)
         waiting, killers = _batches_of(keys, stage, job, threads), list[str]()
         while lost := _until_lost(client, stage, job, waiting, tick):
-            left = set(stage.keys_left(job))  # those that the dead had done are on record
+            left = set(stage.keys_left(job))  # some were done before their worker died, and are on record
             for key in lost:
                 if key not in left:
                     tick()
@@ -60,11 +60,11 @@ def on_cluster(client: Any) -> Executor:
 
 
 def _batches_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> Iterator[Sequence[str]]:
-    # Tasks next to each other, as many as one of Dask's does.
+    # Batches of neighbouring tasks; a batch is one task of Dask.
     most, at = _VOXELS // prod(stage.job_of_tasks(job).grid.block_shape), 0
     while at < len(keys):
         n = max(1, min(most, (len(keys) - at) // (_SHARES * threads)))
-        n = 1 << (n.bit_length() - 1)  # in Z-order powers of two are cubes, or halves and quarters of them
+        n = 1 << (n.bit_length() - 1)  # in Z-order, so many blocks are a cube, or half or a quarter of one
         yield keys[at : at + n]
         at += n
 
@@ -75,7 +75,7 @@ def _do_batch(stage: Stage, job: Job, keys: Sequence[str]) -> None:
 
 
 def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[str]], tick: Tick) -> list[str]:
-    # Does the tasks until some are lost with their workers, lets those under way end, and gives back the lost ones.
+    # Does the tasks until some are lost with their workers, waits for those handed out, and returns the lost ones.
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker, as_completed
@@ -85,11 +85,11 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
-        # In one group: the scheduler keeps a note of every group too, and holds tasks back from busy workers only where
-        # a group has many.
+        # All in one group: the scheduler keeps a record of every group too, and only holds tasks of large groups back
+        # from busy workers.
         batches = list(islice(waiting, n))
         names = [(group, keys[0]) for keys in batches]
-        # "pure" would have Dask hash the job anew at every call, a tenth of the cost of a run on two workers.
+        # With pure=True, Dask would hash the job at every call, a tenth of the cost of a run on two workers.
         futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
         under_way.update(zip((future.key for future in futures), batches, strict=True))
         return futures
@@ -98,8 +98,8 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
     for future in _as_they_end(client, stage, job, pending):
         keys = under_way.pop(future.key)
         try:
-            # What a task did is on record in scratch. Its result is None, and waiting for it when its worker has died
-            # since, so that the future is pending again, would have the task done again, or wait for ever.
+            # Scratch has a record of what the task did, and its result is None. If its worker has died since, the
+            # future is pending again: waiting for the result would have the task done again, or wait forever.
             if future.status in ("error", "cancelled"):
                 future.result()
         except (KilledWorker, CancelledError):
@@ -113,7 +113,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
 
 
 def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[Any]:
-    # Futures as they end, for as long as there is somebody who can end them.
+    # Futures as they end; raises RuntimeError when no worker is left that could end them.
     checked = ended = time.monotonic()
     while not pending.is_empty():
         if batch := pending.next_batch(block=False):
@@ -129,7 +129,8 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
 
 
 def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:
-    # Dask pauses a worker that is short of memory: it ends its task and takes no other. Without a task it frees none.
+    # Dask pauses a worker that is short of memory: it ends its task and takes no other. A paused worker without a task
+    # frees no memory, and so stays paused.
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if workers and all(worker["status"] == "paused" and not _is_busy(worker) for worker in workers):
         raise RuntimeError(
@@ -147,8 +148,8 @@ def _is_busy(worker: Any) -> bool:
 def restore_workers(client: Any) -> None:
     """Have a LocalCluster start the workers again that it has given up.
 
-    It looks for a worker 15 seconds after its death, and closes it for good when it does not find it; one too that came
-    back meanwhile, died again and is being started at that very moment. They are still in its plan.
+    15 seconds after the death of a worker the cluster looks for it, and closes it for good if it does not find it: even
+    one that came back, died again and is just being started. Such workers are still in the cluster's plan.
     """
     from distributed import LocalCluster
 
@@ -158,17 +159,17 @@ def restore_workers(client: Any) -> None:
 
 
 def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
-    # Threads of all workers; RuntimeError when there is none for too long.
+    # Number of threads of all workers; RuntimeError when there are none for too long.
     end, demand = time.monotonic() + PATIENCE, None
     while True:
         restore_workers(client)
         reason = "has no workers"
         try:
-            # A scheduler that is stopped, and not dead, would be waited for without end.
+            # Without a timeout, a scheduler whose process is suspended would be waited for without end.
             threads: int = sum(client.sync(client.scheduler.ncores, workers=None, callback_timeout=PATIENCE).values())
             if threads:
                 return threads
-            # A cluster that adapts starts workers where there is a task for them.
+            # An adaptive cluster starts workers only when there is a task for them.
             demand = demand or client.submit(bool, pure=False)
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = f"does not answer ({type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""A second look before the work: a few voxels are read, and what was probably not meant is warned of."""
+"""A second look before the work: a few voxels are read, and a warning tells of input that is probably not meant."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,13 +16,13 @@ from .config import warn
 from .kernels.plausibility import FEW, Looks, doubt_flow, doubt_foreground, doubt_levels, doubt_mask
 
 EDGE = 32
-"""Edge of a box that is looked at, in voxels."""
+"""Edge of a box that is read, in voxels."""
 
 LARGEST_CHUNK = 256 << 20
-"""Bytes of a chunk that is not decoded for a look; of thin chunks as many are decoded for a class."""
+"""Chunks of more bytes are not decoded for a look. Of thin chunks, so many bytes in all are decoded for a class."""
 
 _THICK = 16
-"""Voxels to which a box reaches across thin chunks."""
+"""Voxels to which thin chunks are joined along an axis."""
 
 _PLACES, _CLASSES = 5, 3
 
@@ -34,16 +34,16 @@ def warn_of_prediction(
     threshold: float,
     names: tuple[str, str] = ("semantic", "flow"),
 ) -> None:
-    """Warn where a prediction looks scaled, out of order or empty; what cannot be read is left to the run.
+    """Warn where a prediction looks scaled, out of order or empty. Errors in reading are left to the run.
 
     Parameters
     ----------
     semantic, flow : array, shapes (N, D, H, W) and (3N, D, H, W)
         NumPy arrays, or `CheckedArray`.
     classes : mapping
-        Class name to its channel; a few are looked at.
+        Class name to its channel; the first few are read.
     threshold : float
-        Foreground is above it.
+        A voxel is foreground if its value is above this.
     names : tuple of str
         Names of the two arguments.
     """
@@ -76,7 +76,8 @@ def _look(masks: Sequence[NDArray[np.bool_]], boxes: Sequence[Box], flow: Any, c
 
 
 def _chunks_to_look(semantic: Any, flow: Any) -> Triple:
-    # What a box may lie in: the lesser chunks of both; thin ones are joined, the thinnest first, while that is cheap.
+    # Chunks that a box has to lie within: along each axis the smaller ones of both arrays. Thin ones are joined, the
+    # thinnest first, while that is cheap.
     z, y, x = (
         min(sizes)
         for sizes in zip(*(getattr(array, "chunks", array.shape)[-3:] for array in (semantic, flow)), strict=True)
@@ -92,7 +93,7 @@ def _chunks_to_look(semantic: Any, flow: Any) -> Triple:
 
 
 def warn_of_mask(mask: Any, flow: Any) -> None:
-    """The same of `sem_mask`, shape (D, H, W), and its `flow`, shape (3, D, H, W)."""
+    """The same for `sem_mask`, shape (D, H, W), and its `flow`, shape (3, D, H, W)."""
     if max(chunk_bytes(mask), chunk_bytes(flow)) > LARGEST_CHUNK:
         return
     boxes = sample_boxes(flow.shape[-3:], _chunks_to_look(mask, flow), EDGE)
@@ -107,5 +108,5 @@ def warn_of_mask(mask: Any, flow: Any) -> None:
 
 
 def chunk_bytes(array: Any) -> int:
-    """Bytes of what is decoded at least, to look at a voxel; 0 of an array in memory."""
+    """Bytes of a chunk, which must be decoded to read one voxel; 0 for an array in memory."""
     return prod(array.chunks) * int(array.dtype.itemsize) if hasattr(array, "chunks") else 0

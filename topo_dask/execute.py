@@ -1,7 +1,7 @@
 """Run the stages of a job: in a loop, on threads, through any Dask scheduler, or on a cluster.
 
-Every executor does the same: for each stage, all its tasks; then the next. The order of the tasks is for speed alone.
-The serial executor is the debugger.
+Every executor does all tasks of a stage, then those of the next stage. The order of the tasks within a stage matters
+for speed alone. The serial executor is the debugger.
 """
 
 import sys
@@ -32,7 +32,7 @@ class Executor(Protocol):
 
 
 class Progress(Protocol):
-    """Hears what a run does."""
+    """Receives reports of what a run does."""
 
     def begin(self, job: Job, stage: Stage, n: int) -> Tick:
         """A stage of `n` tasks begins; the result is called after each."""
@@ -58,12 +58,12 @@ def run(
     executor : Executor
         How tasks are done.
     progress : Progress, optional
-        Who hears of it.
+        Receives reports.
     check : callable, optional
-        Raises when the run must not go on; asked before the tasks of each stage and after them.
+        Raises when the run must not go on; called before and after the tasks of each stage.
     new : bool
-        Whether no run has begun these stages before: then nobody looks for what is done, as an object store takes long
-        to say that there is nothing.
+        Whether no run has begun these stages before. Records are then not looked for: an object store takes long to
+        answer that there are none.
     """
     for stage in stages:
         check()
@@ -74,7 +74,7 @@ def run(
                 executor(stage, job, keys, tick)
         except Exception:
             with suppress(OSError):
-                check()  # a run that another has taken over from finds no bundles: that is the cause
+                check()  # the cause may be that another run has taken over: this one no longer finds its bundles
             raise
         check()
         for one in stage.jobs_of(job):
@@ -120,7 +120,7 @@ def threads(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:
 def configured_scheduler() -> Any:
     """The scheduler that Dask is configured for, threads by default.
 
-    Dask would look for a client first, and import distributed to do so, which takes a third of a second.
+    Dask itself would look for a client first, and import distributed for that, which takes a third of a second.
     """
     import dask
 
@@ -133,9 +133,9 @@ def configured_scheduler() -> Any:
 def dask_scheduler(stage: Stage, job: Job, keys: Sequence[str], tick: Tick, pool: Any = None) -> None:
     """Do the tasks through the scheduler that Dask is configured for, threads by default, and in a pool if given.
 
-    Of tasks that do not depend on each other Dask's local schedulers begin with the one whose name comes last. Names
-    are such that this is the first one: neighbours are done one after the other, and share what they read. No name is
-    used twice: a scheduler that still knows it would take its task for done.
+    Among independent tasks, Dask's local schedulers begin with the one whose name comes last. The names here descend,
+    so that tasks are done in order: neighbours follow one another, and share what they read. No name is used twice: a
+    scheduler that still knows a name would take its task for done.
     """
     import dask.threaded
     from dask.callbacks import Callback

@@ -1,8 +1,8 @@
 """Lazy arrays: dask or zarr in, dask out, over the same plans.
 
 A lazy result has three kinds of tasks: *spill* writes a dask input to scratch, once; *prepare* runs all stages but the
-last, once, wherever it finds itself (threads, processes or a cluster); and one task a block looks up the labels of
-that block. What is done is on record in scratch, so that computing another block later repeats nothing.
+last, once, on whatever computes the task itself (threads, processes or a cluster); and one task for each block looks up
+the labels of that block. Scratch has a record of what is done, so that computing another block later repeats nothing.
 """
 
 import sys
@@ -44,11 +44,11 @@ from .workers import check_workers_reach, check_workers_see, resources
 Array = Any
 
 _ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}
-"""What callers know a stored array by, for messages."""
+"""The caller's names of the arrays, for messages."""
 
 LEAST_BLOCK, MOST_GROWN = 64**3, 128**3
-"""Voxels below which a block is not worth a task: blocks grow from the chunks until they have so many. A block thinner
-than its halos on both sides reads several times what it holds: it grows along that axis, up to so many voxels."""
+"""Voxels. Blocks grow from the chunks to the first number: smaller ones are not worth a task. A block thinner than its
+halos on both sides reads several times what it holds: it grows along that axis, up to the second number."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def is_lazy(array: object) -> bool:
 
 
 def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> BlockGrid:
-    """Blocks of the result: those asked for, else from the chunks of the first lazy array.
+    """Blocks of the result: those asked for, else blocks that grow from the chunks of the first lazy array.
 
-    Those chunks are doubled along their shortest axis until a block is worth a task, and not thinner than its halos.
+    The chunks are doubled along their shortest axis until a block is worth a task, and not thinner than its halos.
     """
     halo = triple(16 if options.halo is None else options.halo, "halo", at_least=0)
     if options.block_shape is not None:
@@ -99,9 +99,9 @@ def _stored(
     scratch: FileScratch,
     channels: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Arrays as zarr arrays, or as delayed ones that a task will have spilled; `names` is what callers call them.
+    """Zarr arrays as they are, and delayed ones for the others, which a task will spill; `names` are for messages.
 
-    Of an array with an entry in `channels` only those are spilled.
+    If an array has an entry in `channels`, only these channels are spilled.
     """
     import dask
     import dask.array as da
@@ -135,20 +135,20 @@ def prepare(
     stored: Iterable[CheckedArray] = (),
     look: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Run stages, which read some stored arrays, after a `look` at these; stages on record are not run again.
+    """Run stages that read some stored arrays, after a `look` at these; stages on record are not run again.
 
-    Occupied are the blocks that have a bundle of a kind.
+    Blocks that have a bundle of the given kind are occupied.
 
     Raises
     ------
     OSError
-        When a worker sees other files than this one does, or a bundle was lost since it was filed.
+        When a worker does not see the files that this process sees, or a bundle was lost after it was filed.
     """
     from dask.utils import SerializableLock
 
     assert isinstance(job.scratch, FileScratch)
-    # Two at once would file the same bits: the lock only spares the work. The turn ends after the pool, whose tasks go
-    # on behind an error.
+    # Two tasks that prepare the same job would file the same bits: the lock only saves the work. The turn ends after
+    # the pool has been joined: until then its tasks may still run, after an error.
     with ExitStack() as stack, ambient(in_task=True) as executor, SerializableLock(job.scratch.url):
         check_workers_reach(job.scratch)
         for array in stored:
@@ -158,7 +158,7 @@ def prepare(
             if not stage.keys_left(job):
                 take_census(job, stage, ())
                 continue
-            if not waited:  # who finds all done does not wait
+            if not waited:  # not where all is done
                 stack.enter_context(_turn_of(job))
                 waited = True
                 look()
@@ -172,7 +172,7 @@ def prepare(
 
 @contextmanager
 def _turn_of(job: Job) -> Iterator[None]:
-    # What is kept of the flow is let go before the next one keeps its own.
+    # Frees the pages and reads of the flow that this job keeps, before the next job keeps its own.
     with turn():
         try:
             yield
@@ -189,7 +189,7 @@ def _work(job: Job, stages: Sequence[Stage], stage: Stage, executor: Executor) -
         if isinstance(error, _LOSSES):
             raise _lost(job, f"stage {stage.name!r}", error) from error
         raise
-    if left := stage.keys_left(job):  # a worker may have come that was not asked
+    if left := stage.keys_left(job):  # a worker that joined after the check may file elsewhere
         raise _out_of_reach(job, f"stage {stage.name!r}, {stage.named(job, left[0])}: no record")
 
 
@@ -202,7 +202,7 @@ _LOSSES = AbsentBundleError, DamagedBundleError
 
 
 def _lost(job: Job, where: str, error: AbsentBundleError | DamagedBundleError) -> OSError:
-    # What they say themselves is for runs that can be resumed.
+    # Their own messages advise to resume the run; a lazy array has to be made anew.
     state = "missing" if isinstance(error, AbsentBundleError) else "damaged"
     return _out_of_reach(job, f"{where}: bundle {error.args[0]} is {state}")
 
@@ -214,13 +214,13 @@ def _out_of_reach(job: Job, problem: str) -> OSError:
 
 @dataclass(frozen=True)
 class _Spec:
-    # What a job is made of, but for its inputs.
+    # Everything that a job is made of except its inputs.
     grid: BlockGrid
     scratch: FileScratch
     config: ClassConfig
-    name: str = ""  # of the class, where there are several
+    name: str = ""  # of the class, if there are several
     channel: int = 0
-    places: Mapping[str, int] = field(default_factory=dict)  # of the class in what is stored, where not its channel
+    places: Mapping[str, int] = field(default_factory=dict)  # of the class in spilled arrays
 
 
 def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
@@ -233,12 +233,12 @@ def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
         foreground=None if mask is None else Foreground(_channel_of(mask, of_mask), threshold),
         flow=None if flow is None else _flow_of(flow, slice(3 * of_flow, 3 * of_flow + 3), spec),
         labels=None if labels is None else Source(labels, "instances"),
-        scratch=spec.scratch.within(f"channel{spec.channel}"),  # a class may have a name that is no path
+        scratch=spec.scratch.within(f"channel{spec.channel}"),  # the name of a class need not be a valid path
     )
 
 
 def _flow_of(flow: Any, channels: slice, spec: _Spec) -> StoredFlow:
-    # The memory of lazy arrays is not planned: an eighth of a process's is for what is likely to be asked for again.
+    # The memory of lazy arrays is not planned: an eighth of that of a process keeps what is likely to be read again.
     share = resources(None).memory // 16
     recent = RecentReads(flow, spec.grid, min(RECENT_MEM, share))
     return StoredFlow(Source(recent, "flow", channels), spec.config.step_size, Pages(min(PAGES_MEM, share)))
@@ -305,7 +305,7 @@ def _map_block(prepared: Prepared, plan: Plan, block_id: Triple | None = None) -
 
 
 def _chunked_like_input(labels: Any, options: Options, arrays: Sequence[Array]) -> Any:
-    # Without a word on blocks the result has the chunks of its first dask input.
+    # Where no block shape is asked for, the result has the chunks of its first dask input.
     given = next((array for array in arrays if _is_dask(array)), None)
     return labels if options.block_shape is not None or given is None else labels.rechunk(given.chunks[-3:])
 
@@ -324,7 +324,7 @@ def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | No
 
 
 def tabulate_lazily(recipe: Recipe, options: Options, channel: int = 0, **arrays: Array) -> Any:
-    """Delayed table of the instances of `labels`, with the flow errors if there is a `flow`, by a class's channels."""
+    """Delayed table of the instances of `labels`; if there is a `flow`, with the flow errors by channels of a class."""
     import dask
 
     scratch = open_scratch(options.scratch)
@@ -343,7 +343,7 @@ def _tabulated(spec: _Spec, plan: Plan, stored: Mapping[str, Any]) -> dict[str, 
 def segment_classes_lazily(
     classes: Mapping[str, tuple[int, ClassConfig]], options: Options, semantic: Array, flow: Array, threshold: float
 ) -> dict[str, Any]:
-    """Lazy labels of several classes; spilled inputs, which are of no other classes, are shared."""
+    """Lazy labels of several classes; they share the spilled inputs, which hold channels of these classes only."""
     scratch = open_scratch(options.scratch)
     grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
     inputs, names = {"mask": semantic, "flow": flow}, {"mask": "semantic_pred", "flow": "flow_pred"}
@@ -400,7 +400,7 @@ def _settled(spec: _Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:
     pairs = list(zip(*(array.to_delayed().ravel() for array in rows.arrays), strict=True))
     if left := _unsorted(job, len(pairs)):
         sort = dask.delayed(sort_rows, pure=False)
-        with ambient(in_task=True):  # of a cluster: the same cluster computes this too
+        with ambient(in_task=True):  # on a cluster, the same cluster computes this too
             check_workers_reach(job.scratch)
             compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
         if left := _unsorted(job, len(pairs)):
@@ -416,7 +416,7 @@ def _unsorted(job: Job, parts: int) -> list[int]:
 def cluster_lazily(
     config: ClassConfig, options: Options, fg_coords: Array, final_positions: Array, shape: Triple
 ) -> Any:
-    """Lazy labels from rows of voxels and end points whose chunks match."""
+    """Lazy labels from rows of voxels and rows of end points, in matching chunks."""
     import dask
     import dask.array as da
 

@@ -1,4 +1,4 @@
-"""Scratch of lazy arrays: whose it is, and when it goes."""
+"""Scratch of lazy arrays: which process it belongs to, and when it is removed."""
 
 import atexit
 import hashlib
@@ -21,7 +21,7 @@ from .stores.places import Place
 from .stores.scratch import FileScratch
 
 _OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{32}")
-"""Machine, process and its start, of a folder of scratch."""
+"""Name of a folder of scratch: its machine, and the number and start of its process."""
 
 _REMOVE = """
 import sys
@@ -35,10 +35,10 @@ except FileNotFoundError:  # nothing was filed
 
 
 def open_scratch(place: Place | None) -> FileScratch:
-    """A folder of our own, whoever chose the place: it goes with the graph it is for, and nothing else does.
+    """A new folder in the place that the caller chose: it is removed with the graph that it is for; the place stays.
 
-    Where the graph is sent to other processes, or the place is a store, it goes when this process ends. Folders of
-    processes of this machine that were killed go when the next one asks for scratch in the same place.
+    If the graph is sent to other processes, or the place is a store, the folder is removed when this process ends.
+    Folders of killed processes of this machine are removed when the next process asks for scratch in the same place.
     """
     import dask
     import psutil
@@ -55,13 +55,13 @@ def open_scratch(place: Place | None) -> FileScratch:
 
 
 def _machine() -> str:
-    # Containers may share a folder and a host name, but not the numbers of their processes.
+    # Containers may share a folder and a host name, but each numbers its own processes.
     return hashlib.sha256(f"{platform.node()} {numbering_of_processes()}".encode()).hexdigest()[:8]
 
 
 @cache
 def _sweep(root: str) -> None:
-    # Once in a process and place: a killed kernel must not fill the disk with copies of its inputs.
+    # Once for each process and place. Without it, killed kernels would fill the disk with copies of their inputs.
     with suppress(OSError):
         for name in os.listdir(root):
             match = _OURS.fullmatch(name)
@@ -79,7 +79,7 @@ def _lives(pid: int, started: int) -> bool:
 
 
 def place_of_scratch(place: Place) -> str:
-    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument where nothing can be there."""
+    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument when it cannot be a place."""
     if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
         raise TypeError(f"scratch must be a path or a URL, got {place!r}")
     if not os.fspath(place):
@@ -98,7 +98,8 @@ def place_of_scratch(place: Place) -> str:
 
 
 class _Leased(FileScratch):
-    # Removed with the last graph that holds it; once it was pickled, when this process ends, as others may use it.
+    # Removed with the last graph that holds it. Once it was pickled other processes may use it: then it is removed when
+    # this process ends.
 
     _end: "weakref.finalize[Any, _Leased]"
 
@@ -117,7 +118,7 @@ def _remove(url: str, owner: int) -> None:
     if os.getpid() != owner or url.startswith("memory://"):
         return
     if "://" in url:
-        # A process that ends can start no threads any more, which what reaches a store may have to.
+        # Clients of stores may start threads, which a process that is ending cannot: another process does it.
         subprocess.run([sys.executable, "-c", _REMOVE, url], check=False)
     else:
         shutil.rmtree(url, ignore_errors=True)

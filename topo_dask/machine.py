@@ -1,4 +1,4 @@
-"""What this machine has, and lets this process have: cores and memory."""
+"""Cores and memory of this machine that this process may use."""
 
 import os
 from contextlib import suppress
@@ -12,7 +12,7 @@ def usable_cores() -> int:
 
 
 def as_bytes(memory_limit: object) -> int:
-    """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is none."""
+    """Bytes of a limit such as ``"4GiB"``; TypeError or ValueError when it is no size."""
     from dask.utils import parse_bytes
 
     if isinstance(memory_limit, bool) or not isinstance(memory_limit, Integral | str):
@@ -33,11 +33,11 @@ LIMITS = {
     "": ("/sys/fs/cgroup", "memory.max"),
     "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
 }
-"""Where control groups of version 2 and 1 have their limits."""
+"""Folder and file of the memory limit, in control groups of version 2 and of version 1."""
 
 
 def machine_memory() -> int:
-    """Bytes that processes may use here together: the machine's, or those of their control group."""
+    """Bytes that all processes here may use together: the machine's memory, or the limit of their control group."""
     import psutil
 
     limits = [int(psutil.virtual_memory().total)]
@@ -49,6 +49,6 @@ def machine_memory() -> int:
         _, kinds, path = group.split(":", 2)
         if (files := LIMITS.get(kinds)) is not None:
             for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
-                with suppress(OSError, ValueError):  # there is none, or it is "max"
+                with suppress(OSError, ValueError):  # there is no limit, or it is "max"
                     limits.append(int(Path(f"{files[0]}{folder}", files[1]).read_text()))
     return min(limits)

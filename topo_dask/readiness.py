@@ -1,7 +1,7 @@
 """Kernels compiled before a run begins, in every process that will do its tasks.
 
-Without that the first task of each worker would compile, which takes seconds: each stage would seem slow at first, and
-a worker that cannot run the code at all would tell in the middle of the run.
+Otherwise the first task of each worker would compile, which takes seconds: each stage would seem slow at first, and a
+worker that cannot run the code at all would fail in the middle of the run.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from .surroundings import active_client, shares_memory
 from .workers import ask_workers
 
 _SHAPE, _BLOCK = (48, 6, 6), (6, 6, 6)
-_STEPS = 40  # beyond the page of a block, so that particles turn to another
+_STEPS = 40  # enough for particles to leave the page of their block, and ask for another
 
 
 def make_ready(configs: Iterable[ClassConfig], flow_dtype: Any, pyramid: tuple[Triple, ...] = ()) -> None:
-    """Compile what the classes of a run will call: on all workers of the active cluster, or else in this process.
+    """Compile the kernels that the classes of a run need, on all workers of the active cluster or in this process.
 
     Parameters
     ----------
     configs : iterable of ClassConfig
-        Parameters of the classes; of those that decide which stages there are, each combination is run once.
+        Parameters of the classes. Each combination of the parameters that decide on the stages is run once.
     flow_dtype : dtype
         Type of the stored flow.
     pyramid : tuple of tuple of 3 int
@@ -40,8 +40,8 @@ def make_ready(configs: Iterable[ClassConfig], flow_dtype: Any, pyramid: tuple[T
 
     Notes
     -----
-    In a process that was made ready before it takes no time. Processes that Dask's own scheduler starts, and workers
-    that join later, compile in their first tasks, or read what others left in the cache.
+    It takes no time in a process that was made ready before. Processes that Dask's own scheduler starts, and workers
+    that join later, compile in their first tasks, or read from the cache what other processes have compiled.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def _kind(config: ClassConfig) -> tuple[int, str | None, bool]:
 
 
 async def _beside_the_loop(*arguments: Any) -> None:
-    # A worker whose event loop waited for a compiler would be taken for one that hangs.
+    # In a thread: the scheduler takes a worker whose event loop waits for a compiler for dead.
     await asyncio.to_thread(_try_all, *arguments)
 
 
@@ -74,7 +74,7 @@ def _try_all(kinds: Iterable[tuple[int, Any, bool]], flow_dtype: str, pyramid: t
 
 @cache
 def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Triple, ...]) -> None:
-    # All stages, over some blocks of noise in memory, in which all that can happen does.
+    # Runs all stages over a few blocks in memory, whose noise is such that every case of every stage occurs.
     group, merge, has_limit = kind
     config = ClassConfig(
         group=group,
@@ -88,13 +88,13 @@ def _try_once(kind: tuple[int, Any, bool], flow_dtype: str, pyramid: tuple[Tripl
     rng = np.random.default_rng(0)
     flow = rng.normal(0, 1, (3, *_SHAPE))
     flow[0, : _SHAPE[0] // 2] = 1
-    # A number below 0 becomes a very large one where the type has none.
+    # Numbers below 0 would become very large in an unsigned type.
     flow = (np.abs(flow) if np.dtype(flow_dtype).kind in "bu" else flow).astype(flow_dtype)
     shape, levels = _SHAPE, []
     for factors in pyramid:
         shape = coarse_shape(shape, factors)
         levels.append(CoarserLevel(factors, Output(np.zeros(shape, np.int32))))
-    # What starts in the first planes ends beyond a gap, a wide or a narrow one, and one voxel is far from all others.
+    # Particles of the first planes end beyond a gap, a wide or a narrow one; and one voxel is far from all others.
     mask = rng.random(_SHAPE) < 0.7
     mask[4:16] = mask[19] = mask[-12:] = False
     mask[-1, 0, 0] = True

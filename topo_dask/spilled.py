@@ -31,14 +31,14 @@ class Opaque:
 def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
     """Write dask arrays, by name, to scratch unless that is done, and return what is there.
 
-    All are computed at once, so that what they have in common, such as a network's output, is computed once. Who writes
-    at the same time, from another process, writes copies of its own; the records name the ones to read.
+    All are computed at once, so that tasks that they share, such as those of a network, run once. Another process that
+    spills the same arrays at the same time writes copies of its own; the records name the copies to read.
     """
     from dask.utils import SerializableLock
 
     arrays: dict[str, Any] = carrier.arrays
     if _spilled(arrays, scratch).keys() != arrays.keys():
-        # Only now: a task of a cluster must give up its thread before it waits.
+        # The lock comes second: a task of a cluster must give up its thread, in `ambient`, before it waits.
         with ambient(in_task=True), SerializableLock(f"{scratch.url}/inputs"):
             there = _spilled(arrays, scratch)
             if left := {name: array for name, array in arrays.items() if name not in there}:
@@ -52,14 +52,14 @@ def _open(name: str, path: str, scratch: FileScratch) -> CheckedArray:
     try:
         array = zarr.open_array(f"{scratch.url}/{path}", mode="r")
     except (OSError, zarr.errors.NodeNotFoundError) as error:
-        # Not spilled again: what was computed from it is on record, and it need not come out the same twice.
+        # It is not spilled again: stages on record were computed from the old values, and the new ones may differ.
         raise OSError(out_of_reach(scratch, f"{name} was spilled to {path}, which is missing")) from error
     remedy = out_of_reach(scratch, "it was lost")
     return CheckedArray(array, f"{name}, spilled to scratch", "error", remedy)
 
 
 def out_of_reach(scratch: FileScratch, problem: str) -> str:
-    """What to say of something that is not to be found in scratch any more, or not from here."""
+    """Message, with the remedy, for something that is missing in scratch, or cannot be seen from here."""
     return (
         f"{problem} in scratch {scratch.url}: files there were removed, or not all workers reach it; make the lazy "
         "array anew, with scratch=<a path or URL that all workers share>"
@@ -67,7 +67,7 @@ def out_of_reach(scratch: FileScratch, problem: str) -> str:
 
 
 def _spilled(names: Iterable[str], scratch: FileScratch) -> dict[str, str]:
-    # Path in scratch of each array that is there.
+    # Path in scratch of each array that has been spilled.
     found = {name: find(scratch, "spilled", name) for name in names}
     return {name: bytes(record["path"]).decode() for name, record in found.items() if record is not None}
 
@@ -82,7 +82,7 @@ def _write(arrays: Mapping[str, Any], scratch: FileScratch) -> None:
 
 @contextmanager
 def _naming_the_place(name: str, nbytes: float, url: str) -> Iterator[None]:
-    # The system's own errors name neither: a disk that is full may be one that the user never heard of.
+    # Errors of the system name neither array nor place, and the full disk may be one that the user does not know of.
     try:
         yield
     except OSError as error:
@@ -108,16 +108,16 @@ def _writing(name: str, array: Any, url: str) -> Any:
             chunks=chunks,
             dtype=array.dtype.newbyteorder("="),
             compressors=(BloscCodec(cname="lz4", clevel=1), Crc32cCodec()),
-            config={"write_empty_chunks": True},  # so that a chunk that is missing is one that was lost
+            config={"write_empty_chunks": True},  # so that a missing chunk is a lost one
         )
     return array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
 
 
 def as_declared(array: Any, name: str) -> Any:
-    """A dask array whose chunks are refused unless they are what it declares: each is computed by code of anybody's.
+    """A dask array that refuses each chunk whose shape or type is not the declared one, as users' code may return any.
 
-    Before anything cuts or joins them: what fits by chance afterwards would be taken for data. The keys are other ones
-    than the array's: the scheduler may be at those for somebody else, and have them fused with other tasks.
+    The check comes before chunks are cut or joined: pieces of wrong chunks may fit by chance and would be taken for
+    data. The keys are new: the scheduler may be computing those of `array` for another graph, fused with other tasks.
     """
     meta = np.empty((0,) * array.ndim, array.dtype)
     return array.map_blocks(_check_chunk, name, array.chunks, array.dtype, dtype=array.dtype, meta=meta)

@@ -1,4 +1,4 @@
-"""Where this code runs: which executor does its tasks, and in whose pool of threads or processes."""
+"""Where this code runs: which executor does its tasks, and in which pool of threads or processes."""
 
 import os
 import sys
@@ -21,13 +21,13 @@ from .machine import usable_cores
 def ambient(*, in_task: bool = False) -> Iterator[Executor]:
     """Executor for where this code runs: the active Dask client if there is one, else Dask's scheduler.
 
-    Inside a task of a cluster that is the same cluster; the task gives up its thread while it waits. Inside a process
-    of a local scheduler it is this process's threads.
+    Inside a task of a cluster it uses the same cluster, and the task gives up its thread while it waits. Inside a
+    process of a local scheduler it uses the threads of this process.
 
     Parameters
     ----------
     in_task : bool
-        Whether this is known to be a task of a graph; outside the main thread it may be one anyway.
+        Whether this code is known to be in a task of a graph. Outside the main thread it is taken to be in one anyway.
     """
     if _in_cluster_task():
         from distributed import worker_client
@@ -44,7 +44,7 @@ def ambient(*, in_task: bool = False) -> Iterator[Executor]:
 
 
 class _Turn:
-    # Of this process: what another thread holds as a process forks would never be let go in the child.
+    # A fork copies a locked lock, and nobody in the child would ever release it; so the child gets a new lock.
     def __init__(self) -> None:
         self.renew()
         if hasattr(os, "register_at_fork"):
@@ -59,22 +59,23 @@ _TURN = _Turn()
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """One in this process at a time has a turn, and with it all cores and what memory is meant for one.
+    """Only one job of this process at a time has the turn: all cores, and the memory that is meant for one job.
 
-    What it waits for must never wait for a turn, nor for a thread where somebody does: its tasks compute no lazy array,
-    and run in a pool of their own, see `ambient`. A cluster bounds its tasks itself: there nobody waits.
+    Deadlock rule: code that holds the turn must not ask for it again, nor use a pool whose threads may be waiting for
+    it. Stage tasks therefore never compute lazy arrays, and run in a pool of their own (`ambient`). On a cluster no
+    lock is taken; the scheduler limits concurrency.
     """
     with nullcontext() if _in_cluster_task() or active_client() is not None else _TURN.lock:
         yield
 
 
 def compute(*collections: Any) -> None:
-    """`dask.compute` inside a task, for where this code runs, see `ambient`, which the caller has entered.
+    """`dask.compute` inside a task, where this code runs; the caller has entered `ambient`.
 
     Raises
     ------
     RuntimeError
-        When the cluster no longer has what the collections are made of.
+        When the cluster no longer has the data that the collections need.
     """
     try:
         _compute(*collections)
@@ -101,9 +102,10 @@ def _compute(*collections: Any) -> None:
 
 @contextmanager
 def _own_pool(in_task: bool) -> Iterator[Pool | None]:
-    # Dask's scheduler of processes starts new ones for every graph, that is for every stage, unless it is given some.
-    # In its own threads tasks go on behind an error, into an interpreter that is about to end: ours are waited for.
-    # In a pool that the user has configured we may be a task ourselves, and would wait for the thread that we hold.
+    # Dask's scheduler of processes starts new ones for every graph, here for every stage, unless it is given a pool.
+    # Dask's own thread pool lets running tasks continue after an error, even into interpreter shutdown; our pool is
+    # joined first. A pool that the user has configured may be running this code as one of its tasks: we would wait for
+    # the thread that we hold.
     import dask
     from dask.multiprocessing import get, get_context
 
@@ -133,7 +135,7 @@ def _begin_process() -> None:
 
 
 def _end_with_parent() -> None:
-    # A pool whose owner was killed is never told, and its processes would wait for tasks for ever.
+    # When the owner of a pool is killed, nobody tells the pool's processes: they would wait for tasks forever.
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -153,7 +155,7 @@ def _in_cluster_task() -> bool:
 
 
 def active_client() -> Any:
-    """The Dask client that is active here, or None; RuntimeError when it is one that cannot be waited for."""
+    """The Dask client that is active here, or None; RuntimeError when it is asynchronous."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client
@@ -167,7 +169,7 @@ def active_client() -> Any:
             "the active Dask client is asynchronous, and waiting for it here would stop its event loop: call this in a "
             "thread, as with asyncio.to_thread"
         )
-    # One that failed to start, or whose cluster is gone, may still be the default.
+    # A client that failed to start, or whose cluster is gone, may still be the default.
     return client if client.status == "running" else None
 
 
@@ -187,7 +189,7 @@ def _configured_pool() -> Any:
 
 
 def in_processes() -> bool:
-    """Whether a scheduler of this machine does its tasks in other processes; so may an unknown executor."""
+    """Whether a scheduler of this machine does its tasks in other processes, or has an unknown executor, which may."""
     from dask.local import SynchronousExecutor, get_sync
     from dask.multiprocessing import get
 
@@ -198,8 +200,8 @@ def in_processes() -> bool:
 
 
 def local_workers() -> int:
-    """Tasks that a scheduler of this machine does at a time."""
-    # Executors do not say; Dask looks at the same attributes.
+    """Number of tasks that a scheduler of this machine does at a time."""
+    # Executors have no public attribute for it; Dask looks at the same private ones.
     import dask
 
     pool = _configured_pool()

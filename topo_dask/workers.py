@@ -1,4 +1,4 @@
-"""The workers of where this code runs: how many there are, what they have, and whether they see our files."""
+"""The workers that do the tasks: how many there are, what they have, and whether they see the files of this process."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,17 +22,17 @@ def _probe(scratch: FileScratch, token: str) -> bool:
 
 
 SHARED_SCRATCH = "pass scratch=<a path or URL that all workers share>"
-"""What to do about scratch that is out of reach."""
+"""Remedy for scratch that workers do not reach."""
 
 SHARED_PLACE = "give a path or URL that all workers share"
-"""What to do about an input or output that is out of reach."""
+"""Remedy for an input or output that workers do not reach."""
 
 
 def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH, what: str | None = None) -> None:
-    """Raise OSError, with what to do about it, when a worker of the active cluster cannot read what is filed here.
+    """Raise OSError, with a remedy, when a worker of the active cluster cannot read what this process files in scratch.
 
-    Before that, RuntimeError when one has another version of this package, or none. `what` is out of reach then: the
-    scratch, if it does not stand for something else.
+    Before that, raise RuntimeError when a worker has another version of this package, or none. The message names
+    `what`, by default the scratch.
     """
     if active_client() is None:
         return
@@ -46,13 +46,16 @@ def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH, what
 
 
 def check_workers_see(name: str, array: Any) -> None:
-    """Raise OSError when a worker of the active cluster does not see an array: a missing mount reads as background."""
+    """Raise OSError when a worker of the active cluster does not see an array.
+
+    Without this check a missing mount would read as background.
+    """
     if active_client() is not None:
         _check_workers(f"{name} ({array.store_path})", SHARED_PLACE, sees, array)
 
 
 def ask_workers(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What each worker of the active cluster returns or raises; one that has died meanwhile says nothing."""
+    """What `question` returns or raises on each worker of the active cluster, without workers that died meanwhile."""
     from distributed.comm import CommClosedError
 
     client = active_client()
@@ -73,7 +76,7 @@ def _check_workers(what: str, remedy: str, question: Callable[..., bool], *argum
 
 
 def _check_versions() -> None:
-    # What two versions file for each other need not fit. The question itself can be asked where there is no topo_dask.
+    # Two versions may file tables that differ. `resolve_name` is of the standard library: any worker can answer.
     for worker, found in sorted(ask_workers(resolve_name, "topo_dask.version:__version__").items()):
         if isinstance(found, ImportError):
             raise RuntimeError(
@@ -95,7 +98,7 @@ class Resources(NamedTuple):
 
 
 def resources(memory_limit: int | str | None) -> Resources:
-    """What there is where this code runs."""
+    """Workers, threads and memory of the active cluster, or else of Dask's scheduler on this machine."""
     import dask
 
     given = None if memory_limit is None else as_bytes(memory_limit)
@@ -123,7 +126,7 @@ def resources(memory_limit: int | str | None) -> Resources:
 
 
 def _least_memory(workers: Mapping[str, Any]) -> int:
-    # Bytes that any worker may take; those of a host that have no limit share what it has.
+    # Bytes that every worker may take. Workers without a limit share the memory of their host.
     own = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
     if len(own) == len(workers):
         return int(min(own))
@@ -136,4 +139,4 @@ def _least_memory(workers: Mapping[str, Any]) -> int:
                 f"worker {name} cannot tell how much memory it has: start the workers with a memory limit"
             ) from machine
         own.append(machine // on_host[worker["host"]])
-    return int(min(own, default=machine_memory() // len(workers)))  # all that were asked have died
+    return int(min(own, default=machine_memory() // len(workers)))  # where all workers that were asked have died
