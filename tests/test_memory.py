@@ -1,4 +1,4 @@
-"""The memory law: no task and no global step takes more than is projected for it."""
+"""The memory law: no task and no global stage takes more than is projected for it."""
 
 import tracemalloc
 from collections.abc import Callable

@@ -26,11 +26,11 @@ EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
 """Instance classes of the published package, in the order of its channels."""
 
 ESSENTIAL = ("group", "n_steps", "convergence_radius", "min_size")
-"""Parameters that depend on the objects, so that what `ClassConfig` has for them is hardly ever meant."""
+"""Parameters that depend on the objects, so that the defaults of `ClassConfig` are hardly ever right."""
 
 
 def finite_number(value: object, name: str) -> float:
-    """A finite number; TypeError or ValueError naming the argument and its value if it is none."""
+    """The value as float; TypeError or ValueError, naming argument and value, if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
@@ -46,7 +46,7 @@ def _positive(value: object, name: str) -> float:
 
 
 def warn(message: str) -> None:
-    """Warn of the line that called this package, however deep in it the reason is; clients hear of a worker's."""
+    """Warn with the line that called this package, from however deep in it; warnings of workers reach their client."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
@@ -55,7 +55,7 @@ def warn(message: str) -> None:
 
 
 def integer(value: object, name: str, at_least: int) -> int:
-    """An integer of 31 bits; TypeError or ValueError naming the argument and its value if it is none."""
+    """The value as int; TypeError or ValueError, naming argument and value, if it is not an integer of 31 bits."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < at_least:
@@ -72,7 +72,7 @@ class ClassConfig:
     Parameters
     ----------
     group : {1, 2, 3}
-        1 convex: track and cluster. 2 elongated: and split what is disconnected. 3 thin: and recover orphans.
+        1 convex: track and cluster. 2 elongated: also split what is disconnected. 3 thin: also recover orphans.
     n_steps : int
         Euler steps, 0 or more.
     step_size : float
@@ -80,14 +80,14 @@ class ClassConfig:
     convergence_radius : float
         Sinks closer than this many voxels belong together; above 0.
     min_size : int
-        Instances of fewer voxels are dropped, before groups 2 and 3 split: a piece may be smaller.
+        Instances of fewer voxels are dropped. Groups 2 and 3 split after that: a piece may be smaller.
     merge : {None, "adjacent", "agglomerate"}
         How instances that touch are united.
     flow_error_threshold : float
         Instances with a larger flow error are dropped; 0 keeps all.
     min_fragment_ratio : float
-        Share of an instance's voxels from which a disconnected fragment becomes an instance of its own; `min_size` does
-        not ask how many voxels that are.
+        Share of an instance's voxels from which a disconnected fragment becomes an instance of its own, even if it has
+        fewer voxels than `min_size`.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class ClassConfig:
 
     def __post_init__(self) -> None:
         group: object = self.group
-        # What is no number, as an array, may not even say whether it is equal to one.
+        # The type comes first: comparing an array with 1 gives no single truth value.
         if isinstance(group, bool) or not isinstance(group, Real) or group not in (1, 2, 3):
             raise ValueError(f"group must be 1, 2 or 3, got {self.group!r}")
         set_ = object.__setattr__
@@ -120,7 +120,7 @@ class ClassConfig:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        # Both are used in float32 arithmetic too, whose range is smaller.
+        # Both are used in float32 arithmetic too, which has a smaller range.
         for name in ("step_size", "convergence_radius"):
             value = getattr(self, name)
             if not 1e-30 < value < 1e30:
@@ -151,7 +151,7 @@ class ClassConfig:
             raise type(error)(f"class_config[{name!r}]: {error}") from None
 
     def with_flow_error(self, threshold: float) -> "ClassConfig":
-        """The same with a flow error threshold, unless `threshold` is 0 and the class sets its own."""
+        """The same with this flow error threshold; with a `threshold` of 0 the class keeps its own."""
         return replace(self, flow_error_threshold=threshold) if threshold != 0 else self
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class ClassConfig:
         return asdict(self)
 
 
-# Published values, one row a class: n_steps, convergence_radius, min_size at 8, 16, 32 and 64 nm. The step size is 1.
+# Published values, one row for each class: n_steps, convergence_radius, min_size at 8, 16, 32 and 64 nm; step size 1.
 # Source: janelia-cellmap/topo.
 _RESOLUTIONS = (8, 16, 32, 64)
 _PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...]]] = {
@@ -175,9 +175,9 @@ _PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...
 }
 
 
-# Objects that touch. The sinks of neighbours may be 3 voxels apart and a whole step crosses the border of a thin
-# object, so radius and steps are short. Travel that falls short of an object's middle does harm, more than enough does
-# none (examples/choosing_parameters.py): hence the published travel without a cap, and a least of steps.
+# Objects that touch. The sinks of neighbours may be 3 voxels apart, and a whole step crosses the border of a thin
+# object, so radius and steps are short. Particles that stop short of an object's middle do harm; more steps than needed
+# do none (examples/choosing_parameters.py): hence the published travel, without a cap, and a least number of steps.
 _TOUCHING: dict[str, Any] = {"merge": "agglomerate", "convergence_radius": 1.5, "step_size": 0.5, "n_steps": 200}
 
 
@@ -190,9 +190,9 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
         Edge of a voxel in nanometres. A tie goes to the finer resolution.
     preset : {"published", "touching"}
         "published" are the values of the published package. "touching" is for objects packed against one another and
-        networks trained on diffusion flow: `merge` is "agglomerate", the radius 1.5 voxels, steps of 0.5, as many as
-        the published travel takes and 200 at least; `group` and `min_size` are the published ones. On direct flow,
-        and where every object has one sink, no merge at all is better: see docs/touching.md.
+        networks trained on diffusion flow: `merge` is "agglomerate", the radius is 1.5 voxels, and steps are 0.5 long,
+        as many as the published travel takes but at least 200; `group` and `min_size` are the published ones. On direct
+        flow, and where every object has one sink, no merge at all is better: see docs/touching.md.
 
     Returns
     -------
@@ -249,9 +249,10 @@ def resolve_classes(
     flow_error_threshold: float,
     preset: Preset | None = None,
 ) -> dict[str, tuple[int, ClassConfig]]:
-    """Channel and parameters of each class that is to be segmented, in channel order.
+    """Channel and parameters of each class that is to be segmented, in the order of channels.
 
-    `preset` chooses the default parameters, None the published ones; it excludes a `class_config`.
+    `preset` chooses the default parameters; None stands for the published ones. It cannot be combined with a
+    `class_config`.
 
     Raises
     ------
@@ -305,7 +306,7 @@ def resolve_classes(
 
 
 def nothing_to_segment(class_names: Iterable[str] | None, class_config: Mapping[str, Any] | None) -> str:
-    """What is wrong where no class has parameters, and the remedy."""
+    """Message, with the remedy, for the case that no class has parameters."""
     known = EVALUATED_INSTANCE_CLASSES if class_config is None else class_config
     has = f"the default parameters ({', '.join(known)}) have" if class_config is None else "class_config has"
     hint = next(filter(None, (_closest(name, known) for name in class_names or ())), "")
@@ -324,7 +325,7 @@ def _warn_of_skipped(names: tuple[str, ...], class_config: Mapping[str, Any]) ->
 
 
 def _warn_of_gaps(class_config: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    # Whoever names a published class may take what is left out for the published values.
+    # Users who name a published class may expect the published values for parameters that they leave out.
     for name in names:
         given = class_config.get(name)
         if name not in _PUBLISHED or not isinstance(given, Mapping):

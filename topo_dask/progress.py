@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, lines of text where there is none, or of JSON; with rate and time left."""
+"""Progress with rate and time left: bars on a terminal, lines of text elsewhere, or lines of JSON."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBars:
-    """Bars on the terminal (stderr): one a stage with tasks done, rate, elapsed and remaining time.
+    """Bars on the terminal (stderr): one for each stage, with tasks done, rate, elapsed and remaining time.
 
     Use it as a context manager around `run`.
     """
@@ -61,13 +61,13 @@ class ProgressBars:
         self._bars.stop()
 
     def begin(self, job: Job, stage: Stage, n: int) -> Tick:
-        """Open a bar for a stage of `n` tasks; the result advances it."""
+        """Open a bar for a stage of `n` tasks; each call of the result advances it by one task."""
         bar = self._bars.add_task(f"{job.name} {stage.name:<12}", total=n)
         return lambda: self._bars.advance(bar)
 
 
 class _Lines(ABC):
-    # A line at the beginning and the end of each stage, and between them one of progress every now and then.
+    # A line when a stage begins and one when it ends; between them lines of progress, at least `every` seconds apart.
 
     def __init__(
         self, file: TextIO | None = None, every: float = 10.0, clock: Callable[[], float] = time.monotonic
@@ -75,7 +75,7 @@ class _Lines(ABC):
         self._file, self._every, self._clock = file, every, clock
 
     def begin(self, job: Job, stage: Stage, n: int) -> Tick:
-        """Report a stage of `n` tasks; the result reports each that is done, or leaves it to the next."""
+        """Report a stage of `n` tasks; the result is called after each task, and reports if it is time."""
         start = last = self._clock()
         done = 0
         where = {"class": job.name, "stage": stage.name}
@@ -99,24 +99,24 @@ class _Lines(ABC):
 
     def _write(self, event: str, **values: Any) -> None:
         if line := self._format(event, values):
-            # What stderr is at this moment: it may have been replaced since the log was made.
+            # stderr is looked up now: it may have been replaced since the log was made.
             file = self._file or sys.stderr
-            with suppress(BrokenPipeError):  # who read the lines has gone, and the run goes on
+            with suppress(BrokenPipeError):  # nobody reads the lines any more; the run continues
                 file.write(line + "\n")
                 file.flush()
 
     @abstractmethod
     def _format(self, event: str, values: dict[str, Any]) -> str:
-        """The line of an event, empty if it is not to be told."""
+        """The line of an event; empty if the event is not reported."""
 
 
 class JsonLog(_Lines):
-    """One JSON object a line: ``begin`` and ``end`` of each stage, and ``progress`` with rate and time left.
+    """One JSON object on each line: ``begin`` and ``end`` of each stage, and ``progress`` with rate and time left.
 
     Parameters
     ----------
     file : text file, optional
-        Where the lines go, stderr by default.
+        File to write to, stderr by default.
     every : float
         Least seconds between two lines of ``progress``.
     clock : callable
@@ -128,7 +128,7 @@ class JsonLog(_Lines):
 
 
 class TextLog(_Lines):
-    """A line for each stage that is done, and on the way every `every` seconds; parameters are those of `JsonLog`."""
+    """A line for each stage that is done, and one every `every` seconds before; parameters are those of `JsonLog`."""
 
     def _format(self, event: str, values: dict[str, Any]) -> str:
         where, n = f"{values['class']} {values['stage']:<12}", values["tasks"]
@@ -141,7 +141,7 @@ class TextLog(_Lines):
 
 
 def on_stderr() -> AbstractContextManager[ProgressBars | TextLog]:
-    """What shows progress to the person who looks at stderr now, or later at the file that it goes to."""
+    """Bars if stderr is a terminal or a notebook, else lines of text for the file that stderr goes to."""
     console = Console(stderr=True)
     if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
         return ProgressBars()

@@ -145,7 +145,7 @@ def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, re
 
 
 def check_rows(step: str, n: int, allowed_mem: int) -> None:
-    """Raise MemoryError, naming the numbers and the remedy, when a global step on `n` rows takes more than allowed.
+    """Raise MemoryError, naming the numbers and the remedy, when a global stage on `n` rows takes more than allowed.
 
     Examples
     --------

@@ -10,8 +10,8 @@ RGB = NDArray[np.uint8]
 
 N_HUES = 12
 NEAR = (1, 2, 4, 8, 16, 24)
-"""Labels that occur at one of these distances in voxels along an axis count as neighbours: all that touch, and those
-across a gap unless they are thin."""
+"""Distances in voxels. Two labels count as neighbours if they occur at one of them along an axis: labels that touch do,
+and labels on both sides of a gap do unless they are thin."""
 
 
 def _from_hsv(hue: NDArray[Any], saturation: Any, value: Any) -> RGB:
@@ -32,7 +32,7 @@ def stretch(image: NDArray[Any], low: float = 1.0, high: float = 99.8) -> RGB:
     Parameters
     ----------
     image : array of bool, int or float, any shape
-        Intensities; what is not finite becomes black.
+        Intensities; values that are not finite become black.
     low, high : float
         Percentiles that become black and white.
 
@@ -62,8 +62,8 @@ def colour_flow(flow_2d: NDArray[Any]) -> RGB:
     Parameters
     ----------
     flow_2d : array of float, shape (2, H, W)
-        Components along the rows (down) and along the columns (right), in voxels. Length 1 and more is full
-        brightness; 0, and what is not finite, is black.
+        Components along the rows (down) and along the columns (right), in voxels. Vectors of length 1 or more have full
+        brightness; those of length 0, or not finite, are black.
 
     Returns
     -------
@@ -122,25 +122,25 @@ def _near_pairs(ids: NDArray[np.intp]) -> NDArray[np.intp]:
             near = (a != b) & (a > 0) & (b > 0)
             a, b = a[near], b[near]
             pairs = np.minimum(a, b) * n + np.maximum(a, b)
-            # Most repeat the one before: sorting what is left takes no time.
+            # Most pairs repeat the pair before; the few that are left are sorted quickly.
             found.append(np.unique(pairs[np.diff(pairs, prepend=-1) != 0]))
     return np.stack(np.divmod(np.unique(np.concatenate(found)), n), axis=1)
 
 
 def colour_labels(labels_2d: NDArray[Any], seed: int = 0) -> RGB:
-    """A colour for each label, another one than those of its neighbours.
+    """A colour for each label that differs from the colours of its neighbours.
 
     Parameters
     ----------
     labels_2d : array of int, shape (H, W)
-        Labels, 0 background; a volume (D, H, W) works as well, and colours its planes consistently.
+        Labels, 0 background. A volume (D, H, W) works as well; a label then has the same colour in all its planes.
     seed : int
-        Another seed is another choice of colours.
+        Another seed gives other colours.
 
     Returns
     -------
     rgb : array of uint8, shape (*labels_2d.shape, 3)
-        0 is black. A label with so many neighbours that none of the 12 colours is left shares one.
+        0 is black. If the neighbours of a label use all 12 colours, it shares one with a neighbour.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def colour_labels(labels_2d: NDArray[Any], seed: int = 0) -> RGB:
     neighbours: list[list[int]] = [[] for _ in range(len(values) + 1)]
     for low, high in _near_pairs(ids).tolist():
         neighbours[high].append(low)
-    # The wish depends on the label alone, so that it mostly keeps its colour from one plane to the next.
+    # The wish depends on the label alone, so that a label mostly keeps its colour from one plane to the next.
     wishes = (values.astype(np.uint64) * np.uint64(5) + np.uint64(seed % N_HUES)) % np.uint64(N_HUES)
     hues = np.zeros(len(values) + 1, np.intp)
     for i, wish in enumerate(wishes.tolist(), start=1):
@@ -173,7 +173,7 @@ def colour_labels(labels_2d: NDArray[Any], seed: int = 0) -> RGB:
 
 
 def _choose_hue(wish: int, taken: NDArray[np.intp]) -> int:
-    """The first hue from the wish on that is a quarter of the wheel from all taken ones, else as far as possible."""
+    """The first hue, from the wish on, that is a quarter of the wheel from all taken hues; else the farthest one."""
     hues = (wish + np.arange(N_HUES)) % N_HUES
     away = np.abs(hues[:, None] - taken)
     gap = np.minimum(away, N_HUES - away).min(axis=1, initial=3)
@@ -191,7 +191,7 @@ def outline(labels: NDArray[Any]) -> NDArray[np.bool_]:
     Returns
     -------
     edge : array of bool, shape (H, W)
-        The image's own edge is no border.
+        Pixels at the edge of the image do not count as touching it.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def overlay(
     Parameters
     ----------
     image : array of bool, int or float, shape (H, W), or of uint8, shape (H, W, 3)
-        Intensities, stretched by `stretch`; colours are taken as they are.
+        Intensities, which `stretch` makes grey, or colours, which are used as they are.
     labels : array of int, shape (H, W)
         Labels, 0 background.
     colours : array of uint8, shape (H, W, 3), optional

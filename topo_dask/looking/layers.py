@@ -20,7 +20,7 @@ from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscal
 Kind = Literal["image", "labels", "flow"]
 
 MOST_CHANNELS = 12
-"""Channels of one array that become layers of their own, at most."""
+"""Most channels of one array, for each of which a layer is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Layer:
     channel : int or slice, optional
         Channel of an array of four axes; for a flow, its three.
     folder : str
-        What comes before the name in the path.
+        The part of the path before the name.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class Layer:
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:
-        """Edges of a voxel of the finest level along z, y, x, where they are known."""
+        """Edges of a voxel of the finest level along z, y, x; None if they are unknown."""
         return None if self.placement is None else self.placement.voxel_size_nm
 
     def shape(self, level: int = 0) -> Triple:
@@ -60,7 +60,7 @@ class Layer:
         return int(z), int(y), int(x)
 
     def factors(self, level: int) -> tuple[float, ...]:
-        """Voxels of the finest level along the edges of a voxel of another, rounded to integers where near."""
+        """Voxels of the finest level along each edge of a voxel of `level`, rounded to integers."""
         return tuple(float(round(a / b)) or 1.0 for a, b in zip(self.shape(), self.shape(level), strict=True))
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
@@ -71,7 +71,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """Array in memory that holds a box of a larger volume, and is read by places in that volume.
+    """Array in memory that holds a box of a larger volume; indices are those of the volume.
 
     Parameters
     ----------
@@ -99,15 +99,16 @@ class Crop:
 def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
     """Layers at a path or URL: an array, an OME-Zarr image with its labels, its group of labels, or a run's output.
 
-    What an array holds is told by its metadata, else by its type: integers of 4 and more bytes are labels, three real
-    channels for each class a flow, anything else an image. ``image=PATH``, ``labels=PATH`` and ``flow=PATH`` say it.
+    Metadata tell whether an array is an image, labels or a flow. Without them its type decides: integers of 4 or more
+    bytes are labels; three floating-point channels for each class are a flow, unless no value in a few boxes is
+    negative; anything else is an image. ``image=PATH``, ``labels=PATH`` and ``flow=PATH`` override both.
 
     Raises
     ------
     FileNotFoundError
-        When there is nothing.
+        When there is nothing at the path.
     ValueError
-        When there is nothing to look at, or it has not three axes of space.
+        When there is nothing that can be shown, or an array does not have three axes of space.
     """
     text = os.fspath(where)
     kind, separator, path = text.partition("=")
@@ -122,7 +123,7 @@ def find_layers(where: str | os.PathLike[str]) -> list[Layer]:
 
 
 def tell_apart(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers with names that differ: with more of the path in front, and numbered where that is the same.
+    """The layers with different names: equal names get more of their path in front, and a number if all of it is equal.
 
     Examples
     --------
@@ -211,7 +212,7 @@ def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:
 
 
 def _looks_like_foreground(array: Any) -> bool:
-    # Vectors point either way; probabilities of three classes do not. Where all is 0 nothing is known.
+    # Some components of vectors are negative, probabilities of three classes never. Where all is 0, nothing is known.
     if chunk_bytes(array) > LARGEST_CHUNK:
         return False
     boxes = sample_boxes(array.shape[-3:], array.chunks[-3:], EDGE)

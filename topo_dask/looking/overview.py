@@ -1,4 +1,4 @@
-"""One figure that shows a volume whole: image, foreground, flow and labels in three planes each."""
+"""One figure of a whole volume: image, foreground, flow and labels, each in three planes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ FONT = 7
 
 
 def fullest_planes(mask: NDArray[Any]) -> tuple[int, ...]:
-    """For each axis the plane with the most foreground, the first one of equals.
+    """For each axis the plane with the most foreground; the first of them if several have as much.
 
     Parameters
     ----------

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST = 2048
-"""Edge of a box that is drawn, at most, in voxels."""
+"""Largest edge of a box that is drawn, in voxels."""
 
 CHOSEN = 512
-"""Edge of the box that is drawn, at most, where the caller leaves it to us."""
+"""Largest edge of the box that is drawn, in voxels, where the caller gives none."""
 
 WIDTH, FONT = 2.4, 7
 """Inches of a column, and points of its text."""
 
 THINNEST = 0.03
-"""Width of a picture over its height, or height over width, at least: a thinner plane is stretched to it."""
+"""Least ratio of the shorter to the longer side of a picture: a thinner plane is stretched to it."""
 
 LOWEST = 0.3
-"""Height of a row over the width of a column, at least: the names of its axes take as much."""
+"""Least height of a row over the width of a column: the names of its axes need as much."""
 
 LINE = 28
 """Characters of a title that fit over a column."""
 
 
 def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
-    """Level of each layer that is drawn: layers of a single level are drawn as they are.
+    """Level at which each layer is drawn: `level`, or the only level that a layer has.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def choose_level(layers: Sequence[Layer], level: int) -> dict[Layer, int]:
 
 
 def _check_places(levels: dict[Layer, int]) -> None:
-    # Writers do not agree on the translation of coarse levels: what lies within a voxel lies at the same place.
+    # Writers of OME-Zarr disagree on the translation of coarse levels: differences of up to a voxel are accepted.
     places = [(layer.name, layer.placement.translation_nm) for layer in levels if layer.placement]
     known = [place for _, place in places if place is not None]
     if known and (np.ptp(known, axis=0) > np.max(_voxel_sizes(levels), axis=0)).any():
@@ -65,7 +65,7 @@ def _check_places(levels: dict[Layer, int]) -> None:
 
 
 def _voxel_sizes(levels: dict[Layer, int]) -> list[Any]:
-    # Of the levels that are drawn, in nanometres.
+    # Edges of a voxel of each level that is drawn, in nanometres.
     return [np.multiply(layer.voxel_size_nm, layer.factors(n)) for layer, n in levels.items() if layer.voxel_size_nm]
 
 
@@ -74,9 +74,9 @@ def _say(found: Sequence[tuple[str, Any]]) -> str:
 
 
 def choose_box(shape: Triple, spans: Sequence[slice] | None = None, chosen: int = CHOSEN) -> Box:
-    """Box of the spans along z, y, x, cut to the volume's bounds where they are open.
+    """Box of the spans along z, y, x; an open end is that of the volume.
 
-    Where no spans are given it is the centre of the volume, `chosen` voxels along an axis at most.
+    Without spans it is the centre of the volume, at most `chosen` voxels along an axis.
 
     Raises
     ------
@@ -108,12 +108,12 @@ def choose_box(shape: Triple, spans: Sequence[slice] | None = None, chosen: int 
 
 
 def choose_planes(box: Box, planes: Sequence[int] | None = None) -> Triple:
-    """Positions (z, y, x) of three planes in a box; its middle where none are given.
+    """Positions (z, y, x) of three planes in a box; without `planes`, those through its middle.
 
     Raises
     ------
     ValueError
-        When one is outside.
+        When a plane is outside the box.
 
     Examples
     --------
@@ -158,20 +158,20 @@ def draw_sections(
 ) -> "Figure":
     """Draw each layer in three planes of a box; labels lie over the first image. Only these planes are read.
 
-    A plane has the proportions of its voxels, but where it would be a line: then it is stretched to be seen.
+    A plane is drawn in its true proportions, unless it would be a line: then it is stretched to be seen.
 
     Parameters
     ----------
     layers : sequence of Layer
-        What to draw, a column each.
+        What to draw, one column for each.
     spans : sequence of 3 slice, optional
         Box in voxels of the level; by default the centre, up to 512 voxels along an axis.
     level : int
-        Level of the layers that have several.
+        Level to draw of the layers that have several.
     planes : sequence of 3 int, optional
         Positions (z, y, x) of the planes; by default the middle of the box.
     seed : int
-        Another seed is another choice of colours.
+        Another seed gives the labels other colours.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def draw_sections(
 
 
 def _set_ticks(axes: Any, width: float, digits: int) -> None:
-    # At whole voxels, in full, and only as many below a picture of this width as there is room for.
+    # Ticks are at whole voxels, with all digits, and only as many as fit below a picture of this width.
     axes.tick_params(labelsize=FONT, length=2, width=0.5)
     axes.locator_params(integer=True, min_n_ticks=1)
     axes.locator_params("x", nbins=max(1, int(72 * width / (FONT * (digits + 1)))))
@@ -220,7 +220,7 @@ def _set_ticks(axes: Any, width: float, digits: int) -> None:
 
 
 def _draw_wheels(row: Sequence[Any], are_flows: Sequence[bool]) -> None:
-    # What the colours of a flow mean, below its planes.
+    # The legend of a flow's colours, below its planes.
     for axes, is_flow in zip(row, are_flows, strict=True):
         axes.set_axis_off()
         if is_flow:

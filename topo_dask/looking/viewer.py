@@ -1,4 +1,4 @@
-"""A viewer in the browser: Neuroglancer, fed from zarr by this process, chunk by chunk as they come into view."""
+"""A viewer in the browser: Neuroglancer. This process reads each chunk from zarr when it comes into view."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from ..stores.multiscales import Placement
 from .layers import Layer
 
 MOST_MESHED = 2**25
-"""Voxels of a level of which surfaces are made: that needs all of it in memory."""
+"""Most voxels of a level from which surfaces are made: that takes the whole level in memory."""
 
 FLOW_SHADER = """
 void main() {
@@ -31,7 +31,7 @@ void main() {
 
 
 class _Lazy:
-    """One level as an array that reads what is asked of it, in a type that the viewer knows."""
+    """One level as an array that reads the voxels asked for, in a type that the viewer knows."""
 
     def __init__(self, layer: Layer, level: int) -> None:
         array = layer.levels[level]
@@ -65,7 +65,7 @@ def _shown_as(dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:
 
 
 class Pyramid(LocalVolume):  # type: ignore[misc]
-    """Volume that answers a request for a coarse scale from the stored level nearest to it.
+    """Volume that serves a coarse scale from the coarsest stored level that divides it.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Pyramid(LocalVolume):  # type: ignore[misc]
 
 
 def _usable_levels(layer: Layer) -> list[tuple[int, tuple[int, ...]]]:
-    # Levels that are whole multiples of the finest: what does not divide cannot stand for a scale of the viewer.
+    # Levels whose voxels are whole multiples of the finest ones: the viewer's scales are such multiples.
     leading = (1,) if layer.kind == "flow" else ()
     found = []
     for n in range(len(layer.levels)):
@@ -126,10 +126,11 @@ def _local_volume(make: Any, layer: Layer, level: int, factors: tuple[int, ...],
 
 
 def _corner(layer: Layer, first: Layer) -> list[float]:
-    # Of the first voxel, in voxels of the layer; metadata tell of its centre. A first layer that is not moved is at 0.
+    # Corner of the first voxel, in voxels of the layer; metadata give its centre. Without a translation, the corner of
+    # the first layer is at 0.
     place = layer.placement or Placement()
     size, centre = place.voxel_size_nm, place.translation_nm
-    if size is None or centre is None:  # lengths of no unit compare with nothing but the layer's own voxels
+    if size is None or centre is None:  # without a unit, lengths only compare with the layer's own voxels
         return [t / s for t, s in zip(place.translation, place.scale, strict=True)]
     half = first.voxel_size_nm or size
     return [(t - s / 2 + h / 2) / s for t, s, h in zip(centre, size, half, strict=True)]
@@ -149,7 +150,7 @@ def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: in
     Parameters
     ----------
     layers : sequence of Layer
-        What to show, each at its place in space; layers that do not know theirs are put where the first is that does.
+        What to show, each at its place in space. A layer without one gets that of the first layer that has one.
     address : str
         Address to listen on; ``"127.0.0.1"`` is this machine only.
     port : int

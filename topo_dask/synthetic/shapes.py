@@ -26,8 +26,8 @@ def blobs(
     seed : int, default 0
         Seed of the random numbers.
     radius : tuple of float, default (7.5, 13.8)
-        Lowest and highest semi-axis, voxels, at least 1; each axis of each object is drawn by itself. 600 objects of
-        the default fill about 17 % of 256**3 voxels.
+        Lowest and highest semi-axis in voxels, at least 1; each axis of each object is drawn independently. With the
+        default, 600 objects fill about 17 % of 256**3 voxels.
     margin : int, default 0
         Voxels left free along the faces of the volume; with 1 or more, tiles of the volume do not touch.
 
@@ -69,9 +69,8 @@ def tubes(
 ) -> np.ndarray:
     """Tubes around smooth random walks, a stand-in for mitochondria and neurites.
 
-    A walk takes steps of half a voxel and turns a little at each; at the faces of the volume it is reflected.
-    It ends where it would meet an earlier tube, and is drawn again when that leaves less than a quarter of
-    it.
+    A walk takes steps of half a voxel and turns a little at each; the faces of the volume reflect it. It ends where it
+    would meet an earlier tube; if less than a quarter of it is left, it is drawn again.
 
     Parameters
     ----------
@@ -135,7 +134,7 @@ def touching_plates(
 ) -> np.ndarray:
     """Stacks of slightly curved plates that touch face to face, a stand-in for cisternae and vesicles.
 
-    Nothing but the flow tells the plates of a stack apart.
+    Only the flow tells the plates of a stack apart.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def touching_plates(
     plates : int, default 5
         Plates in a stack.
     thickness : int, default 5
-        Voxels from one face of a plate to the other, more than a plate rises from one voxel to the next.
+        Voxels from one face of a plate to the other. It must exceed the rise of a plate from one voxel to the next.
     radius : tuple of float, default (14.0, 22.0)
         Lowest and highest radius of a stack, voxels.
     bend : float, default 4.0

@@ -29,7 +29,7 @@ class Tiling:
     flow : ndarray of float, shape (3, d, h, w)
         Flow of the tile.
     shape : tuple of int
-        (D, H, W) of the volume; no multiple of the tile is needed, objects are cut at the far faces.
+        (D, H, W) of the volume. It need not be a multiple of the tile's; objects are cut at the far faces.
 
     Raises
     ------
@@ -73,14 +73,14 @@ class Tiling:
     ) -> tuple["zarr.Array[Any]", "zarr.Array[Any]"]:
         """Write mask and flow as two new zarr v3 arrays, chunk by chunk.
 
-        The codec is Blosc with LZ4 and no shuffle, the fastest to encode and decode of those tried on float16
-        flow (Blosc LZ4 and Zstandard with and without shuffle, Zstandard alone): the background shrinks, the
-        vectors do not under any. Empty chunks are stored too: looking for them takes as long as encoding.
+        The codec is Blosc with LZ4 and no shuffle. Of the codecs tried on float16 flow (Blosc with LZ4 or Zstandard,
+        each with and without shuffle, and Zstandard alone) it encodes and decodes fastest; all of them shrink the
+        background, and none the vectors. Empty chunks are stored too: looking for them takes as long as encoding.
 
         Parameters
         ----------
         mask_path, flow_path : str or Path
-            Where nothing is yet. The mask is uint8 [1, D, H, W] (one class), 0 or 1; the flow [3, D, H, W].
+            Paths of the new arrays. The mask is uint8 [1, D, H, W] (one class), 0 or 1; the flow is [3, D, H, W].
         chunks : tuple of int, default (128, 128, 128)
             Chunk shape along z, y, x; a chunk of the flow holds all three components.
         dtype : str, default "float16"
@@ -96,7 +96,7 @@ class Tiling:
         Raises
         ------
         zarr.errors.ContainsArrayError
-            An array is there already.
+            There is an array at a path already.
         """
         mask = _new_array(mask_path, (1, *self.shape), (1, *chunks), "uint8")
         flow = _new_array(flow_path, (3, *self.shape), (3, *chunks), dtype)
