@@ -348,8 +348,8 @@ def _default_chunks(shape: Triple, semantic: Any) -> Triple:
 
 
 def _chunks_within(block: Triple, shape: Triple) -> Triple:
-    # Chunks that divide a block, so that two tasks never write one: a divisor of fair size, else the block itself.
-    # Where one block covers the axis, anything goes.
+    # Chunks that divide a block, so that no two tasks write the same chunk: a divisor of fair size, else the block
+    # itself. Along an axis that one block covers, any size will do.
     def edge(b: int, size: int) -> int:
         if b >= size or b <= MAX_CHUNK:
             return max(1, min(b, size, MAX_CHUNK))

@@ -1,4 +1,4 @@
-"""Runs in memory: NumPy in, NumPy out, the same stages and kernels over slabs of the arrays on all cores."""
+"""Runs in memory: NumPy in, NumPy out; the same stages and kernels work on slabs of the arrays, on all cores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,11 +21,12 @@ from .stages.tabulate import instance_columns
 from .stores.volumes import Foreground, HeldFlow, Output, Source
 
 SLAB_VOXELS = 1 << 20
-"""Least voxels of a slab: below that, starting its tasks costs more than it saves. Twice as many are enough: the next
-slab gets the memory of this one, while larger pieces go back to the system, which clears them anew."""
+"""Least voxels of a slab: for a smaller one, starting its tasks costs more than it saves. Slabs of twice as many are
+large enough: their memory is used again for the next slab, while larger pieces are given back to the system, which
+clears them each time."""
 
 SLAB_PLANES = 8
-"""Least planes of a slab that there are more of than the cores need: what ends or touches across the cuts is work."""
+"""Least planes of a slab, where there are more slabs than the cores need: objects that cross a cut cost work."""
 
 
 def slabs(shape: Triple, cores: int) -> BlockGrid:

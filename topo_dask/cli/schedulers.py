@@ -1,4 +1,4 @@
-"""Where the tasks of a command run."""
+"""Schedulers that do the tasks of a command: threads, processes, a local cluster or a cluster that is running."""
 
 import logging
 import signal
