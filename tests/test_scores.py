@@ -153,6 +153,30 @@ def test_rand_and_information_agree_with_skimage(pair, ignore):
         assert sorted([rand.precision, rand.recall]) == sorted(shares)  # 0.26 has them in the other order
 
 
+FIRST = 720_575_940_623_374_218
+"""Ids of this size, as of FlyWire, are the same as their neighbours in float64."""
+
+
+@pytest.mark.parametrize(
+    ("ignore", "kept"),
+    [
+        ((0, np.uint64(FIRST)), [FIRST + 1, FIRST + 2]),
+        (np.array([FIRST + 1], np.uint64), [FIRST, FIRST + 2]),
+        ((FIRST, np.int8(-1), 2**63 + 1, 2**64), [FIRST + 1, FIRST + 2]),
+        ((2**63, -(2**63) - 1), [FIRST, FIRST + 1, FIRST + 2]),
+        ((), [FIRST, FIRST + 1, FIRST + 2]),
+    ],
+)
+def test_large_ids_are_ignored_one_by_one(ignore, kept):
+    truth = np.array([FIRST, FIRST + 1, FIRST + 2], np.uint64)
+    assert contingency(truth, truth).without_truth(ignore).truth.tolist() == kept
+
+
+def test_ids_to_ignore_are_integers():
+    with pytest.raises(TypeError, match="float"):
+        adapted_rand_error(np.array([1, 2]), np.array([1, 2]), ignore=(0.5,))
+
+
 def test_rand_precision_falls_with_merges_and_recall_with_splits():
     whole, halves = np.ones(8, int), np.repeat([1, 2], 4)
     split, merge = adapted_rand_error(whole, halves), adapted_rand_error(halves, whole)

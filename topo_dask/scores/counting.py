@@ -7,6 +7,7 @@ the number of distinct pairs, not the volume.
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,8 +46,17 @@ class ContingencyTable:
             )
 
     def without_truth(self, ignore: Iterable[int]) -> "ContingencyTable":
-        """Return the table of the voxels whose true id is none of `ignore`."""
-        keep = ~np.isin(self.truth, list(ignore))
+        """Return the table of the voxels whose true id is none of `ignore`.
+
+        Raises
+        ------
+        TypeError
+            `ignore` holds something else than integers.
+        """
+        # NumPy turns a mix of int64 and uint64 into float64, in which different ids above 2**53 are the same.
+        bounds = np.iinfo(self.truth.dtype)
+        ids = [i for i in map(operator.index, ignore) if bounds.min <= i <= bounds.max]
+        keep = ~np.isin(self.truth, np.array(ids, self.truth.dtype))
         return ContingencyTable(self.truth[keep], self.labels[keep], self.counts[keep])
 
 

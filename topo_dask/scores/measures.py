@@ -91,7 +91,8 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        As for `contingency`; TypeError also when `labels` is missing, or there beside a table.
+        As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
+        `ignore` holds something else than integers.
 
     Notes
     -----
@@ -135,7 +136,8 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
     Raises
     ------
     TypeError, ValueError, OverflowError
-        As for `contingency`; TypeError also when `labels` is missing, or there beside a table.
+        As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
+        `ignore` holds something else than integers.
 
     Notes
     -----
