@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ AROUND = 4
 
 RADII = (16, 64)
 """Search radii tried in turn for the others, before the whole volume."""
+
+SPARSE = 2
+"""Voxels far from any label are searched by cell where their box holds more than this many times the voxels of these
+cells; the others together."""
 
 Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
 
@@ -104,7 +108,8 @@ def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray
             _search(points, group, near, radius, best, labels)
         left = left[best[left] > radius * radius]
     if len(left):
-        _search(points, left, candidates, None, best, labels)
+        for group in _far_groups(points, left):
+            _search(points, group, candidates, None, best, labels)
     return labels
 
 
@@ -131,6 +136,13 @@ def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDA
     ends = np.flatnonzero(np.diff(keys[order])) + 1
     del cells, keys
     yield from np.split(rows[order], ends)
+
+
+def _far_groups(points: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    # A search sweeps all voxels between its points, but far from any label each sweeps large parts of blocks, too.
+    groups = list(_by_cell(points, rows))
+    between = prod((np.ptp(points[rows], axis=0) + 1).tolist())
+    return groups if between > SPARSE * len(groups) * CELL**3 else [rows]
 
 
 def _search(
