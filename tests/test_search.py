@@ -1,14 +1,22 @@
 """The nearest label across blocks: ties, and what lies at the very radius of a search."""
 
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from blockwise import run_blocks
 from numpy.typing import NDArray
 
+from topo_dask import plan
 from topo_dask.blocks.geometry import Block, BlockGrid
+from topo_dask.config import ClassConfig
 from topo_dask.kernels.nearest import nearest_of
+from topo_dask.plan import Recipe
 from topo_dask.stages import search, seeds
+from topo_dask.stages.job import Job, View
 from topo_dask.stages.search import AROUND, RADII, Candidates, nearest_labels
 from topo_dask.stages.seeds import TABLE, SeedTable, file_table
 from topo_dask.stores.scratch import MemoryScratch
@@ -88,6 +96,56 @@ def test_voxels_far_from_any_label_in_all_cells_are_swept_at_once(monkeypatch: p
     found, boxes = swept(points, candidates(labels, 100), monkeypatch)
     assert found == naive_labels(points, labels)
     assert boxes == [49**3] * 2  # one for each block: no label is within the radii
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Blocks whose voxels the searches of the block in the middle read, and how often."""
+    found: Counter[str] = Counter()
+
+    def note(view: View, job: Job, block: Block) -> Any:
+        found.update([block.key])
+        return pieces(view, job, block)
+
+    def search_noting(work: Callable[..., None], job: Job, key: str, **more: Any) -> None:
+        with monkeypatch.context() as patch:
+            if key == "1.1.1":
+                patch.setattr(View, "pieces", note)
+            work(job, key, **more)
+
+    pieces = View.pieces
+    for name in ("absorb", "recover_orphans"):
+        monkeypatch.setattr(plan, name, partial(search_noting, getattr(plan, name)))
+    return found
+
+
+def test_blocks_are_not_read_again_for_each_instance(reads: Counter[str]) -> None:
+    rng = np.random.default_rng(0)
+    away = np.indices((96, 96))[..., None] - rng.integers(0, 96, (2, 1, 1, 60))
+    rods = (away**2).sum(axis=0).argmin(axis=-1)
+    labels = np.repeat(rods[None] + 1, 96, axis=0)
+    z, y, x = np.nonzero(rng.random(labels.shape) < 0.02)
+    shift = rng.integers(-9, 10, (2, len(z)))  # single voxels of a rod near by
+    labels[z, y, x] = 1 + rods[np.clip(y + shift[0], 0, 95), np.clip(x + shift[1], 0, 95)]
+    found = run_blocks(Recipe(split=True), (32, 32, 32), labels=labels)
+    np.testing.assert_array_equal(found, run_blocks(Recipe(split=True), (96, 96, 96), labels=labels))
+    assert len(reads) > 20
+    assert reads.total() <= 2 * 27
+
+
+def test_blocks_are_not_read_again_for_each_group_of_orphans(reads: Counter[str]) -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random((192, 192, 192)) < 0.01
+    for corner in np.ndindex(5, 5, 5):
+        mask[tuple(slice(40 * i + 14, 40 * i + 18) for i in corner)] = True  # these are kept
+    config = ClassConfig(group=3, n_steps=0, convergence_radius=1.5, min_size=30)
+    flow = np.zeros((3, *mask.shape), np.float32)
+    found, whole = (
+        run_blocks(Recipe.of(config), (edge,) * 3, config=config, mask=mask, flow=flow) for edge in (64, 192)
+    )
+    np.testing.assert_array_equal(found, whole)
+    assert len(reads) > 20
+    assert reads.total() <= 2 * 27
 
 
 def test_bundles_of_seeds_as_far_as_the_nearest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..kernels.labels import apply_lut
 from .job import ABSORBED, Job, View
-from .search import RECENT, Candidates, file_patch, nearest_labels
+from .search import RECENT, Candidates, file_patch, nearest_labels, octants_of
 from .seeds import SMALL, TABLE, SeedTable
 
 
@@ -23,15 +23,17 @@ def absorb(job: Job, key: str) -> None:
     ids = job.scratch.get("fragments.ids", key)["ids"]
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
     where = instances > 0
-    voxels, instances = np.flatnonzero(where), instances[where]
-    order = np.argsort(instances, kind="stable")
-    begins, ends = (np.searchsorted(instances, small["ids"], side, order) for side in ("left", "right"))
+    voxels, instances, octants = np.flatnonzero(where), instances[where], octants_of(where.shape)[where]
     labels = np.zeros(len(voxels), np.int32)
     table = SeedTable(job.scratch, TABLE)
-    for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        rows = order[begin:end]
-        points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
-        lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
-        span = int(small["lowest"][i]), int(small["highest"][i])
-        labels[rows] = nearest_labels(points, Candidates(job.grid, lower, upper, pieces, span))
+    for octant in range(8):
+        order = np.flatnonzero(octants == octant)
+        order = order[np.argsort(instances[order], kind="stable")]
+        begins, ends = (np.searchsorted(instances[order], small["ids"], side) for side in ("left", "right"))
+        for i in np.flatnonzero(begins < ends).tolist():
+            rows = order[begins[i] : ends[i]]
+            points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
+            lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
+            span = int(small["lowest"][i]), int(small["highest"][i])
+            labels[rows] = nearest_labels(points, Candidates(job.grid, lower, upper, pieces, span))
     file_patch(job, ABSORBED, block, where, labels)

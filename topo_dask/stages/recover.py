@@ -9,7 +9,7 @@ from ..blocks.geometry import z_order
 from ..blocks.memory import PARTICLES
 from ..kernels.labels import voxels_of
 from .job import Job, View
-from .search import RECENT, Candidates, file_patch, nearest_labels
+from .search import RECENT, Candidates, file_patch, nearest_labels, octants_of
 from .seeds import SeedTable, file_table
 
 SURVEY = "survey"
@@ -45,7 +45,11 @@ def recover_orphans(job: Job, key: str, view: View) -> None:
         boxes = table.near(0, table.end, points.min(axis=0), points.max(axis=0) + 1)
         return nearest_labels(points, Candidates(job.grid, *boxes, pieces))
 
-    parts = block.write.parts(PARTICLES)
-    some = (voxels_of(where[part.within(block.write)]) + np.array(part.start) for part in parts)
-    labels = np.concatenate([labels_of(points) for points in some if len(points)])
-    file_patch(job, "orphans", block, where, labels)
+    labels, octants = np.zeros(where.shape, np.int32), octants_of(where.shape)
+    for octant in range(8):
+        for part in block.write.parts(PARTICLES):
+            here = part.within(block.write)
+            mine = where[here] & (octants[here] == octant)
+            if mine.any():
+                labels[here][mine] = labels_of(voxels_of(mine) + np.array(part.start))
+    file_patch(job, "orphans", block, where, labels[where])

@@ -7,7 +7,7 @@ from math import isqrt, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box
+from ..blocks.geometry import Block, BlockGrid, Box, Triple
 from ..kernels.extents import measure
 from ..kernels.hashing import number_values
 from ..kernels.labels import pick_labels, scatter
@@ -17,8 +17,8 @@ from .job import Job, extent_columns
 CELL = 32
 """Edge of the cells by which voxels are searched together."""
 
-RECENT = 4
-"""Blocks whose voxels a task keeps at hand while it searches."""
+RECENT = 8
+"""Blocks whose voxels a task keeps at hand while it searches: the block itself and those next to one of its octants."""
 
 AROUND = 4
 """Radius in voxels within which each voxel is looked around by itself: most find their label there."""
@@ -79,6 +79,22 @@ class Candidates:
         block = self.block(row)
         numbers, labels = self.pieces(block)
         return pick_labels(numbers[window.within(block.write)], labels, *self.span)
+
+
+def octants_of(shape: Triple) -> NDArray[np.int8]:
+    """In which octant of a block each of its voxels lies, 0 to 7.
+
+    Voxels of one octant find their labels in the same `RECENT` blocks, where the radius is at most half a block.
+    Octants are numbered such that each shares a face with the one before, and so half of these blocks.
+
+    Examples
+    --------
+    >>> octants_of((2, 2, 2)).tolist()
+    [[[0, 1], [3, 2]], [[7, 6], [4, 5]]]
+    """
+    z, y, x = np.ix_(*((np.arange(n) >= n // 2).astype(np.int8) for n in shape))
+    octants: NDArray[np.int8] = 4 * z + 2 * (z ^ y) + (z ^ y ^ x)
+    return octants
 
 
 def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
