@@ -16,7 +16,7 @@ from topo_dask import in_memory
 from topo_dask.config import ClassConfig
 from topo_dask.kernels import tracking
 from topo_dask.plan import Recipe
-from topo_dask.stages import recover, track
+from topo_dask.stages import recover, search, track
 
 contract = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -27,10 +27,15 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def draw_parts(patch: pytest.MonkeyPatch, data: st.DataObject) -> None:
-    """All voxels of such blocks are one part, in few tiles; let them be many."""
+    """All voxels of such blocks are one part, in few tiles, and near each other; let them be many, and far."""
     particles = data.draw(st.sampled_from([1 << 20, 1, 12, 50]), label="particles of a part")
     patch.setattr(track, "PARTICLES", particles)
     patch.setattr(recover, "PARTICLES", particles)
+    around, radii, cell = data.draw(
+        st.sampled_from([(4, (16, 64), 32), (0, (1, 2), 1), (1, (2, 3), 2)]), label="search"
+    )
+    for name, value in {"AROUND": around, "RADII": radii, "CELL": cell}.items():
+        patch.setattr(search, name, value)
     patch.setattr(tracking, "TILE", data.draw(st.sampled_from([(4, 8, 8), (1, 2, 3), (2, 2, 2)]), label="tile"))
 
 
