@@ -27,6 +27,12 @@ def _fixed(x: np.ndarray) -> np.ndarray:
     return np.rint(x * UNIT).astype(np.int64)
 
 
+def _used(flow: np.ndarray) -> np.ndarray:
+    """The flow in its own type where that is float32 or float64, else in float32."""
+    is_double = flow.dtype.kind == "f" and flow.dtype.itemsize == 8
+    return flow.astype(np.float64 if is_double else np.float32)
+
+
 def _sum_of_squares(v: np.ndarray) -> np.ndarray:
     """|v|^2 of vectors [N, 3], added up as (z + y) + x."""
     z, y, x = v.T
@@ -68,8 +74,7 @@ def _label_of_nearest(points: np.ndarray, sources: np.ndarray, labels: np.ndarra
 def track_flows(
     sem_mask: np.ndarray, flow: np.ndarray, n_steps: int, step_size: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    is_double = flow.dtype.kind == "f" and flow.dtype.itemsize == 8
-    flow = flow.astype(np.float64 if is_double else np.float32)
+    flow = _used(flow)
     step = flow.dtype.type(step_size)
     last = np.array(sem_mask.shape)[:, None] - 1
     fg_coords = np.argwhere(sem_mask)
@@ -187,6 +192,7 @@ def _contacts(labels: np.ndarray, flow: np.ndarray, head_on: bool) -> tuple[np.n
     The score of a face is the dot product of the flow on its two sides; head_on adds how much the two flows
     run into each other across it.
     """
+    flow = _used(flow)
     pairs, scores = [], []
     for axis in range(3):
         a = tuple(slice(None, -1) if k == axis else slice(None) for k in range(3))
@@ -238,6 +244,7 @@ def agglomerate(instances: np.ndarray, flow: np.ndarray, threshold: float = 0.0)
 
 
 def remove_bad_flow_masks(instances: np.ndarray, pred_flow: np.ndarray, threshold: float = 0.4) -> np.ndarray:
+    flow = _used(pred_flow)
     kept = instances.copy()
     for k in _ids(instances):
         mask = instances == k
@@ -245,7 +252,7 @@ def remove_bad_flow_masks(instances: np.ndarray, pred_flow: np.ndarray, threshol
         to_centre = voxels.sum(axis=0) / len(voxels) - voxels
         length = np.sqrt(_sum_of_squares(to_centre))
         unit = to_centre / np.maximum(length, 1e-8)[:, None]
-        squared = _sum_of_squares(unit - pred_flow[:, mask].T.astype(np.float64))
+        squared = _sum_of_squares(unit - flow[:, mask].T.astype(np.float64))
         error = (int(_fixed(squared).sum()) / UNIT) / (3 * len(voxels))
         if error > threshold:
             kept[mask] = 0

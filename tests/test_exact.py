@@ -143,6 +143,15 @@ def test_label_functions_equal_naive(data: st.DataObject) -> None:
     same(labels, before)
 
 
+@pytest.mark.parametrize("name", ["merge_adjacent", "agglomerate"])
+def test_integer_flow_is_used_as_float32(name: str) -> None:
+    labels, flow = np.array([[[1, 2]]]), np.zeros((3, 1, 1, 2), np.int64)
+    flow[0] = 2**24 + 1, 1  # the first is 2**24 in float32, and the score of the contact with it: not above that
+    expected = getattr(naive, name)(labels, flow, 2.0**24)
+    same(getattr(topo_dask, name)(labels, flow, 2.0**24), expected)
+    same(expected, labels.astype(np.int32))
+
+
 @contract
 @given(st.data())
 def test_agglomeration_in_tiers_equals_naive(data: st.DataObject) -> None:

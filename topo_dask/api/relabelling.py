@@ -195,8 +195,9 @@ def merge_adjacent(
     ----------
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
-    flow : array of float, shape (3, D, H, W)
+    flow : array of real numbers, shape (3, D, H, W)
         Vectors (dz, dy, dx), about one voxel long: the threshold is compared with products of their lengths.
+        Integers and float16 are converted to float32 first.
     dot_threshold : float
         Mean dot product above which two labels are united.
     block_shape : sequence of 3 int, optional
@@ -261,8 +262,9 @@ def agglomerate(
     ----------
     instances : array of int, shape (D, H, W)
         Labels, 0 background.
-    flow : array of float, shape (3, D, H, W)
+    flow : array of real numbers, shape (3, D, H, W)
         Vectors (dz, dy, dx), about one voxel long: other lengths change how much the two terms of the score weigh.
+        Integers and float16 are converted to float32 first.
     threshold : float
         Mean score above which two groups are united.
     block_shape : sequence of 3 int, optional
@@ -330,8 +332,9 @@ def remove_bad_flow_masks(
     ----------
     instances : array of int, shape (D, H, W)
         Labels, 0 background; not modified.
-    pred_flow : array of float, shape (3, D, H, W)
+    pred_flow : array of real numbers, shape (3, D, H, W)
         Vectors (dz, dy, dx), about one voxel long: they are compared with unit vectors, in length too.
+        Integers and float16 are converted to float32 first.
     threshold : float
         Largest mean squared difference, over voxels and the three components, of an instance that is kept. Meant for
         direct flow of unit length; flow of the diffusion kind errs more.
