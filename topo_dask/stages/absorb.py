@@ -1,4 +1,4 @@
-"""Give the voxels of small fragments the label of the nearest large one of their instance, at any distance."""
+"""Give the voxels of small fragments the label of the nearest large fragment of their instance, at any distance."""
 
 from functools import lru_cache, partial
 
@@ -13,8 +13,9 @@ from .seeds import SMALL, TABLE, SeedTable
 def absorb(job: Job, key: str) -> None:
     """Give each voxel of a block's small fragments the label of the nearest large fragment of its instance.
 
-    Whatever the instances, a task holds what it does of its own block, the pieces of `RECENT` blocks and what a
-    `SeedTable` does; for the instance that it is at, 48 bytes for each other block that may hold a nearest seed.
+    The memory of a task does not depend on how many instances there are or how large they are. It holds the arrays of
+    its own block, the pieces of `RECENT` blocks and the bundles of a `SeedTable`. For the instance it works on it also
+    holds 48 bytes for each other block that may contain the nearest seed.
     """
     block = job.grid.named(key)
     small = job.scratch.get(SMALL, key)

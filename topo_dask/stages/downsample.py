@@ -1,4 +1,4 @@
-"""Fill the coarser levels of a pyramid, each from the one before it."""
+"""Fill the coarser levels of a pyramid, each from the level before it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,11 @@ def coarse_labels(finer: Source, box: Box, factors: Factors) -> NDArray[np.int32
     Parameters
     ----------
     finer : Source of int32, shape (D, H, W)
-        The level before it.
+        The level before the coarser one.
     box : Box
         Voxels of the coarser level.
     factors : tuple of 3 int
-        Voxels of the finer level for one of the coarser along z, y, x.
+        How many voxels of the finer level make one voxel of the coarser level, along z, y, x.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def coarse_labels(finer: Source, box: Box, factors: Factors) -> NDArray[np.int32
 
     Notes
     -----
-    The finer level is read in pieces of about the box's own shape, so that the task takes no more than others.
+    The finer level is read in pieces of about the shape of `box`, so that the task takes no more memory than others.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def _pieces(shape: Triple, factors: Factors) -> Triple:
 
 
 def downsample(job: Job, key: str, kind: str, factors: Factors) -> None:
-    """Write a block of a coarser level to the output; the job is that level's, see `Job.at`."""
+    """Write a block of a coarser level to the output; `job` is the job as that level sees it, see `Job.at`."""
     assert job.labels is not None
     assert job.output is not None
     box = job.grid.named(key).write

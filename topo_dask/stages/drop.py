@@ -1,4 +1,4 @@
-"""Measure how badly the flow fits each instance, and drop those that it fits worst."""
+"""Measure the flow error of each instance, and drop the instances with too large an error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ def measure_errors(job: Job, key: str, view: View) -> None:
 
 @dataclass(frozen=True)
 class Dropped:
-    """What was dropped on the way to the labels of a class.
+    """Counts of the instances of a class that were dropped.
 
     Parameters
     ----------
     foreground : bool
-        Whether there was anything: a voxel above the threshold.
+        Whether there was any foreground: a voxel above the threshold.
     small, largest : int
-        Instances with too few voxels, and the voxels of the largest of them.
+        Number of instances with too few voxels, and the voxels of the largest of them.
     bad : int
-        Instances with too large a flow error.
+        Number of instances with too large a flow error.
     least_error : float
         The least flow error of these.
     """
@@ -57,9 +57,10 @@ class Dropped:
 
 
 def count_dropped(job: Job, kinds: Sequence[str], *, drops: bool) -> Dropped:
-    """What the stages of a job have dropped: for their size as filed in these kinds, for their flow error if it did.
+    """Count the instances that the stages of a job have dropped.
 
-    It is counted in tables that are there: no voxel is read.
+    Bundles of these kinds hold the counts of those dropped for their size; `drops` says whether the job also drops
+    instances for their flow error. No voxel is read.
     """
     if not listed(job.scratch, "numbers"):
         return Dropped(foreground=False)
@@ -73,7 +74,7 @@ def count_dropped(job: Job, kinds: Sequence[str], *, drops: bool) -> Dropped:
 
 
 def drop(job: Job, threshold: float) -> None:
-    """Combine the flow errors, drop instances above the threshold and file a look-up table a block."""
+    """Combine the flow errors, drop instances above the threshold and file a look-up table for each block."""
     table = extents_of(job.scratch.get("tabulate", ALL))
     sums = np.zeros(len(table.counts), np.int64)
     rows, columns = read_columns(job, "errors", ("ids", "sums"))

@@ -1,8 +1,9 @@
-"""Agglomerate region by region, exactly, so that only what no region can decide is left for the whole.
+"""Agglomerate region by region, exactly. Only contacts that no region can decide are left for the whole volume.
 
-The regions of tier k are ``2**k`` blocks wide; tier 0 are the blocks. Each region adds up the contact tables of the
-regions in it, unites what the whole table is certain to unite (`agglomerate_contacts` with frozen nodes), and passes
-the rest on: contacts of instances that reach out of it, and of those that wait for them.
+The regions of tier k are ``2**k`` blocks wide; the regions of tier 0 are the blocks. Each region adds up the contact
+tables of the regions in it. It unites those instances that the table of the whole volume would certainly unite too
+(`agglomerate_contacts` with frozen nodes). It passes on the other contacts: those of instances that reach out of the
+region, and those of instances whose union depends on them.
 """
 
 import numpy as np
@@ -15,17 +16,17 @@ from .job import Job
 
 
 def contacts_kind(tier: int) -> str:
-    """Kind of the bundles that hold the contact tables which a tier leaves; -1 are those of the blocks."""
+    """Kind of the bundles with the contact tables that a tier leaves; tier -1 stands for the tables of the blocks."""
     return "contacts" if tier < 0 else f"gather.{tier}"
 
 
 def table_of(bundle: Arrays) -> Table:
-    """Contact table in a bundle."""
+    """Contact table that a bundle holds."""
     return bundle["pairs"], bundle["sums"], bundle["faces"]
 
 
 def enclose(job: Job) -> None:
-    """File for each block at which tier a region holds all contacts of an instance, for all in its contact table."""
+    """File, for each instance in a block's contact table, the tier from which on one region holds all its contacts."""
     blocks = job.occupied("contacts")
     tables = job.scratch.get_each("contacts", (block.key for block in blocks))
     parts = [np.unique(table["pairs"]) for table in tables]
@@ -47,14 +48,14 @@ def enclose(job: Job) -> None:
 
 
 def gather(job: Job, key: str, tier: int, threshold: float) -> None:
-    """Unite inside one region, and file who was united and the contacts that are left.
+    """Unite instances inside one region; file which were united, and the contacts that are left.
 
     Parameters
     ----------
     job : Job
-        Its grid is that of the regions of this tier.
+        The job; the blocks of its grid are the regions of this tier.
     tier : int
-        Level of the region.
+        Tier of the region.
     threshold : float
         Mean score above which instances are united.
     """
@@ -82,7 +83,7 @@ def _bundles_below(job: Job, key: str, tier: int) -> list[Arrays]:
 
 
 def _reach_of(nodes: NDArray[np.int64], bundles: list[Arrays]) -> NDArray[np.uint8]:
-    # Level at which a region holds all contacts of a node: every bundle that knows the node says the same.
+    # Tier from which on a region holds all contacts of a node. All bundles that know a node agree on it.
     reach = np.zeros(len(nodes), np.uint8)
     for bundle in bundles:
         reach[np.searchsorted(nodes, bundle["nodes"])] = bundle["tiers"]

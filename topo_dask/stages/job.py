@@ -1,4 +1,4 @@
-"""What the passes share: what a task knows of its run, the labels as they stand between two stages, tables as one."""
+"""What all stages share: the job, the view of the labels between two stages, and tables that span all blocks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,25 +23,25 @@ ABSORBED = "absorb"
 """Kind of the bundles that give the voxels of small fragments a label."""
 
 ALL = "all"
-"""Key of a bundle that is one for the whole volume."""
+"""Key of a bundle of which there is one for the whole volume."""
 
 BlockRows = list[tuple[Block, slice]]
-"""Each block, and its rows in columns that are those of all blocks one after the other."""
+"""Each block, and the slice of its rows in columns that hold the rows of all blocks one after the other."""
 
 Columns = tuple[tuple[str, str], ...]
-"""Columns of tables in scratch, the kind of bundle and the name in it, whose rows add up."""
+"""Columns in scratch whose numbers of rows add up: for each, the kind of bundle and the name of the column."""
 
 
 @dataclass(frozen=True)
 class CoarserLevel:
-    """A level of the output's pyramid, in blocks of the same shape as those of all others.
+    """A coarser level of the output's pyramid. All levels have blocks of the same shape.
 
     Parameters
     ----------
     factors : tuple of 3 int
-        Voxels of the level before it for one of its own, along z, y, x: as many of its blocks make one block here.
+        How many voxels of the level before make one voxel of this one, along z, y, x. As many blocks make one block.
     output : Output
-        Where its labels go.
+        Where the labels of the level are written.
     """
 
     factors: Factors
@@ -50,12 +50,12 @@ class CoarserLevel:
 
 @dataclass(frozen=True)
 class Job:
-    """One class of one run: everything that its tasks share. Small, and pickled with each of them.
+    """Everything that the tasks of one class of one run share. It is small, and pickled with each task.
 
     Parameters
     ----------
     name : str
-        Name of the class, for messages; empty where there is none.
+        Name of the class, for messages; empty when the job has no class name.
     grid : BlockGrid
         Blocks of the volume.
     config : ClassConfig
@@ -63,17 +63,17 @@ class Job:
     foreground : Foreground, optional
         Foreground; None when the job starts from labels.
     flow : Flow, optional
-        Flow; None where no stage needs one.
+        Flow; None when no stage needs it.
     labels : Source, optional
         Labels that the job starts from.
     scratch : Scratch
         Where the stages file their products.
     output : Output, optional
-        Where the labels go; None when they are asked for block by block.
+        Where the labels are written; None when the caller asks for them block by block.
     levels : tuple of CoarserLevel
         The coarser levels of the output, if it has any.
     allowed_mem : int, optional
-        Bytes that a global step may take; None where nobody set a limit.
+        Bytes that a global stage may take; None when there is no limit.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Job:
 
 
 def admit_rows(job: Job, step: str, tables: Iterable[Columns]) -> None:
-    """Raise MemoryError when the longest of the tables has more rows than a global step may take at once."""
+    """Raise MemoryError when the longest of the tables has more rows than a global stage may hold at once."""
     if job.allowed_mem is None:
         return
     rows = (sum(count_rows(job.scratch, *column) for column in columns) for columns in tables)
@@ -132,8 +132,8 @@ class View:
     lut : str
         Kind of the bundles that give each piece its label.
     patches : tuple of str
-        Kinds of the bundles that change single voxels, in order. Every block has one of each kind, but for `ABSORBED`,
-        which only blocks have whose table leaves a piece without a label.
+        Kinds of the bundles that change single voxels, in order. Every block has a bundle of each kind, except for
+        `ABSORBED`: only blocks whose look-up table leaves a piece without a label have one of these.
     """
 
     numbers: str
@@ -141,7 +141,7 @@ class View:
     patches: tuple[str, ...] = ()
 
     def pieces(self, job: Job, block: Block) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
-        """Piece of each of a block's own voxels, from 1, and the label of each piece, 0 for one that has none."""
+        """Piece of each of a block's own voxels, from 1, and the label of each piece, 0 for a piece without a label."""
         numbers = job.scratch.get(self.numbers, block.key)["numbers"]
         labels = [job.scratch.get(self.lut, block.key)["lut"]]
         for kind in self._patched(labels[0]):
@@ -159,7 +159,7 @@ class View:
         luts, again = tee(job.scratch.get_each(self.lut, keys))
         absorbed = (key for key, table in zip(keys, again, strict=True) if ABSORBED in self._patched(table["lut"]))
         pieces = job.scratch.get_each(f"{self.numbers}.extents", keys)
-        columns = ("ids", *EXTENT_COLUMNS)  # the voxels of several patches would be too much
+        columns = ("ids", *EXTENT_COLUMNS)  # without the voxels, of which several patches hold too many
         patches = {
             kind: job.scratch.get_each(kind, absorbed if kind == ABSORBED else keys, columns) for kind in self.patches
         }
@@ -176,7 +176,7 @@ class View:
         return apply_lut(*self.pieces(job, block))
 
     def _patched(self, lut: NDArray[np.int32]) -> list[str]:
-        # Which patches a block has is known, so that one that is lost, or that a store denies, is an error.
+        # The table tells which patches a block has, so that a lost patch, or one that a store denies, is an error.
         return [kind for kind in self.patches if kind != ABSORBED or not lut.all()]
 
 
@@ -191,7 +191,7 @@ def extent_columns(extents: Extents) -> dict[str, NDArray[np.int64]]:
 
 
 def concatenate_extents(parts: Iterable[Extents]) -> Extents:
-    """Rows of several tables, one after the other."""
+    """One table with the rows of several, one after the other."""
     columns = zip(*(tuple(getattr(part, name) for name in EXTENT_COLUMNS) for part in parts), strict=True)
     return Extents(*(np.concatenate(column) for column in columns))
 
@@ -216,7 +216,10 @@ def dropped_kind(stage: str) -> str:
 
 
 def file_dropped(job: Job, stage: str, voxels: NDArray[np.int64], min_size: int) -> None:
-    """File how many instances, of so many voxels each, are too small, and the voxels of the largest of them."""
+    """File how many instances are too small, and the voxels of the largest of these.
+
+    `voxels` holds the voxels of each instance, and zeros.
+    """
     small = voxels[(voxels > 0) & (voxels < min_size)]
     job.scratch.put(dropped_kind(stage), ALL, small=np.array([len(small), small.max(initial=0)]))
 

@@ -1,4 +1,4 @@
-"""The global step that turns the pieces numbered in each block into provisional instances."""
+"""The global stage that turns the pieces numbered in each block into provisional instances."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,13 +15,14 @@ Sinks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Cells, counts [S] and sums [S, 3] of a sink table."""
 
 BATCH_ROWS = 1 << 20
-"""Cells of sink tables that are held at least before they are merged."""
+"""Least number of cells that are collected from sink tables before they are merged."""
 
 
 def combine_sinks(scratch: Scratch, keys: Sequence[str]) -> Sinks:
-    """Add up the sink tables of blocks: one row a cell, in ascending order.
+    """Add up the sink tables of blocks: one row for each cell, in ascending order.
 
-    They are read twice, one at a time: for the cells, which occur once in each table, and for what adds up in them.
+    The tables are read twice, one at a time: first for the cells, then for the counts and sums to add up. A cell
+    occurs once in each table.
     """
     cells = _distinct(table["ids"] for table in scratch.get_each("track", keys))
     counts, sums = np.zeros(len(cells), np.int64), np.zeros((len(cells), 3), np.int64)
@@ -33,7 +34,7 @@ def combine_sinks(scratch: Scratch, keys: Sequence[str]) -> Sinks:
 
 
 def _distinct(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    # Some parts at a time, so that they are never held together.
+    # Merges a few parts at a time, so that all parts are never held together.
     distinct, waiting, n = np.empty(0, np.int64), list[NDArray[np.int64]](), 0
     for part in parts:
         waiting.append(part)
@@ -53,7 +54,7 @@ def _merge(distinct: NDArray[np.int64], waiting: list[NDArray[np.int64]]) -> NDA
 
 
 def _places(cells: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    # Where ids are among the cells; looked up in ascending order, which stays in the cache.
+    # Finds the row of each id in the cells. Ids are looked up in ascending order, which stays in the cache.
     order = np.argsort(ids)
     places = np.empty(len(ids), np.int64)
     places[order] = np.searchsorted(cells, ids[order])
@@ -61,7 +62,7 @@ def _places(cells: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def link(job: Job, min_size: int) -> None:
-    """Combine the sink tables, link the sinks, drop small instances and file a look-up table a block.
+    """Combine the sink tables, link the sinks, drop small instances and file a look-up table for each block.
 
     Instances are numbered by their lowest cell.
     """
@@ -84,7 +85,7 @@ def link(job: Job, min_size: int) -> None:
 
 
 def collect(job: Job, min_size: int) -> None:
-    """Number the labels that a job starts from 1..n in ascending order, small ones dropped."""
+    """Drop small instances of the labels that a job starts from, and number the others 1..n in ascending order."""
     rows, columns = read_columns(job, "localise", ("ids",))
     if not rows:
         return

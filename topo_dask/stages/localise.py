@@ -1,4 +1,4 @@
-"""Number the labels of a block, for the jobs that start from labels."""
+"""Number the labels of a block, for jobs that start from labels."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def localise(job: Job, key: str) -> None:
         return
     if labels.dtype.kind == "i" and labels.min() < 0:
         raise ValueError(f"{job.labels.name} must not be negative, got {labels.min()} in block {key}")
-    # uint64 goes through int64 and back: numbering asks only whether two labels are the same.
+    # uint64 is viewed as int64 here: numbering only asks whether two labels are the same.
     ids, voxel_numbers = number_values(labels[mask].astype(np.uint64).view(np.int64))
     file_numbers(job, block, scatter(mask, voxel_numbers), len(ids))
     job.scratch.put("localise", key, ids=ids.view(np.uint64))

@@ -1,4 +1,4 @@
-"""Give orphans, foreground without a label, that of the nearest labelled voxel, at any distance."""
+"""Give orphans (foreground voxels without a label) the label of the nearest labelled voxel, at any distance."""
 
 from functools import lru_cache, partial
 
@@ -13,11 +13,11 @@ from .search import RECENT, Candidates, file_patch, nearest_labels, octants_of
 from .seeds import SeedTable, file_table
 
 SURVEY = "survey"
-"""Kind of the bundles that say where labelled voxels are: a row a block, in Z-order."""
+"""Kind of the bundles that say where labelled voxels are: one row for each block, in Z-order."""
 
 
 def survey(job: Job) -> None:
-    """File in which box of each block its labelled voxels lie: where orphans look for labels."""
+    """File the box of the labelled voxels of each block: orphans look for labels there."""
     blocks = sorted(job.occupied("fragments"), key=lambda block: z_order(block.block_id))
     lower, upper = np.empty((2, len(blocks), 3), np.int64)
     n = 0
@@ -31,8 +31,8 @@ def survey(job: Job) -> None:
 def recover_orphans(job: Job, key: str, view: View) -> None:
     """Give each foreground voxel of a block that has no label the label of the nearest labelled voxel.
 
-    However many blocks there are, a task holds what it does of its own block, the pieces of `RECENT` blocks, what a
-    `SeedTable` does, and 48 bytes for each other block that may hold a nearest labelled voxel.
+    A task holds the arrays of its own block, the pieces of `RECENT` blocks, the bundles of a `SeedTable`, and 48 bytes
+    for each other block that may contain the nearest labelled voxel; no more, however many blocks there are.
     """
     block = job.grid.named(key)
     where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)

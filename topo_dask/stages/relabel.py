@@ -8,7 +8,7 @@ from .job import Job, View
 
 
 def final_labels(job: Job, key: str, view: View, drops: bool) -> NDArray[np.int32]:
-    """Labels of a block as they stand after all stages; `drops` says whether instances were dropped at the end."""
+    """Final labels of a block; `drops` says whether instances were dropped for their flow error at the end."""
     numbers, labels = view.pieces(job, job.grid.named(key))
     if drops:
         kept = job.scratch.get("drop.luts", key)

@@ -1,4 +1,4 @@
-"""The label of the nearest labelled voxel, at any distance: block by block, from the nearest block on."""
+"""Find the label of the nearest labelled voxel, at any distance. The nearest blocks are searched first."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,27 +15,27 @@ from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of, 
 from .job import Job, extent_columns
 
 CELL = 32
-"""Edge of the cells by which voxels are searched together."""
+"""Edge of a cell in voxels: the voxels of one cell are searched for together."""
 
 RECENT = 8
 """Blocks whose voxels a task keeps at hand while it searches: the block itself and those next to one of its octants."""
 
 AROUND = 4
-"""Radius in voxels within which each voxel is looked around by itself: most find their label there."""
+"""Radius in voxels of the first search, which looks around each voxel by itself: most voxels find their label there."""
 
 RADII = (16, 64)
-"""Search radii tried in turn for the others, before the whole volume."""
+"""Radii in voxels of the next searches, for voxels without a label so far. The last search has no bound."""
 
 SPARSE = 2
-"""Voxels far from any label are searched by cell where their box holds more than this many times the voxels of these
-cells; the others together."""
+"""The last search goes cell by cell when the box around all voxels left holds more than this many times the voxels of
+the cells they lie in. Otherwise one sweep over the box is faster."""
 
 Pieces = Callable[[Block], tuple[NDArray[np.uint32], NDArray[np.int32]]]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Boxes that may hold labelled voxels, one a block, and how to read these.
+    """Boxes that may hold labelled voxels, one for each block, and how to read the labels.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Candidates:
     lower, upper : ndarray of int64, shape (M, 3)
         The box of labelled voxels of each block.
     pieces : callable
-        Numbered pieces of a block, and the label of each.
+        Returns the numbered pieces of a block, and the label of each piece.
     span : tuple of 2 int
-        First and last label that counts as one.
+        Lowest and highest label that counts as a label here.
     """
 
     grid: BlockGrid
@@ -56,11 +56,11 @@ class Candidates:
     span: tuple[int, int] = (1, int(np.iinfo(np.int32).max))
 
     def distances2(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Smallest squared distance of a box to the voxels of each block's box."""
+        """Smallest squared distance between a voxel of a box and a voxel of each block's box."""
         return box_distances2(start, stop, self.lower, self.upper)
 
     def near(self, points: NDArray[np.int64], radius: int) -> "Candidates":
-        """Those within a radius of the box of some points, so that a search need not look at all."""
+        """The candidates within a radius of the box around some points: a search then looks at fewer."""
         kept = self.distances2(points.min(axis=0), points.max(axis=0) + 1) <= radius * radius
         return replace(self, lower=self.lower[kept], upper=self.upper[kept])
 
@@ -82,10 +82,10 @@ class Candidates:
 
 
 def octants_of(shape: Triple) -> NDArray[np.int8]:
-    """In which octant of a block each of its voxels lies, 0 to 7.
+    """Octant of a block that each of its voxels lies in, 0 to 7.
 
-    Voxels of one octant find their labels in the same `RECENT` blocks, where the radius is at most half a block.
-    Octants are numbered such that each shares a face with the one before, and so half of these blocks.
+    All voxels of one octant search the same `RECENT` blocks, as long as the radius is at most half a block. Each octant
+    shares a face with the one before it, and so also half of these blocks.
 
     Examples
     --------
@@ -98,9 +98,9 @@ def octants_of(shape: Triple) -> NDArray[np.int8]:
 
 
 def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
-    """Label of the nearest labelled voxel of each point, ties to the lower label; 0 when there is none.
+    """Label of the voxel nearest to each point, ties to the lower label; 0 when there is no labelled voxel.
 
-    A result is final once its distance is within the radius that has been searched, so the labels do not depend on
+    A result is final once its distance is within the radius that has been searched. So the labels do not depend on
     the boxes.
 
     Parameters
@@ -155,7 +155,8 @@ def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDA
 
 
 def _far_groups(points: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    # A search sweeps all voxels between its points, but far from any label each sweeps large parts of blocks, too.
+    # A search sweeps all voxels between its points. Far from any label it also sweeps large parts of other blocks, so
+    # that many searches of a few points each cost more than one.
     groups = list(_by_cell(points, rows))
     between = prod((np.ptp(points[rows], axis=0) + 1).tolist())
     return groups if between > SPARSE * len(groups) * CELL**3 else [rows]
@@ -190,7 +191,7 @@ def _search(
 
 
 def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]) -> None:
-    """File new labels of some voxels of a block, with the extents of what each label gains."""
+    """File new labels of some voxels of a block, and the extents of the voxels that each label gains."""
     ids, voxel_numbers = number_values(labels.astype(np.int64))
     extents = measure(scatter(where, voxel_numbers), len(ids), block.write.start, job.grid.shape)
     job.scratch.put(

@@ -1,9 +1,10 @@
-"""Tables of seeds: where the voxels are whose labels others get, a box a row, in bundles of which a task reads few.
+"""Tables of seeds. Seeds are the voxels whose labels other voxels get; each row of a table is a box of seeds.
 
-That of small fragments has a row for each instance and block: the box of the voxels of its large fragments in there.
-Rows of an instance come one after the other, in Z-order of their blocks; instances in that of their first blocks. That
-of orphans has a row for each block with labelled voxels, in Z-order. So what a task needs is in few bundles of
-consecutive rows, whether its instances are many or large, and the box of each bundle tells which.
+The table for small fragments has a row for each pair of an instance and a block: the box of the voxels that the large
+fragments of the instance have in the block. Rows of one instance are consecutive, in Z-order of their blocks; instances
+follow the Z-order of their first blocks. The table for orphans has a row for each block with labelled voxels, in
+Z-order. Tables are filed in bundles of consecutive rows, with the box of each bundle. Thus a task reads only a few
+bundles, whether its instances are many or large, and finds out from the boxes which ones.
 """
 
 from functools import lru_cache
@@ -17,16 +18,16 @@ from ..stores.scratch import Arrays, Scratch
 from .job import BlockRows, Job
 
 PIECE = 1 << 12
-"""Rows of a table in one bundle of scratch, of 48 bytes each."""
+"""Rows of a table in one bundle of scratch; a row has 48 bytes."""
 
 KEPT = 4
 """Bundles of a table that a task keeps at hand."""
 
 TABLE, SMALL = "split.seeds", "split.small"
-"""Kinds of the bundles of the table of small fragments, and of those that tell a block the rows of its instances."""
+"""Kinds of two sorts of bundles: the table for small fragments, and for each block the rows of its instances in it."""
 
 BOXES = "boxes"
-"""Key of the box of each bundle, where that of the bundles themselves is their number."""
+"""Key under which the boxes of all bundles are filed; the key of a bundle itself is its number."""
 
 
 def file_seeds(
@@ -37,7 +38,7 @@ def file_seeds(
     lower: NDArray[np.int64],
     upper: NDArray[np.int64],
 ) -> None:
-    """File the table of small fragments, and for each block with small fragments the rows of their instances.
+    """File the table for small fragments, and for each block with small fragments the rows of their instances.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def file_seeds(
     rows : list of (Block, slice)
         Blocks, and the fragments of each.
     ids, new : ndarray of int32, shape (N,)
-        Instance of each fragment, and its new label, 0 for a small one. Those of an instance are consecutive.
+        Instance of each fragment, and its new label, 0 for a small one. The new labels of an instance are consecutive.
     lower, upper : ndarray of int64, shape (N, 3)
         Box of each fragment.
     """
@@ -67,7 +68,7 @@ def file_seeds(
         "lowest": np.minimum.reduceat(new[seeds], enters),
         "highest": np.maximum.reduceat(new[seeds], enters),
     }
-    at = np.argsort(instance[enters])  # where each of those wanted is
+    at = np.argsort(instance[enters])  # the row of each wanted instance
     low = np.minimum.reduceat(lower[seeds], opens, axis=0)
     high = np.maximum.reduceat(upper[seeds], opens, axis=0)
     file_table(job.scratch, TABLE, low, high)
@@ -77,28 +78,28 @@ def file_seeds(
 
 
 def _in_order_of_first(instance: NDArray[np.int64], place: NDArray[np.int32]) -> NDArray[np.int64]:
-    # Rows by the first place of their instance, by instance, and by place.
+    # Sorts rows by the first place of their instance, then by instance, then by place.
     first = np.full(instance.max() + 1, place.max())
     np.minimum.at(first, instance, place)
     return np.lexsort((place, instance, first[instance]))
 
 
 def _places_in_z_order(rows: BlockRows) -> NDArray[np.int32]:
-    # Place of each fragment's block.
+    # Each fragment gets the place of its block in Z-order.
     places = np.empty(len(rows), np.int32)
     places[sorted(range(len(rows)), key=lambda i: z_order(rows[i][0].block_id))] = np.arange(len(rows))
     return np.repeat(places, [part.stop - part.start for _, part in rows])
 
 
 def _runs(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
-    # Where a run of equal rows begins.
+    # Finds the rows at which a run of equal rows begins.
     changes = np.ones(len(columns[0]), np.bool_)
     changes[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return np.flatnonzero(changes)
 
 
 def file_table(scratch: Scratch, kind: str, lower: NDArray[np.int64], upper: NDArray[np.int64]) -> None:
-    """File a table, the box of each row, under a kind of its own."""
+    """File a table, one box a row, in bundles of the given kind."""
     begins = np.arange(0, len(lower), PIECE)
     parts = ((str(number), slice(at, at + PIECE)) for number, at in enumerate(begins.tolist()))
     scratch.put_each(kind, ((key, {"lower": lower[part], "upper": upper[part]}) for key, part in parts))
@@ -107,12 +108,14 @@ def file_table(scratch: Scratch, kind: str, lower: NDArray[np.int64], upper: NDA
 
 
 class SeedTable:
-    """A table as one task reads it: `KEPT` bundles of `PIECE` rows at a time, 0.8 MB, and 48 bytes for each other.
+    """A table as one task reads it.
+
+    The task holds at most `KEPT` bundles of `PIECE` rows, 0.8 MB, and 48 bytes for each bundle of the table.
 
     Parameters
     ----------
     scratch : Scratch
-        Where it is filed.
+        Where the table is filed.
     kind : str
         Kind of its bundles.
 
@@ -132,19 +135,20 @@ class SeedTable:
 
     @property
     def end(self) -> int:
-        """Rows of its bundles, if the last one were full."""
+        """Number of rows, as if the last bundle were full."""
         return len(self._boxes()["lower"]) * PIECE
 
     def near(
         self, begin: int, end: int, start: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Corners of those rows begin..end that may hold the nearest seed of any voxel of a box, ties included.
+        """Corners of the rows in begin..end that may hold the nearest seed of any voxel of a box, ties included.
 
-        A row that holds voxels, at all faces of its box, is a bound for how far the nearest one is: no row beyond it
-        is returned, and no bundle beyond it is read.
+        The box of a row has seeds at all its faces. So each row bounds the distance of the nearest seed. Rows beyond
+        the smallest bound are not returned, and bundles beyond it are not read.
         """
         numbers = np.arange(begin // PIECE, (end - 1) // PIECE + 1)
-        # The first and the last hold other instances too, and their boxes are larger for it.
+        # The first and the last bundle also hold rows of other instances, which make their boxes larger: a single one
+        # is read without a look at its box.
         boxes = self._boxes() if len(numbers) != 1 else None
         distances2 = np.zeros(1) if boxes is None else _distances2(boxes, numbers, start, stop)
         reach2 = np.inf

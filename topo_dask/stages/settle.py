@@ -1,4 +1,4 @@
-"""Start from end points that are given as rows: sort them into blocks, then file their sinks."""
+"""Start from end points that are given as rows: sort the rows by block, then file the sinks of each block."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from .job import Job
 from .track import SinkTable, file_sinks
 
 PARTS = "rows.parts"
-"""Kind of the records of the parts that are sorted."""
+"""Kind of the records of parts whose rows have been sorted by block."""
 
 EndPoints = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Voxels and end points, shape (N, 3)."""
 
 
 def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where: str = "") -> EndPoints:
-    """Voxels of any integer type and end points of any number type as int64 and float64.
+    """Convert voxels of any integer type to int64, and end points of any number type to float64.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where:
     check_unmasked(positions, f"final_positions{where}")
     if len(coords) != len(positions):
         raise ValueError(f"fg_coords has {len(coords)} rows but final_positions has {len(positions)}{where}")
-    # As Python's integers: uint64 reaches further than int64.
+    # Compared as Python's integers, as uint64 reaches further than int64.
     if len(coords) and not all(int(c.min()) >= 0 and int(c.max()) < n for c, n in zip(coords.T, shape, strict=True)):
         row = int(np.argmax(((coords < 0) | (coords >= np.array(shape))).any(axis=1)))
         raise ValueError(f"fg_coords must lie in a volume of shape {shape}, got {coords[row]} in row {row}{where}")
@@ -41,7 +41,7 @@ def as_rows(coords: NDArray[Any], positions: NDArray[Any], shape: Triple, where:
 
 
 def sort_rows(coords: NDArray[Any], positions: NDArray[Any], part: int, grid: BlockGrid, scratch: Scratch) -> None:
-    """File the rows of one part of the input, see `as_rows`, by the blocks that their voxels are in."""
+    """Check the rows of one part of the input as `as_rows` does, and file them by the block of their voxels."""
     coords, positions = as_rows(coords, positions, grid.shape, f" in chunk {part}")
     if len(coords):
         file_rows(coords, positions, part, grid, scratch)
@@ -51,7 +51,7 @@ def sort_rows(coords: NDArray[Any], positions: NDArray[Any], part: int, grid: Bl
 def file_rows(
     coords: NDArray[np.int64], positions: NDArray[np.float64], part: int, grid: BlockGrid, scratch: Scratch
 ) -> None:
-    """File one row or more, see `as_rows`, by the blocks that their voxels are in."""
+    """File rows, one at least, as `as_rows` returns them, by the block of their voxels."""
     numbers = np.ravel_multi_index(tuple((coords // np.array(grid.block_shape)).T), grid.numblocks)
     if (numbers[1:] < numbers[:-1]).any():
         order = np.argsort(numbers, kind="stable")
@@ -63,7 +63,7 @@ def file_rows(
 
 
 def index_rows(job: Job) -> None:
-    """File for each block which parts have rows in it."""
+    """File the list of parts that have rows in a block, for each block."""
     parts: dict[str, list[int]] = {}
     for name in job.scratch.keys("rows"):
         key, part = name.split("@")
@@ -72,7 +72,7 @@ def index_rows(job: Job) -> None:
 
 
 def settle(job: Job, key: str) -> None:
-    """File the sinks of a block whose end points are given."""
+    """File the sinks of a block from its given end points."""
     block = job.grid.named(key)
     bundles = [job.scratch.get("rows", f"{key}@{part}") for part in job.scratch.get("rows.index", key)["parts"]]
     coords = np.concatenate([bundle["coords"] for bundle in bundles]) - np.array(block.write.start)

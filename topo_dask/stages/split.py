@@ -1,4 +1,4 @@
-"""Split disconnected instances: fragments in each block, joined across faces, large ones made instances."""
+"""Split disconnected instances: find fragments in each block, join them across faces, make large ones instances."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def number_fragments(job: Job, key: str, view: View) -> None:
 
 
 def join(job: Job, key: str) -> None:
-    """File which fragments of a block go on in the next block along each axis."""
+    """File which fragments of a block continue in the next block along each axis."""
     block = job.grid.named(key)
     own_ids = job.scratch.get("fragments.ids", key)["ids"]
     own = job.scratch.get("fragments.faces", key)
@@ -48,9 +48,9 @@ def join(job: Job, key: str) -> None:
 
 
 def split(job: Job, min_fragment_ratio: float) -> None:
-    """Join the fragments of all blocks, decide which become instances, and file a look-up table a block.
+    """Join the fragments of all blocks, decide which become instances, and file a look-up table for each block.
 
-    For the voxels of small fragments it files where the large fragments of their instances are.
+    It also files where the large fragments of instances with small ones are; voxels of small fragments search there.
     """
     rows, columns = read_columns(job, "fragments.ids", ("ids",))
     if not rows:

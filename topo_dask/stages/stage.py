@@ -1,4 +1,4 @@
-"""What a stage is: a pass over blocks, or one task for the whole, and how its tasks are named, listed and run."""
+"""Stages: passes over blocks, or single tasks for the whole volume; how their tasks are named, listed and run."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -10,42 +10,42 @@ from ..stores.volumes import SharedReads, StoredFlow
 from .job import Columns, Job, admit_rows
 
 EVERY = "every block"
-"""Stands for all blocks of the grid where a stage names the kind of bundle that its blocks must have."""
+"""Stands for all blocks of the grid. A stage has it in place of the kind of bundle that its blocks must have."""
 
 DONE = "done"
 """Kind of the records of global stages."""
 
 
 def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
-    # Keys of the blocks that are made of as many of these along each axis.
+    # Returns the keys of the larger blocks, each made of `factors` of these blocks along each axis.
     ids = (block_id_of(key) for key in keys)
     found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in ids}
     return _in_z_order(".".join(map(str, index)) for index in found)
 
 
 def _in_z_order(keys: Iterable[str]) -> list[str]:
-    # Consecutive tasks, as a worker of a cluster does them, share what they read: the more, the nearer their blocks.
+    # A worker does consecutive tasks, and tasks on blocks near each other share reads.
     return sorted(keys, key=lambda key: z_order(block_id_of(key)))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass: a task for each block, or one task for the whole.
+    """One pass: a task for each block, or one task for the whole volume (a global stage).
 
     Parameters
     ----------
     name : str
-        What messages call it; also the kind of the bundle that a block's task files last.
+        Name of the stage in messages; also the kind of the bundle that a block's task files last.
     function : callable
         ``function(job, key)`` for each block, or ``function(job)``.
     over : str, optional
         Kind of bundle that the blocks of this stage have; None for a global stage.
     tables : tuple of Columns
-        What a global stage holds whole: one column of each table. The rows of those named together add up.
+        The tables that a global stage holds whole, one column of each. The rows of columns in one tuple add up.
     moves : bool
-        Whether particles move; the other stages free what the flow keeps for that.
+        Whether particles move. Stages in which none move free the memory that the flow keeps for tracking.
     products : tuple of str
-        Kinds of the other bundles that its tasks file; each task of a pass over blocks files all of them.
+        Kinds of the other bundles that its tasks file. Each task of a pass over blocks files a bundle of every kind.
     """
 
     name: str
@@ -73,21 +73,21 @@ class Stage:
         return self.keys_over(listed(job.scratch, self.over))
 
     def keys_left(self, job: Job) -> list[str]:
-        """Keys of the tasks to do, in Z-order; those that are on record are left out."""
+        """Keys of the tasks to do, in Z-order; without those that are on record as done."""
         tasks = self.all_keys(job)
         done = job.scratch.keys(DONE if self.over is None else self.name) if tasks else set()
         return [key for key in tasks if key not in done]
 
     def jobs_of(self, job: Job) -> tuple[Job, ...]:
-        """The jobs that its tasks do a part of."""
+        """The jobs that its tasks work for."""
         return (job,)
 
     def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the tasks, done or not, where blocks of these keys have a bundle of the kind; in Z-order."""
+        """Keys of its tasks, done or not, when these blocks have a bundle of the kind `over`; in Z-order."""
         return _merged(keys, (1, 1, 1))
 
     def run(self, job: Job, key: str) -> None:
-        """Do one task, and say in its errors which one it was."""
+        """Do one task. An error gets a note that names the task."""
         if isinstance(job.scratch, FileScratch):
             keep_freed_memory(job.allowed_mem)
         if job.flow is not None and not self.moves:
@@ -101,7 +101,7 @@ class Stage:
             raise
 
     def work(self, job: Job, key: str) -> None:
-        """Do what a task consists of, and nothing about it."""
+        """Do the work of one task alone: no note on errors, no memory is freed."""
         if self.over is None:
             admit_rows(job, self.name, self.tables)
             self.function(job)
@@ -110,13 +110,16 @@ class Stage:
             self.function(self.job_of_tasks(job), key)
 
     def named(self, job: Job, key: str) -> str:
-        """What messages call a task: its block and the voxels of that, or its key."""
+        """Name of a task in messages: its block with the voxels of the block, or its key."""
         return key if self.over is None else f"block {key} {self.job_of_tasks(job).grid.named(key).write}"
 
 
 @dataclass(frozen=True)
 class TrackTogether(Stage):
-    """The tracking of several classes whose flows share stored chunks: one task a block reads these once for all."""
+    """The tracking of several classes whose flows share stored chunks.
+
+    There is one task for each block. It reads the chunks once for all classes.
+    """
 
     jobs: tuple[Job, ...] = ()
 
@@ -143,7 +146,7 @@ class TrackTogether(Stage):
 
 @dataclass(frozen=True)
 class Gathering(Stage):
-    """A pass over regions of ``2**tier`` blocks along each axis: a task for each that has bundles of the tier below.
+    """A pass over regions of ``2**tier`` blocks along each axis. A region with bundles of the tier below has a task.
 
     Parameters
     ----------
@@ -154,24 +157,26 @@ class Gathering(Stage):
     tier: int = 0
 
     def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the regions that hold these blocks or smaller regions."""
+        """Keys of the regions that contain these blocks or smaller regions."""
         return _merged(keys, (2, 2, 2) if self.tier else (1, 1, 1))
 
     def job_of_tasks(self, job: Job) -> Job:
-        """The job with regions for blocks."""
+        """The job with a grid of regions in place of blocks."""
         return replace(job, grid=job.grid.gathered(self.tier))
 
 
 @dataclass(frozen=True)
 class Downsampling(Stage):
-    """A pass over the blocks of a coarser level: a task for each that is made of blocks on record in the level before.
+    """A pass over the blocks of a coarser level.
+
+    A block has a task when the level before has one of the blocks it is made of on record.
 
     Parameters
     ----------
     level : int
         Level that is written, 1 or more.
     factors : tuple of 3 int
-        Blocks of the level before that make one of its own, along z, y, x.
+        How many blocks of the level before make one block of this level, along z, y, x.
     """
 
     level: int = 1
@@ -182,5 +187,5 @@ class Downsampling(Stage):
         return _merged(keys, self.factors)
 
     def job_of_tasks(self, job: Job) -> Job:
-        """The job with the blocks of the level that is written and the labels of the one before."""
+        """The job with the blocks of the level that is written, and the labels of the level before it."""
         return job.at(self.level)

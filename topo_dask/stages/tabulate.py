@@ -1,4 +1,4 @@
-"""Statistics of the instances, from sums that the pieces of all blocks combine exactly."""
+"""Statistics of the instances: exact sums over the pieces of all blocks."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from .job import ALL, Job, View, extent_columns, extents_of
 
 
 def tabulate(job: Job, view: View, centres: bool) -> None:
-    """Combine the extents of all pieces by label: one row an instance, whatever its blocks.
+    """Combine the extents of all pieces by label: one row for each instance, whichever blocks it is in.
 
     With `centres` it files, for each block, the centres of mass of the instances in it.
     """
-    # Read twice, block by block, so that the rows of all blocks are never held together.
+    # Blocks are read twice, one by one, so that the rows of all blocks are never held together.
     table = Extents.empty(max((int(ids.max(initial=0)) for _, ids, _ in view.extents(job)), default=0))
     for _, ids, pieces in view.extents(job):
         table.add(ids[ids > 0].astype(np.int64) - 1, pieces.take(ids > 0))
@@ -27,14 +27,14 @@ def tabulate(job: Job, view: View, centres: bool) -> None:
 
 
 def instance_columns(job: Job, *, drops: bool) -> dict[str, NDArray[Any]]:
-    """Columns of the table of a job that has combined its statistics, one row an instance, in label order.
+    """Columns of the instance table of a job whose statistics are combined, one row for each instance, in label order.
 
     Parameters
     ----------
     job : Job
         The job.
     drops : bool
-        Whether it has combined flow errors too, and dropped instances by them.
+        Whether the job has also combined flow errors and dropped instances by them.
     """
     table = extents_of(job.scratch.get("tabulate", ALL))
     labels = np.arange(1, len(table.counts) + 1)

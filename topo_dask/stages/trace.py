@@ -1,4 +1,4 @@
-"""Track the foreground voxels of a block and file their end points themselves."""
+"""Track the foreground voxels of a block and file the end points instead of sinks."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from .track import end_points
 
 
 def trace(job: Job, key: str) -> None:
-    """File the foreground voxels of a block (raster indices in the volume) and where they end."""
+    """File the foreground voxels of a block (raster indices in the volume) and their end points."""
     block = job.grid.named(key)
     assert job.foreground is not None
     mask = job.foreground.read(block.write)

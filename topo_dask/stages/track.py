@@ -1,4 +1,4 @@
-"""Track the foreground voxels of a block to their end points, and number the sinks they end in."""
+"""Track the foreground voxels of a block to their end points, and number the sinks that they end in."""
 
 from collections.abc import Iterator
 
@@ -16,11 +16,11 @@ from ..stores.volumes import Flow, HeldFlow
 from .job import Job, extent_columns
 
 _SMALL = 8
-"""The flow around particles that lie close together is read in place of their page where that is so much larger."""
+"""How many times larger a page must be than the box around some particles for the box to be read in its place."""
 
 
 def lay_out(job: Job, key: str) -> None:
-    """Lay out a flow that is held in memory for tracking; a stored one is laid out box by box."""
+    """Lay out a flow in memory for tracking. (A stored flow is laid out when a box of it is read.)"""
     flow = job.need_flow()
     assert isinstance(flow, HeldFlow)
     flow.lay_out(job.grid.named(key).write)
@@ -43,7 +43,7 @@ def track(job: Job, key: str) -> None:
 def end_points(
     job: Job, block: Block, mask: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Foreground voxels of a block, raster indices in it, and where they end: some at a time, neighbours together."""
+    """Yield foreground voxels of a block (raster indices in it) and their end points, part by part."""
     flow, n_steps = job.need_flow(), job.config.n_steps
     region = flow.region(block.read) if n_steps else None
     for part in block.write.parts(PARTICLES, TILE[0]):
@@ -58,9 +58,9 @@ def end_points(
 def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], steps_left: NDArray[np.int64]) -> None:
     """Track, in place, the particles that have left the region that was read for them.
 
-    They are sorted by page, a block-shaped box with a margin; the fullest page is read, its particles go on, and so
-    forth until all have arrived. Of particles that have left a moment ago most are about to arrive: where these are few
-    and close together, the flow around them is enough at first.
+    A page is a box of the shape of a block, with a margin. The page with the most particles is read and its particles
+    go on, again and again, until all have arrived. Most particles that have just left a region are about to arrive. So
+    when all particles of a page have just left, and are close together, only the flow around them is read at first.
     """
     margin = tuple(max(PAGE_MARGIN, h) for h in grid.halo)
     away = np.flatnonzero(steps_left)
@@ -75,7 +75,7 @@ def follow_leavers(flow: Flow, grid: BlockGrid, positions: NDArray[np.float64], 
         around = _around(moved, grid) if fresh[chosen].all() else page
         region = flow.page(page) if _SMALL * around.size > page.size else flow.part(page, around)
         advance(region, grid.shape, moved, left)
-        del region  # before another one is read
+        del region  # frees its memory before the next one is read
         fresh[chosen] = False
         positions[chosen], steps_left[chosen] = moved, left
         away = away[steps_left[away] > 0]
@@ -88,7 +88,7 @@ def _around(positions: NDArray[np.float64], grid: BlockGrid) -> Box:
 
 
 class SinkTable:
-    """Sinks of a block, from end points that come some at a time."""
+    """Sinks of a block, from end points that are added part by part."""
 
     def __init__(self, grid: CellGrid) -> None:
         self._grid = grid
@@ -105,7 +105,7 @@ class SinkTable:
         self._cells.append(cells)
 
     def combine(self, shape: Triple) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.int64]]]:
-        """Sink of each voxel of the block, from 1, 0 for none, and the table's columns; the table is empty then."""
+        """Sink of each voxel of the block, from 1, 0 for none, and the columns of the table. Empties the table."""
         cells = np.concatenate(self._cells)
         self._cells.clear()
         ids, numbers = number_values(cells)
@@ -128,14 +128,14 @@ class SinkTable:
 
 
 def file_sinks(job: Job, block: Block, table: SinkTable) -> None:
-    """File the sinks of a block, and which one each of its voxels ends in."""
+    """File the sinks of a block, and for each of its voxels the sink that it ends in."""
     numbers, columns = table.combine(block.write.shape)
     file_numbers(job, block, numbers, len(columns["ids"]))
     job.scratch.put("track", block.key, **columns)
 
 
 def file_numbers(job: Job, block: Block, numbers: NDArray[np.uint32], n: int) -> None:
-    """File a block's numbers, the planes its lower neighbours look at, and the extents of its pieces."""
+    """File a block's numbers, its lower planes (which its lower neighbours read), and the extents of its pieces."""
     extents = measure(numbers, n, block.write.start, job.grid.shape)
     job.scratch.put("numbers.extents", block.key, **extent_columns(extents))
     del extents

@@ -1,4 +1,4 @@
-"""Unite instances that touch, by what the flow says on both sides of their contacts: count, then decide."""
+"""Unite instances that touch, by the flow on both sides of their contacts: count the contacts, then decide."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,16 @@ from .job import Job, View, file_dropped, file_luts, read_columns
 
 
 def count_contacts(job: Job, key: str, view: View, mode: str) -> None:
-    """File the contact table of a block: each voxel face once, those on its upper faces included.
+    """File the contact table of a block. Each voxel face counts once; a block counts those on its own upper faces.
 
     Parameters
     ----------
     view : View
-        Labels to look at.
+        Labels on which the contacts are counted.
     mode : {"adjacent", "agglomerate"}
         Score of a face.
     """
-    assert not view.patches  # the planes of the next blocks are read without
+    assert not view.patches  # the planes of the next blocks are read without patches
     block = job.grid.named(key)
     labels, beyond = _labels_with_margin(job, block, view)
     box = block.write.grow((0, 0, 0), beyond, job.grid.shape)
@@ -33,8 +33,8 @@ def count_contacts(job: Job, key: str, view: View, mode: str) -> None:
 
 
 def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.int32], tuple[int, int, int]]:
-    # The block's labels and, where a block follows, the first plane of that one. Edges and corners of the margin
-    # belong to no face of this block.
+    # Returns the block's labels and, along axes with a next block, the first plane of that. Edges and corners of the
+    # margin belong to no face of this block and stay 0.
     above = [job.grid.above(block, axis) for axis in range(3)]
     z, y, x = (int(neighbour is not None) for neighbour in above)
     depth, height, width = block.write.shape
@@ -52,7 +52,7 @@ def _labels_with_margin(job: Job, block: Block, view: View) -> tuple[NDArray[np.
 
 
 def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tiers: int = 0) -> None:
-    """Combine what contact tables are left, unite instances and file a look-up table a block.
+    """Combine the contact tables that are left, unite instances and file a look-up table for each block.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
     min_size : int
         United instances of fewer voxels are dropped.
     tiers : int
-        Levels of regions in which instances were united before.
+        Number of tiers of regions in which instances have been united before.
     """
     rows, columns = read_columns(job, view.lut, ("lut",))
     if not rows:
