@@ -3,17 +3,17 @@
 Contact tables are described in `contact_tables`. Two facts carry this module.
 
 *Scores never rise.* The mean of two contacts put together lies between their means, and correct rounding
-keeps that order, so a contact of a united group scores at most the better of the contacts it was made of
-(reducibility). Hence a score a contact once had stays an upper bound: the queue needs no update at a union.
+keeps that order, so a contact of a united group scores at most as much as the better of the contacts it was
+made of (reducibility). So an earlier score of a contact stays an upper bound: the queue needs no update at a union.
 
 *A plateau is settled by itself.* Take a set K of nodes connected by contacts that score exactly s, such that
-every other contact of K is known and scores less than s. Whatever is united outside K, the contacts that
-leave K stay below s; the unions inside K come first for its nodes and depend on nothing outside, nor does
-anything outside that comes before them depend on K. So K may be settled at once, whatever scores higher
-elsewhere. Without ties K is one pair, each other's strictly best: reciprocal nearest neighbours (Murtagh
-1983). With ties, reciprocal pairs alone would not do: the id of a group falls when it is united, and that can
-turn a tie elsewhere. Inside K the group of lowest id takes its neighbour of lowest id until none at s is
-left, then the next group does.
+every other contact of K is known and scores less than s. Whichever groups are united outside K, the contacts
+that leave K stay below s. So the unions inside K come first for its nodes and do not depend on unions outside,
+and earlier unions outside do not depend on K. Therefore K may be settled at once, even if contacts elsewhere
+score higher. Without ties K is one pair, whose nodes are strictly each other's best: reciprocal nearest
+neighbours (Murtagh 1983). With ties, reciprocal pairs alone are not enough: the id of a group falls when it is
+united, and that can change a tie elsewhere. Inside K the group of lowest id unites with its neighbour of lowest
+id, again and again until no contact at s is left; then the next group does the same.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from .group_graph import Graph, make_graph, resolve, score
 from .plateaus import Room, settle
 
 FIRST_ROOM = 64
-"""Contacts of one score that are settled without more room."""
+"""Contacts of one score for which there is room at the start."""
 
 
 def agglomerate_contacts(
@@ -39,15 +39,16 @@ def agglomerate_contacts(
 ) -> NDArray[np.int64]:
     """Unite the pair of groups with the highest mean score until no mean is strictly above the threshold.
 
-    Of equal means the pair whose (lower id, higher id) comes first in lexicographic order goes first; the id
-    of a group is its lowest node. Sums and face counts of contacts that become parallel add up.
+    Among pairs of equal means, the pair whose (lower id, higher id) comes first in lexicographic order is united
+    first; the id of a group is its lowest node. Sums and face counts of contacts that become parallel add up.
 
-    Given a region's part of a table, with `frozen`, only what the whole table is certain to unite is united: a
-    pair that is strictly the best of both ends. Pairs of equal score that share nodes are settled in the
-    canonical order when no node of that plateau is frozen or left, else all its nodes are left for the tier
-    above. So is every group whose best partner is frozen or left. Contracting the table by the result and going
-    on, in regions of any shape and in any number of tiers, ends in the groups of the whole table, ties
-    included (cf. the chunk-exact agglomeration of Lu et al., arXiv 2106.10795).
+    With `frozen` the table is the part of a region. Then only those pairs are united that the whole table would
+    certainly unite too: pairs in which each is strictly the best partner of the other. Pairs of equal score that
+    share nodes form a plateau. They are united in the canonical order when no node of the plateau is frozen or left;
+    otherwise all its nodes are left for the tier above. A group whose best partner is frozen or left is left, too.
+    The table contracted by the result can be agglomerated again, in regions of any shape and in any number of tiers:
+    the groups at the end are those of the whole table, ties included (cf. the chunk-exact agglomeration of Lu et
+    al., arXiv 2106.10795).
 
     Parameters
     ----------
@@ -59,18 +60,18 @@ def agglomerate_contacts(
     faces : ndarray of int64, shape (C,)
         Number of faces, 1 to 2**53.
     n_nodes : int
-        Number of nodes, at most 2**31 - 1. In a region's part they are numbered in the order of the ids they
-        have in the whole table; a node that is a group already, by its lowest id.
+        Number of nodes, at most 2**31 - 1. In the part of a region, nodes are numbered in the order of their ids in
+        the whole table; the id of a node that is already a group is its lowest id.
     threshold : float
-        Mean score of a face, in score units; inf unites nothing, -inf unites whatever touches.
+        Mean score of a face, in score units; inf unites nothing, -inf unites all nodes that touch.
     frozen : ndarray of bool, shape (n_nodes,), optional
-        True for nodes with any contact, or any face of one, outside this table. The contacts of all other
-        nodes must be complete here, those with frozen nodes included. Without it the table is whole.
+        True for nodes that have a contact, or faces of a contact, outside this table. The contacts of all other
+        nodes must be complete here, including contacts with frozen nodes. Without `frozen` the table is whole.
 
     Returns
     -------
     ndarray of int64, shape (n_nodes,)
-        For every node the lowest node of its group; a frozen node is alone.
+        For every node the lowest node of its group; a frozen node is a group of its own.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def agglomerate_contacts(
     >>> agglomerate_contacts(pairs, sums, np.array([1, 1, 1]), 3, threshold=0.0)
     array([0, 0, 2])
 
-    Node 3 may have a better partner elsewhere, and 2 waits for it:
+    Node 3 may have a better partner elsewhere, so node 2 must wait for the tier above:
 
     >>> pairs = np.array([[0, 1], [1, 2], [2, 3]])
     >>> sums = np.array([3, 1, 2]) << 24
@@ -122,10 +123,12 @@ def agglomerate_contacts(
 def _run(graph: Graph, queue: Queue, left: NDArray[np.bool_], threshold: float, room: Room) -> int:
     """Unite plateau by plateau, from the highest score down.
 
-    `left` marks the roots that are left for the tier above. Returns 0, or -1 as soon as `merge_groups` returns False,
-    or the number of contacts of a plateau for which `room` is too small: to be called again with more.
+    `left` marks the roots that are left for the tier above. Returns 0 at the end, or -1 as soon as `merge_groups`
+    returns False. If `room` is too small for a plateau it returns the number of contacts of that: callers must call
+    again with room for as many.
     """
-    # The list has no use for its places that were passed, and every edge taken was in one of them.
+    # The list no longer needs the places it has passed, and each edge that was taken had one of them: they hold the
+    # edges of the plateau.
     tied, state = queue.order, queue.state
     least = -np.inf if state[2] == 0 else score(graph, np.int64(tied[0]))
     while True:

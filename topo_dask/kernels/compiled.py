@@ -1,4 +1,4 @@
-"""How kernels are compiled; see `kernel_cache` for what becomes of the result."""
+"""How kernels are compiled; `kernel_cache` keeps the results."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +10,7 @@ from numba import njit
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function of arrays and numbers: no GIL, IEEE arithmetic as written, division like NumPy's.
 
-    It makes no arrays, which would double the time it takes to compile: they are given to it.
+    The function must not make arrays, as that doubles the time to compile; callers pass arrays in.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     Returns
     -------
     kernel : callable
-        Compiled at its first call with arguments of some types, or read from the cache.
+        Compiled, or read from the cache, at its first call with arguments of some types.
 
     Examples
     --------
@@ -33,23 +33,23 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def part(function: Callable[..., Any]) -> Any:
-    """Like `kernel`, for a function that only kernels call: no entry from Python is half as much to compile."""
+    """Like `kernel`, for a function that only kernels call. It has no entry from Python: it compiles twice as fast."""
     return _dispatcher(function, no_cpython_wrapper=True)
 
 
 def allocating_kernel(function: Callable[..., Any]) -> Any:
-    """Like `kernel`, for functions that make arrays, or call one that does; it takes longer to compile."""
+    """Like `kernel`, for functions that make arrays or call a function that does; it takes longer to compile."""
     return _cached(_dispatcher(function, _nrt=True))
 
 
 def _dispatcher(function: Callable[..., Any], **options: bool) -> Any:
-    # Without numba's counting of references, and without an entry from C, there is a third less to compile.
+    # Without numba's reference counting, and without an entry from C, compiling takes a third less time.
     options = {"_nrt": False, "no_cfunc_wrapper": True, **options}
     return njit(nogil=True, fastmath=False, error_model="numpy", **options)(function)
 
 
 def _cached(dispatcher: Any) -> Any:
-    with suppress(Exception):  # a function without a file, or a numba whose cache is another: compile without
+    with suppress(Exception):  # The cache needs a file, and numba's classes as we know them. Else compile without it.
         from .kernel_cache import keep
 
         keep(dispatcher)

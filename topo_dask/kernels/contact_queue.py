@@ -1,4 +1,4 @@
-"""Contacts in the order of their scores, which fall as groups grow: a queue by upper bound."""
+"""A queue of contacts by upper bounds of their scores, which fall as groups grow."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from .group_graph import Graph, score
 
 
 class Queue(NamedTuple):
-    """Edges above the threshold by upper bound: the first scores in a sorted list, later ones in a heap."""
+    """Edges above the threshold by upper bound: a sorted list holds the first scores, a heap holds later ones."""
 
     order: NDArray[np.int32]  # [m] edges, best first
     bounds: NDArray[np.float64]  # [m] heap
@@ -24,14 +24,14 @@ def make_queue(sums: NDArray[np.int64], faces: NDArray[np.int64], threshold: flo
     scores = scores_of(sums, faces)
     above = np.flatnonzero(scores > threshold).astype(np.int32)
     order = above[np.argsort(-scores[above])]
-    # Every edge waits in one place, so the heap never holds more than began in the list.
+    # Every edge waits in one place only, so the heap never holds more edges than the list did at the start.
     heap = np.empty(len(order), np.float64), np.empty(len(order), np.int32)
     return Queue(order, *heap, np.zeros(3, np.int64))
 
 
 @part
 def enqueue(graph: Graph, queue: Queue, edge: int, threshold: float) -> None:
-    """Let an edge wait under the score it has now, if that is above the threshold."""
+    """Put an edge in the queue under its present score, if that is above the threshold."""
     now = score(graph, edge)
     graph.edges[edge].bound = now
     if now > threshold:
@@ -41,15 +41,15 @@ def enqueue(graph: Graph, queue: Queue, edge: int, threshold: float) -> None:
 
 @part
 def take(graph: Graph, queue: Queue, threshold: float, least: float) -> int:
-    """Remove and return an edge of the highest score, -1 when that is below `least` or none is left.
+    """Remove and return an edge of the highest score; -1 when that score is below `least` or no edge is left.
 
-    An edge found under a bound it no longer reaches goes back under its score.
+    An edge whose score is now below its bound goes back into the queue under its score.
     """
     while True:
         listed = queue.state[0] < len(queue.order)
         if listed:
             edge = np.int64(queue.order[queue.state[0]])
-            # The bound of an edge, even of one that is gone, stays the same until its entry is taken.
+            # The bound of an edge stays the same until its entry is taken, even when the edge is gone.
             bound = graph.edges[edge].bound
         if queue.state[1] > 0 and (not listed or queue.bounds[0] > bound):
             if queue.bounds[0] < least:

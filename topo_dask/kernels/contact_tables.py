@@ -1,4 +1,4 @@
-"""Contact tables: who touches whom, and how well the flow agrees there, as sums that add up in any order.
+"""Contact tables: which nodes touch, and how well the flow agrees there, as sums that add up in any order.
 
 A **contact table** is three arrays: `pairs`, int64 [C, 2], the two nodes of a contact, the lower first, rows
 unique and in lexicographic order; `sums`, int64 [C], the fixed-point sum of the scores of its faces; `faces`,
@@ -54,7 +54,7 @@ def combine_contacts(tables: Sequence[Table]) -> Table:
 def contract(
     pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], roots: NDArray[np.int64]
 ) -> Table:
-    """Contact table of groups: nodes become their roots, contacts inside a group go, parallel ones add up.
+    """Contact table of groups: nodes become their roots, contacts inside a group are left out, parallel ones add up.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def contract(
 
 
 def number_nodes(table: Table) -> tuple[NDArray[np.int64], Table]:
-    """Ids of a contact table in ascending order, and the table over their places in it.
+    """Ids of a contact table in ascending order, and the table with each id replaced by its place in that order.
 
     Parameters
     ----------
@@ -118,10 +118,10 @@ def drop_decided(
     reaching: NDArray[np.bool_],
     threshold: float,
 ) -> Table:
-    """Leave out the contacts of nodes that nothing will be united with any more.
+    """Leave out the contacts of nodes that will not be united with any other node.
 
-    As scores never rise, a node whose contacts are all known and none above the threshold stays alone, and none of
-    its contacts matters to anybody.
+    Scores never rise. So a node stays alone when all its contacts are known and none is above the threshold. No other
+    node needs these contacts.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def drop_decided(
     Returns
     -------
     pairs, sums, faces
-        The rows both of whose nodes are open or have a contact above the threshold.
+        The rows in which each of the two nodes is reaching or has a contact above the threshold.
 
     Examples
     --------
@@ -152,13 +152,13 @@ def drop_decided(
 
 
 def scores_of(sums: NDArray[np.int64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean score of a face of each contact."""
+    """Score of each contact: the mean over its faces."""
     scores = np.multiply(sums, 1.0 / SCALE, dtype=np.float64)
     return np.divide(scores, faces, out=scores)
 
 
 def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> None:
-    """Refuse what is not a contact table over nodes 0 to n_nodes - 1; see `check_scores` for the sums.
+    """Refuse arrays that are not a contact table over nodes 0 to n_nodes - 1; `check_scores` checks the sums.
 
     Raises
     ------
@@ -187,8 +187,8 @@ def check_contacts(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDA
 def check_scores(pairs: NDArray[np.int64], sums: NDArray[np.int64], frozen: NDArray[np.bool_]) -> None:
     """Raise OverflowError when a sum that is complete exceeds 2**53.
 
-    Between two frozen nodes there may be more faces elsewhere, whose scores have the other sign: whether there is an
-    error must not depend on how the volume was cut.
+    A sum between two frozen nodes may be incomplete: there may be faces elsewhere whose scores have the other sign. It
+    is not checked, so that an error does not depend on how the volume was cut.
     """
     if sums.size and max(int(sums.max()), -int(sums.min())) > EXACT:
         check_exact(sums[~frozen[pairs].all(axis=1)], "contact scores")
@@ -208,7 +208,7 @@ def _add_parallel(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDAr
 
 def _add_sums(sums: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     totals: NDArray[np.int64] = np.add.reduceat(sums, starts)
-    # A total that wrapped around may look small; its float shadow, of halves, does not.
+    # A total that wrapped around may look small; the same sum in floats, of halves, does not.
     for values in (totals, np.add.reduceat(sums * 0.5, starts)):
         check_sums(values, "contact scores", "flow vectors are expected to be about one voxel long")
     return totals

@@ -16,14 +16,15 @@ from .hashing import slot_of_pair
 from .linking import connected
 
 MODES = ("adjacent", "agglomerate")
-"""The dot product of the flow on both sides; the same plus the flow into the face from both sides."""
+"""Scores of a face: the dot product of the flow on both sides; or this plus the flow into the face from both."""
 
 FIRST_ROWS = 256
 """Rows of a new table, a power of two; a full table doubles."""
 
 NEAR_WRAP = 1 << 62
-"""Magnitude at which a block's running sum is given up: another score cannot wrap it. Far above what is exact, which is
-asked of the volume's sums only: those of a block may be large with either sign."""
+"""Magnitude of a block's running sum at which the block is refused, so that no further score can wrap the sum. It is
+far above the range of exact floats. Only the sums of the volume must be within that range: large sums of blocks may
+cancel each other."""
 
 LOW, HIGH, SUM, FACES = 0, 1, 2, 3
 """Columns of a table."""
@@ -38,7 +39,7 @@ Triple = tuple[int, int, int]
 def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int:
     """Write ``3 * x + axis`` of every face between two numbers whose lower voxel is in row (z, y)."""
     row = numbers[z, y]
-    # at the upper end of the array a row stands for its own neighbour: equal, hence no face
+    # At the upper end of the array a row is compared with itself: it is equal, so there is no face.
     below = numbers[z + 1, y] if z + 1 < numbers.shape[0] else row
     beside = numbers[z, y + 1] if y + 1 < numbers.shape[1] else row
     n = 0
@@ -60,7 +61,7 @@ def _find_faces(numbers: Ints, z: int, y: int, width: int, faces: Int64s) -> int
 
 @part
 def _score(flow: Floats, at: Triple, beyond: Triple, axis: int, facing: bool) -> float:
-    """Score the face between a voxel and the next one along an axis, in float64."""
+    """Score, in float64, of the face between a voxel and the next voxel along an axis."""
     z, y, x = at
     z1, y1, x1 = beyond
     fz, gz = np.float64(flow[0, z, y, x]), np.float64(flow[0, z1, y1, x1])
@@ -85,7 +86,7 @@ def _add_faces(
 ) -> int:
     """Add the faces found in one row of voxels to a table that has room for them.
 
-    Returns the face that has a score or sum out of range, or -1.
+    Returns the first face with a score or sum out of range, or -1.
     """
     z, y = at
     row, last_low, last_high = np.int64(0), np.int64(0), np.int64(0)
@@ -102,7 +103,7 @@ def _add_faces(
             row, last_low, last_high = slots[slot], low, high
             if row < 0:
                 row = slots[slot] = place[1]
-                # column by column: an array takes two seconds to compile for the assignment of a tuple
+                # Column by column: the assignment of a tuple to a row takes two seconds to compile.
                 rows[row, LOW], rows[row, HIGH], rows[row, SUM], rows[row, FACES] = low, high, 0, 0
                 place[1] += 1
         rows[row, SUM] += np.int64(units)
@@ -123,10 +124,10 @@ def _add_block(
     slots: Int64s,
     place: Int64s,
 ) -> int:
-    """Add the faces of a block to a table, up to its end or until the table may be too small for the next row.
+    """Add the faces of a block to a table, until the block ends or the next row of voxels may not fit into the table.
 
-    ``place`` says where to go on, and is kept up: row of voxels, rows of the table. ``slots`` are free. Returns
-    ``3 * x + axis`` of a bad face in the row of voxels that ``place`` names, or -1.
+    ``place`` holds the next row of voxels and the number of rows of the table, and is updated. ``slots`` are free at
+    the start. Returns ``3 * x + axis`` of a bad face in the row of voxels that ``place`` holds, or -1.
     """
     for row in range(place[1]):
         slots[slot_of_pair(rows[row, LOW], rows[row, HIGH], rows, slots)] = row
@@ -143,7 +144,7 @@ def _add_block(
 
 
 def _tabulate(numbers: Ints, flow: Floats, core: Triple, facing: bool) -> tuple[Int64s, Triple]:
-    """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or -1s."""
+    """Return the table of a block, pairs as they appear, and (z, y, 3 * x + axis) of a bad face, or three -1."""
     # Arrays are made here: each allocation in a kernel costs a tenth of a second to compile.
     rows, faces, place = np.empty((FIRST_ROWS, 4), np.int64), np.empty(3 * core[2], np.int64), np.zeros(2, np.int64)
     while True:
@@ -192,20 +193,20 @@ def tabulate_contacts(
     mode: str,
     origin: tuple[int, ...] = (0, 0, 0),
 ) -> tuple[Int64s, Int64s, Int64s]:
-    """Tabulate the contacts of one block: scores and numbers of the faces between each two labels.
+    """Tabulate the contacts of one block: for each two labels that touch, the scores and the number of their faces.
 
-    The face between voxel a of the core and b = a + 1 along axis k counts when both have numbers that differ.
+    The face between voxel a of the core and b = a + 1 along axis k counts when both have numbers and these differ.
     It scores ``f_a . f_b`` in mode "adjacent", ``f_a . f_b + (f_a[k] - f_b[k])`` in mode "agglomerate".
 
     Parameters
     ----------
     numbers : ndarray of int, shape (d, h, w)
-        Number of every voxel, comparable across blocks, of any size; 0 = background. The core and, where the
-        volume goes on, one more voxel at the upper end of an axis.
+        Number of every voxel, any number, the same in all blocks; 0 = background. The array holds the core and, along
+        each axis on which the volume goes on, one more voxel at the upper end.
     flow : ndarray of real numbers, shape (3, d, h, w)
         (dz, dy, dx) in voxels, in any layout.
     core_shape : tuple of 3 int
-        Shape of the core, whose voxels are the lower ones of the faces counted here.
+        Shape of the core. A face counts here when its lower voxel is in the core.
     mode : {"adjacent", "agglomerate"}
         Score of a face.
     origin : tuple of 3 int
@@ -214,7 +215,7 @@ def tabulate_contacts(
     Returns
     -------
     pairs : ndarray of int64, shape (c, 2)
-        Lower and higher number of every two that touch, in lexicographic order.
+        Lower and higher number of every two labels that touch, in lexicographic order.
     sums : ndarray of int64, shape (c,)
         Sum of the scores, in units of 2**-24.
     faces : ndarray of int64, shape (c,)
@@ -227,7 +228,7 @@ def tabulate_contacts(
     ValueError
         When shapes or `mode` do not fit, or the flow is not finite at a face.
     OverflowError
-        When a score exceeds 2**53 units, or a sum on the way reaches 2**62.
+        When a score exceeds 2**53 units, or a running sum reaches 2**62.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def tabulate_contacts(
 
 
 def unite_contacts(pairs: Int64s, sums: Int64s, faces: Int64s, n_nodes: int, threshold: float) -> Int64s:
-    """Unite the nodes whose contacts score above a threshold on average (the rule of merge_adjacent).
+    """Unite nodes when the mean score of their contact is above a threshold (the rule of merge_adjacent).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Pairs of labels and how often they meet, counted in one pass over two arrays.
 
-Memory grows with the number of distinct pairs only. Runs of equal voxels are looked up once, which is what makes the
-pass cheap on label images.
+Memory grows with the number of distinct pairs only. A run of equal voxels is looked up once, which makes the pass cheap
+on label images.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ Int64s = NDArray[np.int64]
 def _count_some(truth: Ints, labels: Ints, rows: Int64s, slots: Int64s, place: Int64s) -> None:
     """Count pairs up to the end or until the table is full.
 
-    ``place`` says where to go on, and is kept up: voxel, rows of the table. ``slots`` are free.
+    ``place`` holds the next voxel and the number of rows of the table, and is updated. ``slots`` are free at the start.
     """
     start, used = place
     for row in range(used):

@@ -1,4 +1,4 @@
-"""How far the numbered pieces of a block reach: voxels, coordinate sums, bounding boxes, first voxels."""
+"""Extents of the numbered pieces of a block: voxels, coordinate sums, bounding boxes, first voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ NOWHERE = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Extents:
-    """One row a piece, all in volume coordinates; rows of the same piece in several blocks combine exactly.
+    """One row for each piece, in volume coordinates. Rows of the same piece in several blocks combine exactly.
 
     Parameters
     ----------
     counts : ndarray of int64, shape (S,)
-        Voxels.
+        Number of voxels.
     sums : ndarray of int64, shape (S, 3)
         Sums of voxel coordinates.
     lower, upper : ndarray of int64, shape (S, 3)
@@ -35,7 +35,7 @@ class Extents:
 
     @classmethod
     def empty(cls, n: int) -> "Extents":
-        """Rows of pieces without a voxel: what combining starts from."""
+        """Rows of pieces without a voxel, to combine others into."""
         return cls(
             np.zeros(n, np.int64),
             np.zeros((n, 3), np.int64),
@@ -53,7 +53,7 @@ class Extents:
         np.minimum.at(self.firsts, rows, other.firsts)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Extents":
-        """The rows chosen."""
+        """Extents with some of the rows."""
         return Extents(self.counts[rows], self.sums[rows], self.lower[rows], self.upper[rows], self.firsts[rows])
 
     def centres(self) -> NDArray[np.float64]:

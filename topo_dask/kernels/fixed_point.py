@@ -1,4 +1,4 @@
-"""Order-free sums: every real number that feeds a decision is added up as an integer.
+"""Order-free sums: real numbers whose sum feeds a decision are added up as integers.
 
 A float sum depends on the order of its terms, hence on the blocks. Here a term is rounded once, by itself, to a
 multiple of ``2**-FRACTION_BITS`` and then added in int64, which is exact and associative.
@@ -12,7 +12,7 @@ SCALE = float(1 << FRACTION_BITS)
 """Units of a fixed-point number per 1.0; a power of two, so that scaling a float64 is exact."""
 
 EXACT = float(1 << 53)
-"""Largest magnitude up to which every integer is a float64 of its own."""
+"""Up to this magnitude every integer has an exact float64."""
 
 MAX_SUM = 1 << 62
 """Largest magnitude of a sum, which is 2**38 in whole units: two of them still add up within int64."""
@@ -24,7 +24,7 @@ def check_sums(sums: NDArray[np.int64] | NDArray[np.float64], what: str, remedy:
     Parameters
     ----------
     sums : ndarray of int64 or float64
-        Fixed-point sums, each of two that had not.
+        Fixed-point sums. Each is the sum of two numbers within `MAX_SUM`, so it has not wrapped around.
     what, remedy : str
         Name of the quantity, and what to do about it, for the message.
 
@@ -35,7 +35,7 @@ def check_sums(sums: NDArray[np.int64] | NDArray[np.float64], what: str, remedy:
         ...
     OverflowError: flow error: a sum of 274877906944 exceeds 2**38, the range of fixed-point sums; shorten the flow
     """
-    # As Python's integers: the least int64 has no opposite of its own.
+    # Python's integers: the opposite of the least int64 is not an int64.
     largest = max(int(sums.max(initial=0)), -int(sums.min(initial=0)))
     if largest > MAX_SUM:
         raise OverflowError(
@@ -52,11 +52,11 @@ def add_sums(
     Parameters
     ----------
     sums : ndarray of int64, shape (S, ...)
-        What is added to.
+        Sums that are changed.
     rows : ndarray of int, shape (N,)
-        Rows of `sums`, none of them twice.
+        Rows of `sums`, each at most once.
     terms : ndarray of int64, shape (N, ...)
-        What is added.
+        Sums to add to these rows.
     what, remedy : str
         See `check_sums`.
 

@@ -14,7 +14,7 @@ from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE
 from .flow_types import readable_flow
 
 SHORTEST = 1e-8
-"""Least length, in voxels, that a vector to a centre is divided by."""
+"""A vector to a centre is divided by its length, but at least by this, in voxels."""
 
 Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
@@ -33,9 +33,9 @@ def _gather_row(
     found: Int64s,
     vectors: Float64s,
 ) -> int:
-    """Write x of every labelled voxel of row (z, y), its vector to the centre and its flow; count them.
+    """Write x of every labelled voxel of row (z, y), its vector to the centre and its flow. Returns their number.
 
-    Returns -1 less x when the number of voxel x has no centre.
+    Returns ``-1 - x`` instead when the number of voxel x has no centre.
     """
     z, y = at
     fz, fy, fx = flow[0, z, y], flow[1, z, y], flow[2, z, y]
@@ -57,7 +57,7 @@ def _gather_row(
 
 @part
 def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
-    """Write the squared errors of the first ``n`` columns in units of 2**-24: a plain loop, hence SIMD."""
+    """Write the squared errors of the first ``n`` columns in units of 2**-24, in a plain loop that becomes SIMD."""
     dz, dy, dx = vectors[0], vectors[1], vectors[2]
     fz, fy, fx = vectors[3], vectors[4], vectors[5]
     for i in range(n):
@@ -69,9 +69,9 @@ def _square_errors(vectors: Float64s, n: int, units: Float64s) -> None:
 
 @part
 def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) -> int:
-    """Add the errors of the ``n`` voxels found to ``sums``; return x where that leaves the range, or -1.
+    """Add the errors of the ``n`` voxels found to ``sums``; return x of the voxel that leaves the range, or -1.
 
-    No error is negative: a sum within the range has been so all along.
+    Errors are not negative, so sums only grow: whether one leaves the range does not depend on the order.
     """
     for i in range(n):
         number = row[found[i]]
@@ -94,9 +94,9 @@ def _add_errors(
     units: Float64s,
     sums: Int64s,
 ) -> tuple[int, int, int]:
-    """Add the errors of a block to ``sums``; return the first voxel that cannot be added, or -1s.
+    """Add the errors of a block to ``sums``; return the first voxel that cannot be added, or three -1.
 
-    ``found`` [w], ``vectors`` [6, w] and ``units`` [w] hold what is under way, for one row of voxels.
+    ``found`` [w], ``vectors`` [6, w] and ``units`` [w] are working memory for one row of voxels.
     """
     depth, height, _ = numbers.shape
     for z in range(depth):
@@ -178,7 +178,7 @@ def flow_errors(
     References
     ----------
     Stringer et al., Cellpose: a generalist algorithm for cellular segmentation, Nature Methods 18 (2021).
-    There the error is taken against recomputed flows; here against the direction of the centre.
+    There the error is the difference from recomputed flows; here it is that from the direction of the centre.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Flow targets from labels: straight flow, flow by diffusion on an object's voxel list.
 
-Ids are handled as int64; an unsigned 64-bit id may wrap to a negative one, which is a bijection and does no
-harm.
+Ids are handled as int64. An unsigned 64-bit id may wrap to a negative number; this does no harm, as different ids
+stay different.
 """
 
 import math
@@ -32,12 +32,12 @@ def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centre
     origin : ndarray of int64, shape (3,)
         Volume coordinates of the block's first voxel.
     ids : ndarray of int64, shape (n,)
-        Ascending; holds every id of the block but 0.
+        Ids in ascending order; every id of the block but 0 is among them.
     centres : ndarray of float64, shape (n, 3)
         Centre of mass of each, in volume coordinates.
     out : ndarray of float32, shape (3, D, H, W)
-        Zeros on entry. Stays 0 in the background, at the voxel nearest to the centre and where the centre is
-        the voxel.
+        Zeros on entry. It stays 0 in the background, at the voxel nearest to the centre, and at a voxel that is the
+        centre.
     """
     oz, oy, ox = origin[0], origin[1], origin[2]
     for z in range(labels.shape[0]):
@@ -69,7 +69,7 @@ def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tupl
     labels : ndarray of any integer type, shape (D, H, W)
         0 is background.
     ids : ndarray of int64, shape (n,)
-        Ascending; holds every id of the block but 0.
+        Ids in ascending order; every id of the block but 0 is among them.
     starts : ndarray of int64, shape (n + 1,)
         Object i owns entries starts[i]:starts[i + 1] of the list.
 
@@ -115,8 +115,8 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, w
     Returns
     -------
     ndarray of int32, shape (n, 6)
-        Lower and upper neighbour along z, y and x; n where the neighbour is not of the object, the voxel itself
-        where the volume ends.
+        Lower and upper neighbour along z, y and x; n if the neighbour is not in the object; the voxel itself where
+        the volume ends.
     """
     depth, height, width = labels.shape
     out = np.full((voxels.size, 6), voxels.size, np.int32)
@@ -142,7 +142,7 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, w
 
 @allocating_kernel
 def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
-    # u + (sum - 6 u) / 6 is sum / 6: the voxel's own value cancels.
+    # u + (sum - 6 u) / 6 = sum / 6, so the value of the voxel itself cancels.
     for i in range(neighbours.shape[0]):
         zl, zu, yl, yu, xl, xu = neighbours[i]
         for d in range(3):
@@ -163,14 +163,14 @@ def _rescale(field: np.ndarray) -> None:
 
 @allocating_kernel
 def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
-    """Diffuse the three fields of an object; outside it they are held at 0.
+    """Diffuse the three fields of an object; outside the object they stay 0.
 
     Parameters
     ----------
     neighbours : ndarray of int32, shape (n, 6)
         From `face_neighbours`.
     field : ndarray of float64, shape (n + 1, 3)
-        Starting values; the last row is the outside and is 0. Overwritten.
+        Starting values; the last row stands for the outside and is 0. Overwritten.
     steps : int
         Number of steps of 1/6 of the Laplacian.
 
@@ -207,7 +207,7 @@ def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray
         y = field[yu, 1] - field[yl, 1]
         x = field[xu, 2] - field[xl, 2]
         peak = max(abs(z), max(abs(y), abs(x)))
-        if peak > 0.0:  # by the peak first: squares of a far tail's values would underflow
+        if peak > 0.0:  # divided by the peak first, as squares of tiny values would underflow
             z, y, x = z / peak, y / peak, x / peak
             length = np.sqrt((z * z + y * y) + x * x)
             out[0, voxels[i]] = z / length
@@ -232,7 +232,7 @@ def diffusion_object(
     labels, ranks, voxels, walls
         As for `face_neighbours`.
     place : ndarray of int64, shape (3,) or (0,)
-        Coordinates of the first voxel of `labels`; empty for fields that start at 1 instead of the coordinates.
+        Coordinates of the first voxel of `labels`. When empty, fields start at 1 instead of the coordinates.
     steps : int
         Number of diffusion steps.
     out : ndarray of float32, shape (3, D * H * W)

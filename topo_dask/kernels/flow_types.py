@@ -1,4 +1,4 @@
-"""The types in which a flow is used, whatever it is stored in."""
+"""The types in which a flow is used, whatever type it is stored in."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .halves import widen
 
 
 def used_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type in which a flow is used: its own for float32 and float64, else float32; in native byte order.
+    """Type in which a flow is used: float32 and float64 stay as they are, others become float32; native byte order.
 
     Examples
     --------

@@ -10,7 +10,7 @@ from .linking import flatten_roots, join_sets
 
 @kernel
 def _scan(labels, numbers, parents):  # type: ignore[no-untyped-def]
-    # Gives each voxel the number of a neighbour before it, or a new one, and unites numbers that meet.
+    # Gives each voxel the number of a neighbour before it, or a new number, and unites numbers that meet.
     depth, height, width = labels.shape
     n = 0
     for z in range(depth):
@@ -24,7 +24,7 @@ def _scan(labels, numbers, parents):  # type: ignore[no-untyped-def]
                     goes_on = x > 0 and row[x - 1] == label
                     if goes_on:
                         number = out[x - 1]
-                    # Where both rows go on they have met at the voxel before.
+                    # If both rows had this label at the voxel before, their numbers are united already.
                     if y > 0 and row_above[x] == label and not (goes_on and row_above[x - 1] == label):
                         if number:
                             join_sets(parents, number, out_above[x])
@@ -76,7 +76,7 @@ def face_pairs(
     lower_labels: NDArray[np.int32],
     upper_labels: NDArray[np.int32],
 ) -> NDArray[np.int64]:
-    """Fragments of two blocks that touch across the blocks' common face and belong to the same instance.
+    """Pairs of fragments that touch across the common face of two blocks and belong to the same instance.
 
     Parameters
     ----------
@@ -106,11 +106,11 @@ def face_pairs(
 def divide_instances(
     labels: NDArray[np.int32], counts: NDArray[np.int64], firsts: NDArray[np.int64], min_ratio: float
 ) -> NDArray[np.int32]:
-    """Decide which fragments become instances, and number these.
+    """Decide which fragments become instances, and number the instances.
 
-    Instances are taken in ascending order of their labels, their fragments in the order of their first voxels. An
-    instance of one fragment, or without a large one, stays one instance; else each large fragment becomes one. A
-    fragment is large when it has at least ``max(1, int(total * min_ratio))`` voxels.
+    Instances are taken in ascending order of their labels, and the fragments of each in the order of their first
+    voxels. An instance of one fragment, or without a large fragment, stays one instance. Otherwise each large fragment
+    becomes an instance. A fragment is large when it has at least ``max(1, int(total * min_ratio))`` voxels.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def divide_instances(
     size = np.bincount(instance)
     total = np.zeros(len(size), np.int64)
     np.add.at(total, instance, counts[order])
-    # A part of an instance is less than the whole, so that shares above 1 are like 1; total * 1e300 fits no int64.
+    # A ratio above 1 means the same as 1: no fragment among several is the whole. total * 1e300 would not fit int64.
     large = counts[order] >= np.maximum(1, (total * min(min_ratio, 1.0)).astype(np.int64))[instance]
     n_large = np.zeros(len(size), np.int64)
     np.add.at(n_large, instance, large)

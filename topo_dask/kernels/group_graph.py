@@ -1,4 +1,4 @@
-"""Groups that grow, and their contacts: unite two, find the contact of two, look up who is where."""
+"""Groups that grow, and their contacts: unite two groups, find the contact of two, look up the group of a node."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ from .fixed_point import EXACT, SCALE
 _UNIT = 1.0 / SCALE
 _EXACT = int(EXACT)
 _EDGE_BITS = 0xFFFFFFFF
-# An edge is one contact of the current groups; faces == 0 marks one that is gone. `bound` is the score under
-# which the edge waits in the queue. 32 bytes: half a cache line, so that one miss fetches all of it.
+# An edge is one contact of the current groups; faces == 0 marks an edge that is gone. `bound` is the score under
+# which the edge waits in the queue. An edge has 32 bytes, half a cache line, so that one miss fetches all of it.
 _EDGE = np.dtype([("total", "i8"), ("faces", "i8"), ("bound", "f8"), ("a", "i4"), ("b", "i4")])
 
 
@@ -30,7 +30,7 @@ class Graph(NamedTuple):
 
 
 def make_graph(pairs: NDArray[np.int64], sums: NDArray[np.int64], faces: NDArray[np.int64], n_nodes: int) -> Graph:
-    """Every node a group of its own, with the contacts of a contact table."""
+    """Graph in which every node is a group of its own, with the contacts of a contact table."""
     bits = max(3, (len(pairs) * 3 // 2).bit_length())
     graph = Graph(
         edges=np.empty(len(pairs), _EDGE),
@@ -64,7 +64,7 @@ def _fill_graph(graph: Graph, pairs: NDArray[np.int64], sums: NDArray[np.int64],
 
 @part
 def score(graph: Graph, edge: int) -> float:
-    """Mean score of a face of an edge."""
+    """Score of an edge: the mean over its faces."""
     record = graph.edges[edge]
     return np.float64(record.total) * _UNIT / np.float64(record.faces)
 
@@ -86,7 +86,7 @@ def resolve(graph: Graph) -> NDArray[np.int64]:
 
 @part
 def merge_groups(graph: Graph, a: int, b: int) -> bool:
-    """Unite two roots; the shorter list of contacts moves. False when a sum or a face count passes 2**53."""
+    """Unite two roots by moving the shorter list of contacts. Returns False when a sum or face count passes 2**53."""
     if graph.length[a] > graph.length[b]:
         a, b = b, a
     graph.parent[a] = b
@@ -111,7 +111,7 @@ def merge_groups(graph: Graph, a: int, b: int) -> bool:
 
 @part
 def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
-    """Make a moved half-edge a contact of (root, other), or add it to the one there. False as in `merge_groups`."""
+    """Make a moved half-edge the contact of (root, other), or add it to the one there. Returns as `merge_groups`."""
     edge = half >> 1
     tag = _tag(root, other)
     position = _locate(graph, tag, root, other)
@@ -119,7 +119,7 @@ def _attach(graph: Graph, half: int, root: int, other: int) -> bool:
     if graph.slots[position] >= 0:
         rival = graph.edges[graph.slots[position] & _EDGE_BITS]
         total, faces = record.total + rival.total, record.faces + rival.faces
-        # The higher bound holds for the sum of both, so the edge that waits under it stays.
+        # The higher of the two bounds is one for the sum, too, so the edge with that bound stays.
         if rival.bound >= record.bound:
             rival.total, rival.faces, record.faces = total, faces, 0
             return bool(-_EXACT <= total <= _EXACT and faces <= _EXACT)
@@ -147,7 +147,7 @@ def _tag(a: int, b: int) -> int:
 
 @part
 def _locate(graph: Graph, tag: int, a: int, b: int) -> int:
-    """Position of the slot of the pair (a, b), or of the free slot where it belongs."""
+    """Position of the slot of the pair (a, b), or of the free slot in which to put it."""
     mask = len(graph.slots) - 1
     position = tag << 32 >> graph.shift
     while True:
@@ -163,7 +163,7 @@ def _locate(graph: Graph, tag: int, a: int, b: int) -> int:
 
 @part
 def _drop_slot(graph: Graph, tag: int, edge: int) -> None:
-    """Free the slot of an edge and move later ones up, so that no search meets a gap."""
+    """Free the slot of an edge and move later entries up, so that no search stops at a gap."""
     mask = len(graph.slots) - 1
     position = tag << 32 >> graph.shift
     while graph.slots[position] != (tag << 32 | edge):

@@ -1,4 +1,4 @@
-"""Half-precision numbers to single precision, exactly, in a loop that becomes SIMD; NumPy takes eight times as long."""
+"""Exact conversion from half to single precision, in a loop that becomes SIMD; NumPy takes eight times as long."""
 
 import numpy as np
 from numpy.typing import NDArray

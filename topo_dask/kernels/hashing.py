@@ -1,7 +1,7 @@
 """Hash tables of numbers: open addressing with linear probing (Knuth, TAOCP 6.4), at most half full.
 
-Slots hold row numbers, the rows keep the keys and whatever a caller adds up beside them. A full table is begun anew
-with twice the rows.
+Slots hold row numbers. Rows hold the keys, and the values that a caller adds up for each key. A table that is full is
+built again with twice as many rows.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .compiled import kernel, part
 
 @part
 def slot_of_pair(first: int, second: int, rows: NDArray[np.int64], slots: NDArray[np.int64]) -> int:
-    """Slot that holds the row of a pair, or the free one, -1, where it belongs.
+    """Slot that holds the row of a pair; if none does, the free slot (-1) in which to put it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def _slot(keys, slots, shift, key):  # type: ignore[no-untyped-def]
 
 @kernel
 def _number_some(values, numbers, begin, keys, slots, shift, found):  # type: ignore[no-untyped-def]
-    # From free slots until the table is half full. Returns how far it came and how many keys there are.
+    # Slots are free at the start. Goes on until the slots are half full. Returns the next value and the number of keys.
     for i in range(found):
         slots[_slot(keys, slots, shift, keys[i])] = i + 1
     number = np.uint32(0)

@@ -1,11 +1,11 @@
-"""Compiled kernels, kept for all processes of a user where there is a place for them.
+"""A cache of compiled kernels for all processes of a user, if there is a folder for it.
 
-Numba's own cache is keyed by the file of the function alone, so it would serve stale code after a change to a kernel
-that another one calls; it raises when its index is damaged; it raises when there is nowhere to write;
-and two processes can mix up the code of two overloads. Ours is a
-folder named by a hash over all kernels and the version of numba; whatever goes wrong with it, the kernel is compiled.
+Numba's own cache has four faults. It is keyed by the file of the function alone, so it would serve stale code after a
+change to a kernel that another kernel calls. It raises when its index is damaged. It raises when there is nowhere to
+write. Two processes can mix up the code of two overloads. Our cache is a folder named by a hash over all kernels and
+the version of numba. Whatever goes wrong with it, the kernel is compiled.
 
-It stands on classes that numba keeps to itself, and so does not stand where these are others.
+It is built on private classes of numba. With a numba in which these differ there is no cache.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 
 def _cache_folder() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not root.is_absolute():  # to be ignored, says the specification
+    if not root.is_absolute():  # the specification says that it must be ignored
         root = Path.home() / ".cache"
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -36,7 +36,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return self._path
 
     def get_source_stamp(self) -> int:
-        return 0  # the folder's name says it all
+        return 0  # the name of the folder already depends on the source
 
     def get_disambiguator(self) -> None:
         return None
@@ -53,8 +53,8 @@ class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Files(IndexDataCacheFile):  # type: ignore[misc]
-    # Numba numbers the files of a function's overloads; two processes that compile two of them at once may take the
-    # same number, and then one reads the other's code. Here the name follows from the overload.
+    # Numba numbers the files of a function's overloads. Two processes that compile two overloads at once may take the
+    # same number, and then one process reads the code of the other. Here the name follows from the overload.
     def save(self, key: Any, data: Any) -> None:
         name = self._data_name(int(hashlib.sha256(repr(key).encode()).hexdigest()[:15], 16))
         self._save_data(name, data)
@@ -71,13 +71,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a damaged file, whatever it raises, is no reason not to compile
+        except Exception:  # whatever a damaged file raises, the kernel is then compiled
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except Exception:  # nor is a full or read-only disk
+        except Exception:  # a full or read-only disk must not stop the run either
             self.disable()
 
 
@@ -94,6 +94,6 @@ _FOLDER = _find_folder()
 
 
 def keep(dispatcher: Any) -> None:
-    """Let what a dispatcher compiles be kept, if there is a place for it and the function has a file."""
+    """Cache the results of a dispatcher, if there is a folder for them and the function is in a module."""
     if _FOLDER is not None and dispatcher.py_func.__module__ != "__main__":
         dispatcher._cache = _Cache(dispatcher.py_func)

@@ -1,4 +1,4 @@
-"""Numbering: from groups of provisional ids to labels 1..n, and through look-up tables back to voxels."""
+"""Numbering: from groups of provisional ids to labels 1..n, and from look-up tables to the labels of voxels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +42,14 @@ def number_kept(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-    """Labels of the members of sets, the sets numbered 1..n in the order of their roots (lowest members).
+    """Label of each member of sets that are numbered 1..n in the order of their roots (lowest members).
 
     Parameters
     ----------
     roots : ndarray of int64, shape (N,)
         Lowest member of each member's set.
     keep : ndarray of bool, shape (N,), optional
-        Whether the set whose root is i is kept; members of the others get 0. Read at roots only.
+        Whether the set with root i is kept; members of other sets get 0. Only entries at roots are read.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None
 def voxels_of(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Coordinates of the voxels of a mask, shape (N, 3), in raster order.
 
-    As `numpy.argwhere`, which goes through more than one axis several times as slowly.
+    The result is that of `numpy.argwhere`, which is several times slower for more than one axis.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def _scatter(mask, values, out):  # type: ignore[no-untyped-def]
 
 
 def scatter(mask: NDArray[np.bool_], values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Values of the voxels of a mask, given in raster order, put in their places; 0 elsewhere.
+    """Put the values of the voxels of a mask, given in raster order, in their places; 0 elsewhere.
 
     Parameters
     ----------
@@ -165,9 +165,10 @@ def _pick(numbers, lut, lowest, highest, out):  # type: ignore[no-untyped-def]
 def pick_labels(
     numbers: NDArray[np.unsignedinteger], lut: NDArray[np.int32], lowest: int, highest: int
 ) -> NDArray[np.int32]:
-    """Labels of a numbered window as those of `apply_lut`, but 0 for labels that are not in a range.
+    """Labels of a numbered window as `apply_lut` gives them, but 0 for labels outside a range.
 
-    It looks up the numbers that occur alone, so that a small window of a block of many pieces is cheap.
+    It only looks up the numbers in the window and does not copy `lut`: a small window in a block of many pieces is
+    cheap.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Union-find, and the single linkage of sinks whose centres are closer than a radius.
 
-The root of a set is always its lowest member, so that numbering sets by their roots is numbering them by their lowest
-member, whatever the order of the unions.
+The root of a set is always its lowest member. So sets numbered by their roots are numbered by their lowest members,
+whatever the order of the unions.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .compiled import kernel, part
 
 @part
 def find_root(parents, i):  # type: ignore[no-untyped-def]
-    """Root of `i`, halving the path on the way."""
+    """Root of `i`; halves the path to it."""
     while parents[i] != i:
         parents[i] = parents[parents[i]]
         i = parents[i]
@@ -77,8 +77,8 @@ def _hash(centres, scale, height, width, keys):  # type: ignore[no-untyped-def]
 
 @kernel
 def _link(keys, order, centres, row_offsets, radius, pointers, parents):  # type: ignore[no-untyped-def]
-    # Sinks come sorted by the number of their hash cell. A row of three neighbour cells is one run of that order, and
-    # its begin only ever moves forward while the cell at hand does: a pointer a row finds all neighbours.
+    # Sinks are sorted by the number of their hash cell. Three neighbour cells in a row are one run in that order. The
+    # begin of the run only moves forward from sink to sink, so one pointer for each row finds all neighbours.
     n = len(order)
     limit = radius * radius
     for i in range(n):
@@ -104,8 +104,8 @@ def _link(keys, order, centres, row_offsets, radius, pointers, parents):  # type
 def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]:
     """Single linkage of sinks: two are linked when their centres are strictly closer than `radius`.
 
-    A hash of cells of edge `radius` gives each sink its neighbours, so the time is linear in the number of sinks as
-    long as there are few of them in a cell.
+    A hash of cells of edge `radius` gives the neighbours of each sink. So the time is linear in the number of sinks,
+    as long as a cell holds few of them.
 
     Parameters
     ----------
@@ -127,11 +127,12 @@ def link_sinks(centres: NDArray[np.float64], radius: float) -> NDArray[np.int64]
     parents = np.arange(len(centres), dtype=np.int64)
     if len(centres) < 2:
         return parents
-    # One cell of margin on both sides keeps the neighbours of a border cell out of the next row. A radius below one
-    # voxel would only make more, emptier cells. The edge is a little longer than the radius, for the rounding below.
+    # One cell of margin on both sides keeps the neighbours of a border cell out of the next row. An edge below one
+    # voxel would only make more cells with fewer sinks. The edge is a little longer than the radius because products
+    # with `scale` are rounded.
     edge = max(radius, 1.0) * (1.0 + 2.0**-20)
     scale = 1.0 / edge
-    # A centre may lie below 0, but rows and planes of cells run upwards.
+    # A centre may lie below 0: the numbers of rows and planes must still be positive.
     height, width = (int(max(centres[:, k].max(), 0.0) * scale) + 3 for k in (1, 2))
     keys = np.empty(len(centres), np.int64)
     _hash(centres, scale, height, width, keys)

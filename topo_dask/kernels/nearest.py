@@ -2,8 +2,9 @@
 
 A separable distance transform (Meijster, Roerdink & Hesselink 2000; Felzenszwalb & Huttenlocher 2012) on one
 integer key, ``distance**2 * scale + rank of the label``. The least key has the least distance and, among
-these, the lowest label: a lower envelope of the parabolas decides ties by itself. The scale is a power of
-2, so shifts put keys together and take them apart. The envelope is read off anywhere, for any target box.
+equal distances, the lowest label. So the lower envelope of the parabolas decides ties by itself. The scale is
+a power of 2, so that keys are composed and decomposed by shifts. The envelope can be evaluated at any voxel,
+for any target box.
 """
 
 from functools import cache
@@ -15,13 +16,13 @@ from .compiled import kernel, part
 from .searching import first_place
 
 KEY_LIMIT = 1 << 62
-"""Bound of a key; the sums and differences formed on the way then fit int64."""
+"""Bound of a key; sums and differences of keys then fit int64."""
 
 NO_SEED = np.iinfo(np.int64).max
-"""Squared distance, and key, where there is no seed at all."""
+"""Squared distance, and key, of a voxel when there is no seed at all."""
 
 LINES = 64
-"""Lines swept together along the first two axes, where the samples of one line are far apart in memory."""
+"""Lines swept together along the first two axes, as the samples of one line are far apart in memory there."""
 
 Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
@@ -32,7 +33,7 @@ Triple = tuple[int, int, int]
 def _build_envelope(line: Int64s, bits: int, first: int, stop: int, sites: Int64s, begins: Int64s) -> int:
     """Find the parabolas that are lowest somewhere in ``first <= x < stop``; x counts from the line's start.
 
-    Parabola i takes over from its predecessor at ``begins[i]``. Returns how many there are.
+    Parabola i is the lowest from ``begins[i]`` on. Returns the number of parabolas.
     """
     n = 0
     # the last parabola of the envelope so far: its site, first x, key, and height at that x
@@ -180,8 +181,8 @@ def nearest(
     seeds_start : tuple of 3 int
         Volume coordinates of the first voxel of `seeds`.
     target_start, target_shape : tuple of 3 int
-        Volume coordinates of the first voxel of the target box, and its shape. The box may overlap that of
-        the seeds, contain it or lie apart from it.
+        Volume coordinates of the first voxel of the target box, and its shape. The target box may overlap the
+        box of the seeds, contain it or lie apart from it.
 
     Returns
     -------
@@ -201,7 +202,7 @@ def nearest(
 
     Notes
     -----
-    Linear in the voxels. With a target (d, h, w) it holds at most two int64 arrays at a time, of shapes
+    The time is linear in the voxels. For a target (d, h, w) it holds at most two int64 arrays at a time, of shapes
     (a, b, w) and (a, h, w), then (a, h, w) and (d, h, w), then the two results.
 
     References
@@ -252,12 +253,12 @@ def nearest_of(seeds: Ints, seeds_start: tuple[int, ...], points: Int64s) -> tup
     seeds_start : tuple of 3 int
         Volume coordinates of the first voxel of `seeds`.
     points : ndarray of int64, shape (n, 3)
-        Voxels in volume coordinates. Memory and time go with the volume of their bounding box.
+        Voxels in volume coordinates. Memory and time grow with the volume of their bounding box.
 
     Returns
     -------
     d2, label : ndarray of int64, shape (n,)
-        As those of `nearest`, which also says what is raised.
+        As those of `nearest`; the errors are also the same.
 
     Examples
     --------
@@ -296,7 +297,7 @@ def _look_around(numbers, lut, lowest, highest, start, points, rows, offsets, di
 
 @cache
 def _ball(radius: int) -> tuple[Int64s, Int64s]:
-    # Offsets within a radius, the shortest first, and their squared lengths.
+    # Returns the offsets within a radius, the shortest first, and their squared lengths.
     offsets = np.argwhere(np.ones((2 * radius + 1,) * 3, np.bool_)) - radius
     distances2 = (offsets * offsets).sum(axis=1)
     order = np.argsort(distances2, kind="stable")[: np.count_nonzero(distances2 <= radius * radius)]
@@ -316,7 +317,7 @@ def look_around(
 ) -> None:
     """Look in a block for seeds nearer than those found so far, around each point by itself.
 
-    A few voxels far apart take less time than with `nearest`, which sweeps all that is between them.
+    For a few points far apart it is faster than `nearest`, which sweeps all voxels between them.
 
     Parameters
     ----------
@@ -331,7 +332,7 @@ def look_around(
     points : ndarray of int64, shape (n, 3)
         Voxels in volume coordinates.
     rows : ndarray of int64, shape (m,)
-        The points to look around.
+        Points to look around.
     radius : int
         How far to look, in voxels.
     best : ndarray of int64, shape (n,)
@@ -360,7 +361,7 @@ def box_distances2(start: Int64s, stop: Int64s, lower: Int64s, upper: Int64s) ->
     start, stop : ndarray of int64, shape (3,)
         First voxel of the box, and one past its last voxel per axis. It holds voxels.
     lower, upper : ndarray of int64, shape (M, 3)
-        The same of the others.
+        The same for each of the other boxes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which page each particle is on: pages tile the volume like blocks."""
+"""The page of each particle; pages tile the volume like blocks."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def pages_of(
     positions : ndarray of float64, shape (N, 3)
         Positions (z, y, x) in volume coordinates, none below 0.
     rows : ndarray of int64, shape (M,)
-        Rows of the particles that are asked for.
+        Rows of these particles.
     page_shape : sequence of 3 int
         Voxels of a page.
     numpages : sequence of 3 int

@@ -1,4 +1,4 @@
-"""Solid shapes painted into a label volume, each within its own bounding box."""
+"""Paint solid shapes into a label volume, each within its own bounding box."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from .compiled import allocating_kernel
 
 @allocating_kernel
 def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    # First and last-plus-one voxel per axis that the ellipsoid can touch, cut at the volume.
+    # Returns the first voxel per axis that the ellipsoid can touch and one past the last, clipped to the volume.
     reach = np.empty((3, 2), np.int64)
     for axis in range(3):
         reach[axis, 0] = max(0, int(np.ceil(centre[axis] - radii[axis])))
@@ -55,7 +55,7 @@ def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, l
 
 @allocating_kernel
 def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
-    """Return how many points of a path come before its first ball that meets an object.
+    """Return how many points of a path come before the first one whose ball meets an object.
 
     Parameters
     ----------

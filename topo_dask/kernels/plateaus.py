@@ -1,4 +1,4 @@
-"""Contacts of exactly the same score: the canonical order of ties, and what must wait for the level above."""
+"""Contacts of exactly the same score: the canonical order of ties, and the groups that must wait for the tier above."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,13 @@ from .searching import first_place
 
 
 class Room(NamedTuple):
-    """Working memory for plateaus, two entries for each contact of one score. Made outside the kernels, which compile
-    for as long as all the rest where they allocate or sort."""
+    """Working memory for plateaus, two entries for each contact of one score.
+
+    It is made outside the kernels: a kernel that allocates or sorts takes twice as long to compile.
+    """
 
     ids: NDArray[np.int32]  # [2 n] both groups of each contact, ascending
-    neighbours: NDArray[np.int32]  # [2 n] who is at the other end
+    neighbours: NDArray[np.int32]  # [2 n] the group at the other end
     keys: NDArray[np.float64]  # [2 n] heap
     items: NDArray[np.int32]  # [2 n] of the heap, or a stack
 
@@ -31,7 +33,7 @@ class Room(NamedTuple):
 
 @part
 def settle(graph: Graph, tied: NDArray[np.int32], count: int, at: float, left: NDArray[np.bool_], room: Room) -> bool:
-    """Settle all plateaus of one score: the first `count` of `tied` are all edges that score `at`."""
+    """Settle all plateaus of one score. The first `count` edges of `tied` are all those that score `at`."""
     _sort_ends(graph, tied, count, room)
     _leave_plateaus(graph, 2 * count, room, left)
     exact = True
@@ -60,9 +62,9 @@ def _sort_ends(graph: Graph, tied: NDArray[np.int32], count: int, room: Room) ->
 
 @part
 def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -> None:
-    """Leave every node of a plateau that has a node left already."""
+    """Mark all nodes of a plateau as left if one of them is."""
     ids, stack, size = room.ids, room.items, 0
-    for i in range(n):  # each group gets on the stack once: here, or when it is left
+    for i in range(n):  # each group is put on the stack once: here, or when it is marked
         if (i == 0 or ids[i] != ids[i - 1]) and left[find_root(graph.parent, np.int64(ids[i]))]:
             stack[size] = ids[i]
             size += 1
@@ -82,7 +84,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
 
 @part
 def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
-    """Let the lowest group of a plateau take its neighbour of lowest id, on and on. False as in `merge_groups`."""
+    """Unite a group with its neighbour of lowest id until none is left at this score. Returns as `merge_groups`."""
     size, newest = 0, group
     while True:
         place = first_place(room.ids, n, newest)

@@ -1,4 +1,7 @@
-"""What is legal but hardly meant, told from some voxels: foreground on another scale, flow in another order."""
+"""Doubts about input that is legal but hardly meant: foreground on another scale, flow in another order.
+
+They are raised from a sample of the voxels.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import permutations
@@ -11,45 +14,47 @@ Looks: TypeAlias = Sequence[tuple[NDArray[np.bool_], NDArray[Any]]]
 """Foreground of some boxes, shape (d, h, w), and the vectors there, shape (3, d, h, w)."""
 
 FEW, LEAST = 256, 4096
-"""Foreground voxels below which nothing is said of a flow, and of the order and signs of its components."""
+"""With fewer foreground voxels there is no doubt about a flow, and none about the order and signs of its components."""
 
 _LONG = 2.5
-"""Median length of vectors from which they are taken to be scaled."""
+"""Vectors of a larger median length are taken to be scaled."""
 
 _FIT, _BETTER = 0.02, 2.0
-"""Convergence, in voxels a voxel, below which nothing is said of the order of components, and how many times that of
-the given order another one must have. Where objects are balls of radius r it is 2 / r if the order is right."""
+"""Least convergence, in voxels per voxel, for a doubt about the order of components; and how many times the convergence
+of the given order another order must have. For balls of radius r the convergence is 2 / r if the order is right."""
 
 _SPREAD, _ERRORS = 0.4, 13
-"""The same in standard deviations of the steps, and in those over the root of their number: six errors of a sum. By the
-median alone blurred flow of thin sheets that touch would diverge, by up to 0.35 of it."""
+"""The least convergence in standard deviations of the steps, and in standard deviations over the root of their number
+(six errors of a sum). By the median alone, blurred flow of thin sheets that touch would diverge, by up to 0.35 standard
+deviations."""
 
 _ENOUGH = 512
-"""Voxels, or steps between two, that are looked at in a box, on average."""
+"""Voxels, or steps between two voxels, that are sampled from a box, on average."""
 
 _SCALES = 1, 255, 65535
-"""What stands for a probability of 1 in stored foreground."""
+"""Numbers that may stand for a probability of 1 in stored foreground."""
 
 _PAIRS = 256
-"""Neighbours in a mask below which nothing is said of integers."""
+"""With fewer pairs of neighbours in a mask there is no doubt about integers."""
 
 _COMPONENTS = ("dz", "dy", "dx")
 
 
 def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
-    """What is strange about stored foreground, if anything: its scale, or that all or none is above the threshold.
+    """Doubt about stored foreground, if any: its scale, or that all or none of it is above the threshold.
 
     Labels are a foreground too: everything above 0 belongs to an object.
 
-    That none is above the threshold is said only where a tenth of the values are over half of the largest, which is
-    near the threshold or, of fractions below a threshold for 0 to 255, near 1: where there are no objects few are.
+    A volume without objects is no reason for the last doubt. So it is raised only when a tenth of the values are above
+    half of the largest value, and the largest value is near the threshold (or near 1, for fractions and a threshold
+    that is meant for 0 to 255).
 
     Parameters
     ----------
     values : ndarray
         Some of the values.
     threshold : float
-        Foreground is above it.
+        Values above it are foreground.
 
     Examples
     --------
@@ -89,12 +94,12 @@ def doubt_foreground(values: NDArray[Any], threshold: float) -> str | None:
 
 
 def doubt_mask(values: NDArray[Any]) -> str | None:
-    """What is strange about a mask, if anything: fractions, or integers as smooth as probabilities, all of them true.
+    """Doubt about a mask, if any: it holds fractions, or integers as smooth as probabilities, and all of them are true.
 
     Parameters
     ----------
     values : ndarray, shape (d, h, w)
-        Some of the mask. Labels are a mask too: most neighbours in them are equal.
+        Part of the mask. It may be labels, in which most neighbours are equal.
 
     Examples
     --------
@@ -125,7 +130,7 @@ def doubt_mask(values: NDArray[Any]) -> str | None:
 
 
 def doubt_levels(values: NDArray[Any]) -> str | None:
-    """What is strange about the two values of a mask, if anything: neither is 0.
+    """Doubt about a mask of two values, if any: neither is 0, so all of it is foreground.
 
     Parameters
     ----------
@@ -160,7 +165,8 @@ def _are_labels(values: NDArray[Any], high: float) -> bool:
 
 
 def _pairs(values: NDArray[Any], high: float) -> tuple[int, int]:
-    # Neighbours along the last axis that are neither low nor high, and those of them that are equal, as most in labels.
+    # Counts pairs of neighbours along the last axis that are neither low nor high, and those that are equal: in labels
+    # most are.
     between = (values > high / 10) & (values < 0.9 * high)
     both = between[..., :-1] & between[..., 1:]
     alike = both & (values[..., :-1] == values[..., 1:])
@@ -168,30 +174,31 @@ def _pairs(values: NDArray[Any], high: float) -> tuple[int, int]:
 
 
 def _scale(high: float) -> int:
-    # What stands for 1, by the largest value.
+    # Finds the number that stands for 1, from the largest value.
     return next((scale for scale in _SCALES if high <= scale), _SCALES[-1])
 
 
 def _many(which: NDArray[np.bool_], part: int) -> bool:
-    # Whether at least one in so many is.
+    # Whether at least one in `part` is true.
     return part * int(np.count_nonzero(which)) >= which.size
 
 
 def doubt_flow(looks: Looks, apart: Callable[[], Looks] | None = None) -> str | None:
-    """What is strange about a flow, if anything: its length, or that components in another order or sign fit better.
+    """Doubt about a flow, if any: vectors are too long, or components in another order or with other signs fit better.
 
-    Towards the middle of objects component d falls along axis d: flows converge. So the median step of each component
-    along each axis, over foreground, tells which component belongs to which axis, and whether it is negated. It does
-    not tell of axes along which objects are long, or far wider than along another: steps along those are about 0, so of
-    parallel tubes one component, and of parallel sheets two, may be given in any order or sign.
+    Flows converge: component d falls along axis d towards the middle of an object. So the median step of each component
+    along each axis, over the foreground, tells which component belongs to which axis, and whether it is negated. But
+    steps are about 0 along axes on which objects are long, or far wider than along another axis. So one component of
+    the flow of parallel tubes, and two of the flow of parallel sheets, may have any order or sign without a doubt.
 
     Parameters
     ----------
     looks : sequence of (ndarray of bool, shape (d, h, w); ndarray, shape (3, d, h, w))
-        Foreground of some boxes, and the vectors there. All are taken together: a part of an object may look strange.
+        Foreground of some boxes, and the vectors there. Boxes are judged together, as a part of an object may look
+        strange.
     apart : callable, optional
-        Gives `looks` with the vectors that are there if channels are the dz of all classes, then all dy, then all dx.
-        Called only where a component hardly converges as given.
+        Returns `looks` with the vectors for another order of channels: the dz of all classes, then all dy, then all dx.
+        It is called only when a component hardly converges in the given order.
 
     Examples
     --------
@@ -242,7 +249,7 @@ def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) ->
     if order == (0, 1, 2):
         where = "" if len(away) == 3 else f" along {' and '.join('zyx'[axis] for axis in away)}"
         return f"points away from the middle of objects{where}: it must point towards it"
-    # Channel c of what is given is the component along the axis that takes it.
+    # The name of a given channel is the component along the axis to which this order assigns it.
     names = ", ".join(_COMPONENTS[order.index(channel)] for channel in range(3))
     if not (steps[range(3), order] < -least).any():
         turned = ", negated"
@@ -252,7 +259,7 @@ def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) ->
 
 
 def _some(mask: NDArray[np.bool_], every: int) -> tuple[NDArray[np.int64], ...]:
-    # Indices of one in so many voxels of a mask, spread over it.
+    # Returns the indices of one in `every` voxels of a mask, spread over it.
     return np.unravel_index(np.flatnonzero(mask)[::every], mask.shape)
 
 
@@ -262,7 +269,8 @@ def _vectors(flow: NDArray[Any], at: Sequence[NDArray[np.int64]]) -> NDArray[np.
 
 
 def _steps(looks: Looks, every: int) -> tuple[NDArray[np.float64], float]:
-    # Median step of each component along each axis between foreground voxels, and what a sum of three must exceed.
+    # Returns the median step of each component along each axis between foreground voxels, and the least convergence (a
+    # sum of three steps) for a doubt.
     steps, least = np.zeros((3, 3)), _FIT
     for axis in range(3):
         found = []

@@ -1,4 +1,4 @@
-"""Pyramid: which axes are halved from level to level, and how the labels of a level follow from the finer one."""
+"""Pyramids: which axes are halved from level to level, and how to compute the labels of a level from the finer one."""
 
 from typing import TypeAlias
 
@@ -17,8 +17,8 @@ def pyramid_factors(
 ) -> list[Factors]:
     """Downsampling factors from each level of a pyramid to the next.
 
-    An axis is halved unless its voxels are already at least twice as long as the shortest ones, or it is one voxel
-    long (such an axis is not counted among the shortest either).
+    An axis is halved unless voxels are already at least twice as long along it as along the axis where they are
+    shortest, or the axis is one voxel long. (Axes of one voxel do not count when the shortest is sought.)
 
     Parameters
     ----------
@@ -27,17 +27,18 @@ def pyramid_factors(
     voxel_size : tuple of 3 float
         Edges of a voxel of the finest level, in any unit.
     longest : int
-        Voxels along the longest axis of the coarsest level at most; 1 or more.
+        Largest number of voxels along the longest axis of the coarsest level; 1 or more.
 
     Returns
     -------
     factors : list of tuple of 3 int
-        One entry for each level but the finest, each factor 1 or 2. A level has ``ceil(size / factor)`` voxels.
+        One entry for each level but the finest, each factor 1 or 2. A level has ``ceil(size / factor)`` voxels along
+        an axis, where `size` is that of the level before.
 
     Raises
     ------
     ValueError
-        When `longest` is below 1, or a voxel has an edge that is no length.
+        When `longest` is below 1, or an edge of a voxel is not a positive number of usual size (1e-100 to 1e100).
 
     Examples
     --------
@@ -69,7 +70,7 @@ def coarse_shape(shape: tuple[int, int, int], factors: Factors) -> tuple[int, in
 
 @kernel
 def _mode(values, n):  # type: ignore[no-untyped-def]
-    # Sorts the first n values, then takes the longest run; 0 gives way to another value of the same count.
+    # Sorts the first n values and returns that of the longest run. 0 loses against another value of the same count.
     for i in range(1, n):
         value = values[i]
         j = i
@@ -100,17 +101,17 @@ def _downsample(labels, fz, fy, fx, values, out):  # type: ignore[no-untyped-def
                             values[n] = cell[k, j, i]
                             uniform = uniform and values[n] == values[0]
                             n += 1
-                # most cells are uniform: there is nothing to sort
+                # most cells are uniform and need no sorting
                 out[z, y, x] = values[0] if uniform else _mode(values, n)
 
 
 def downsample_labels(labels: NDArray[np.integer], factors: Factors) -> NDArray[np.integer]:
     """Most frequent label of every cell of ``factors`` voxels.
 
-    The background counts like a label, but gives way to a label of the same count; among labels of the same count the
-    lowest wins. Every value of the result is a value of its cell. Cells at the upper border are cut off there, and the
-    voxels that are left decide. Cells start at voxel 0: blocks whose start is a multiple of the factors give the same
-    as the whole volume.
+    The background counts like a label, but loses against a label of the same count. Among labels of the same count
+    the lowest wins. Every value of the result occurs in its cell. A cell that the upper border cuts off has fewer
+    voxels, and these decide. Cells start at voxel 0, so blocks that start at multiples of the factors give the same
+    result as the whole volume.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from .compiled import part
 
 @part
 def first_place(ascending: NDArray[np.signedinteger], n: int, value: int) -> int:
-    """Place of the first of `n` ascending integers that is not below a value; `n` where all are."""
+    """Place of the first of `n` ascending integers that is not below a value; `n` if all are below it."""
     low, high = 0, n
     while low < high:
         middle = (low + high) >> 1

@@ -1,9 +1,9 @@
-"""What LLVM has to be told before it makes a loop SIMD.
+"""Reads and writes with the metadata that LLVM needs to make a loop SIMD.
 
-Numba passes arrays as bare pointers, so LLVM must assume that a store to one may change another, and it cannot
-check that at run time for a gather, whose addresses are data. It then leaves the loop scalar. Scoped alias metadata
-settles the question: what `gather` reads is never written by `store`. That holds here because flow fields are only
-read while particles move. Index checks are the caller's: none of these wraps or checks bounds.
+Numba passes arrays as bare pointers, so LLVM must assume that a store to one array may change another. It cannot check
+that at run time for a gather, because the addresses of a gather are data. Then it leaves the loop scalar. Scoped alias
+metadata tells LLVM that `store` never writes to an array that `gather` reads. That is true here, because flow fields
+are only read while particles move. Callers must check indices: none of these functions wraps or checks bounds.
 """
 
 import platform
@@ -62,8 +62,8 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 def _converts_halves() -> bool:
-    # A compiler that is told of another processor than this one, or of none that can, would call a function that numba
-    # does not have, and crash.
+    # Whether the compiler may convert halves by instruction. If numba is set to compile for another processor, or for
+    # one without such an instruction, LLVM would call a function that numba does not have, and crash.
     if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None:
         return False
     if platform.machine() in ("aarch64", "arm64"):
@@ -74,8 +74,8 @@ def _converts_halves() -> bool:
 
 
 def _extend(builder: ir.IRBuilder, half: Any) -> Any:
-    # The exponent of a half counts from 2**-15, that of a single from 2**-127: moved into place the bits mean 2**-112
-    # of the number, for subnormals too, and the product is exact.
+    # The exponent of a half counts from 2**-15, that of a single from 2**-127. So the bits of a half, shifted into
+    # place, are the number times 2**-112, for subnormals too; multiplying by 2**112 is exact.
     integer, single = ir.IntType(32), ir.FloatType()
     bits = builder.zext(half, integer)
     size = builder.shl(builder.and_(bits, integer(0x7FFF)), integer(13))
@@ -100,9 +100,10 @@ def half_to_single(typingctx: Any, bits: Any) -> Any:
 
 @intrinsic
 def size_bits(typingctx: Any, value: Any) -> Any:
-    """Bits of a float without its sign: integers in the order of the sizes, infinity and NaN above all (IEEE 754).
+    """Bits of a float without its sign, as an integer.
 
-    The largest integer of many is found by SIMD; for floats LLVM keeps to the order, as a NaN among them would matter.
+    The integers are in the order of the magnitudes, with infinity and NaN above all (IEEE 754). LLVM uses SIMD for the
+    maximum of integers. For floats it does not, because the result depends on the order if there is a NaN.
     """
     unsigned: Any = {types.float32: types.uint32, types.float64: types.uint64}[value]
 

@@ -1,6 +1,7 @@
 """Sinks: the occupied cells of a grid over the end points of particles.
 
-A block emits one row a sink, with sums that do not depend on the order of the particles; rows of the same cell add up.
+A block emits one row for each sink, with sums that do not depend on the order of the particles. Rows of the same cell
+add up.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from .compiled import kernel
 from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE, add_sums, check_sums
 
 _CENTRES = 1 << 16
-"""Centres computed at a time, which bounds what that takes beside them."""
+"""Centres computed at a time; this bounds the memory beside the centres themselves."""
 
 MAX_OUTSIDE = 1 << 16
-"""Voxels that an end point may lie outside the volume: further out, sums and the hash of a cell may not fit int64."""
+"""How many voxels an end point may lie outside the volume. Further out, sums and hashes of cells may not fit int64."""
 
 _WHAT = "end points relative to their cell"
 _REMEDY = "choose a smaller convergence_radius, so that fewer end in one cell and nearer to its origin"
@@ -39,7 +40,7 @@ class CellGrid:
 
     @classmethod
     def for_radius(cls, volume_shape: Sequence[int], convergence_radius: float) -> "CellGrid":
-        """Grid on which end points become sinks: cells of half the radius, of one voxel at least."""
+        """Grid on which end points become sinks: cells with an edge of half the radius, but of one voxel at least."""
         depth, height, width = (int(size) for size in volume_shape)
         return cls((depth, height, width), max(1.0, convergence_radius / 2))
 
@@ -50,7 +51,7 @@ class CellGrid:
         return depth, height, width
 
     def origins(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Integer voxel near each cell, to which sums of end points are relative; shape (S, 3)."""
+        """Integer voxel near each cell, shape (S, 3); sums of end points are relative to it."""
         index = np.stack(np.unravel_index(cells, self.shape), axis=-1)
         origins: NDArray[np.int64] = np.floor(index * self.edge).astype(np.int64)
         return origins
@@ -73,7 +74,7 @@ def _cells(positions, edge, shape, sizes, out):  # type: ignore[no-untyped-def]
 
 
 def cells_of(positions: NDArray[np.float64], grid: CellGrid) -> NDArray[np.int64]:
-    """Cell number (raster index in the grid) of each end point; one outside the volume is in the nearest cell.
+    """Cell number (raster index in the grid) of each end point. An end point outside the volume is in the nearest cell.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def _sum_ends(positions, numbers, origins, scale, counts, sums):  # type: ignore
             total = sums[row, k] + np.int64(np.rint((positions[i, k] - origins[row, k]) * scale))
             sums[row, k] = total
             if total > MAX_SUM or total < -MAX_SUM:
-                return  # before it wraps around; the sum is there to be found
+                return  # before it wraps around; callers find the sum in `sums`
 
 
 def sum_ends(
@@ -159,7 +160,7 @@ def sum_ends(
 
 
 def add_ends(sums: NDArray[np.int64], rows: NDArray[np.int64], terms: NDArray[np.int64]) -> None:
-    """Add sums of end points to some rows of others, in place; see `sum_ends` and `add_sums`."""
+    """Add sums of end points to some rows of `sums`, in place; see `sum_ends` and `add_sums`."""
     add_sums(sums, rows, terms, _WHAT, _REMEDY)
 
 
@@ -173,7 +174,7 @@ def sink_centres(
     """Mean end point of each sink, in volume coordinates.
 
     The exact sum of the end points is rounded once, unless it passes 2**53 voxels, and divided by their number. So
-    end points on whole voxels give the very float that a plain mean gives, and a distance of exactly the radius falls
+    end points on whole voxels give the same float as a plain mean, and a distance of exactly the radius is decided
     the same way.
 
     Parameters
@@ -197,7 +198,7 @@ def sink_centres(
     centres = np.empty(sums.shape) if out is None else out
     for at in range(0, len(cells), _CENTRES):
         part = slice(at, at + _CENTRES)
-        # Whole voxels by themselves: int64 holds more bits than a float64.
+        # Whole voxels are added up by themselves, as int64 holds more bits than float64.
         whole = grid.origins(cells[part]) * counts[part, None] + (sums[part] >> FRACTION_BITS)
         rest = (sums[part] & (int(SCALE) - 1)) / SCALE
         centres[part] = (whole + rest) / counts[part, None]

@@ -1,10 +1,10 @@
 """Euler integration of particles through one region of a flow field.
 
 The region is any box of the volume. Positions stay in volume coordinates (float64); a particle that leaves the region
-is handed back where it stands, with the steps it has left, so that the caller can go on with another region.
+is handed back at its position, with the steps it has left, so that the caller can go on with another region.
 
 The state of a batch of particles stays in the first-level cache, and each loop over the batch is SIMD. Particles that
-stand still (their next position equals their position) will do so for ever and leave the batch early.
+stand still (their next position equals their position) will never move again, and leave the batch early.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from .compiled import kernel, part
 from .simd import gather, half_to_single, load, size_bits, store
 
 TILE = (4, 8, 8)
-"""Voxels of the tiles by which particles are taken: those of one tile go the same way, and arrive together."""
+"""Voxels of a tile. Particles are taken tile by tile: those of one tile go the same way, and arrive together."""
 
 BATCH = 256
-"""Particles advanced together, those of a full tile; half or twice as many are equally fast."""
+"""Particles advanced together, as many as a full tile has; half or twice as many are equally fast."""
 
 STRIDE = 16
-"""Steps between two looks at a batch: has anybody left the region, does anybody stand still?"""
+"""Steps between two checks of a batch: has any particle left the region, does any stand still?"""
 
 SHORT_STRIDE = 4
-"""The same where somebody is near a face of the region."""
+"""The same when a particle is near a face of the region."""
 
 HALVES_BYTES = 8
-"""Bytes of a vector of float16 that is laid out."""
+"""Bytes of a vector of float16 in the layout for tracking."""
 
 Shape = Sequence[int]
 
@@ -40,13 +40,13 @@ class Region(NamedTuple):
     Parameters
     ----------
     vectors : ndarray of float32 or float64, shape (d, h, w, 3), or of uint64, shape (d, h, w)
-        Displacements of a step, or bits of three float16, dz lowest: see `lay_out`.
+        Displacements of a step, or the bits of three float16 with dz lowest, see `lay_out`.
     longest : float
         Longest displacement along an axis; infinite when a component is not finite.
     origin : tuple of 3 int
         The box's first voxel in the volume.
     step : float32
-        Length of a step, for vectors of float16; the others are displacements.
+        Length of a step. It is used for vectors of float16 only; vectors of other types are displacements already.
     """
 
     vectors: NDArray[np.floating] | NDArray[np.uint64]
@@ -62,12 +62,12 @@ def _larger(a, b):  # type: ignore[no-untyped-def]
 
 @part
 def _moved(value, step):  # type: ignore[no-untyped-def]
-    return step * value if np.abs(value) < np.inf else value - value  # NaN of the flow's type: np.nan has another
+    return step * value if np.abs(value) < np.inf else value - value  # NaN in the type of the flow, which np.nan is not
 
 
 @kernel
 def _interleave(dz, dy, dx, step, out):  # type: ignore[no-untyped-def]
-    # One loop over all three, so that the stores become whole vectors.
+    # One loop over all three components, so that the stores become whole vectors.
     longest = size_bits(step - step)
     for i in range(len(dz)):
         z, y, x = _moved(dz[i], step), _moved(dy[i], step), _moved(dx[i], step)
@@ -95,7 +95,7 @@ def _pack(dz, dy, dx, out):  # type: ignore[no-untyped-def]
 
 
 def empty_layout(flow: NDArray[np.floating]) -> NDArray[Any]:
-    """Room for all of a flow, for `lay_out` to fill."""
+    """Empty array for the layout of a whole flow; `lay_out` fills it."""
     if flow.dtype == np.float16:
         return np.empty(flow.shape[1:], np.uint64)
     return np.empty((*flow.shape[1:], 3), flow.dtype)
@@ -120,8 +120,8 @@ def lay_out(
     Returns
     -------
     out : ndarray of float32 or float64, shape (D, H, W, 3), or of uint64, shape (D, H, W)
-        Displacements of one step; where the flow is float16 its own bits, those of dz lowest, as they take less room
-        and one look. A component that is not finite becomes NaN.
+        Displacements of one step. A float16 flow keeps its own bits, with those of dz lowest, because a vector then
+        takes less memory and one read. A component that is not finite becomes NaN.
     longest : float
         Longest displacement along an axis; infinite when a component is not finite.
 
@@ -147,7 +147,7 @@ def lay_out(
 
 
 def region_of(flow: NDArray[np.floating], origin: tuple[int, int, int], step_size: float) -> Region:
-    """The flow of a box, shape (3, d, h, w), laid out; see `lay_out` and `Region`."""
+    """Lay out the flow of a box, shape (3, d, h, w); see `lay_out` and `Region`."""
     return Region(*lay_out(flow, step_size), origin, np.float32(step_size))
 
 
@@ -172,7 +172,7 @@ def _start(mask, bounds, tile, origin, positions, voxels):  # type: ignore[no-un
 def start_particles(
     mask: NDArray[np.bool_], origin: Shape, part: tuple[slice, slice, slice] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Where the particles of a block start: its foreground voxels, tile by tile.
+    """Start positions of the particles of a block: its foreground voxels, tile by tile.
 
     Parameters
     ----------
@@ -180,12 +180,12 @@ def start_particles(
     origin : sequence of 3 int
         The block's first voxel in the volume.
     part : tuple of 3 slice, optional
-        Part of the block, with bounds; all of it by default.
+        Part of the block, as slices with start and stop; the whole block by default.
 
     Returns
     -------
     positions : ndarray of float64, shape (N, 3)
-        In volume coordinates, in the order of tiles, see `TILE`, and within one in raster order.
+        In volume coordinates, in the order of the tiles (see `TILE`), and in raster order within a tile.
     voxels : ndarray of int64, shape (N,)
         Their raster indices in the block.
 
@@ -206,7 +206,7 @@ def start_particles(
 
 @part
 def _displacement(vectors, words, at, i, axis, step):  # type: ignore[no-untyped-def]
-    # Which branch it is is known when it is compiled.
+    # The compiler knows which branch is taken.
     if words is None:
         return gather(vectors, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(axis))
     return step * half_to_single(load(words, i) >> np.uint64(16 * axis))
@@ -214,7 +214,8 @@ def _displacement(vectors, words, at, i, axis, step):  # type: ignore[no-untyped
 
 @part
 def _move(vectors, words, step, at, z, y, x, count, strides, last):  # type: ignore[no-untyped-def]
-    # One loop for the voxel under every particle, then one an axis: the form that becomes SIMD gathers.
+    # One loop finds the voxel under every particle, then one loop moves them along each axis: this form becomes SIMD
+    # gathers.
     stride_z, stride_y, base = strides
     last_z, last_y, last_x = last
     for i in range(count):
@@ -349,14 +350,14 @@ def _advance(vectors, words, step, last, strides, bounds, free, batch, positions
 
 
 def _bounds(lower: Shape, upper: Shape, volume_shape: Shape, shrink: float) -> tuple[float, ...]:
-    # A face of the region on the volume's border holds nobody back: positions are clipped there anyway.
+    # No particle leaves the region through a face on the border of the volume: positions are clipped there.
     low = [-np.inf if a == 0 else a + shrink for a in lower]
     high = [np.inf if b == n else b - shrink for b, n in zip(upper, volume_shape, strict=True)]
     return low[0], high[0], low[1], high[1], low[2], high[2]
 
 
 def _empty_batch() -> tuple[NDArray[Any], ...]:
-    # Made here and not in the kernel: each allocation there costs a tenth of a second to compile.
+    # Made here and not in the kernel, where each allocation takes a tenth of a second to compile.
     floats, integers = np.empty((6, BATCH)), np.zeros((3, BATCH), np.int64)
     return (*floats, *integers, np.zeros(BATCH, np.bool_))
 
@@ -369,11 +370,11 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
     region : Region
         Flow of a box of the volume, see `region_of`.
     volume_shape : sequence of 3 int
-        Shape of the whole volume, to whose box positions are clipped.
+        Shape of the whole volume; positions are clipped to it.
     positions : ndarray of float64, shape (N, 3)
         Positions (z, y, x) in volume coordinates, changed in place.
     steps_left : ndarray of int64, shape (N,)
-        Steps to go, changed in place: 0 for a particle that has arrived, more for one that left the region.
+        Steps to go, changed in place: 0 for a particle that has arrived, above 0 for one that has left the region.
 
     Raises
     ------
