@@ -23,36 +23,36 @@ from .stages.track import lay_out, track
 from .stages.unite import count_contacts, unite
 
 NUMBERED = ("numbers.extents", "numbers.faces", "numbers")
-"""Kinds of the bundles of a block whose pieces are numbered."""
+"""Kinds of the bundles that a block has when its pieces are numbered."""
 
 FRAGMENTED = ("fragments.extents", "fragments.faces", "fragments.ids")
-"""Kinds of the bundles of a block that tell of its fragments."""
+"""Kinds of the bundles that describe the fragments of a block."""
 
 
 def tracked_together(flow: Any, n_classes: int) -> bool:
-    """Whether so many classes are tracked together: where stored chunks of the flow hold channels of several."""
+    """Whether the classes are tracked together: when stored chunks of the flow hold channels of several classes."""
     return n_classes > 1 and (flow.shards or flow.chunks)[0] > 3
 
 
 def track_together(jobs: Sequence[Job]) -> TrackTogether:
-    """Stage that tracks several classes of one grid and one flow array."""
+    """Return the stage that tracks several classes with one grid and one flow array."""
     return TrackTogether("track", track, EVERY, moves=True, products=NUMBERED, jobs=tuple(jobs))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done after the first numbering.
+    """What a job does after the first numbering.
 
     Parameters
     ----------
     min_size : int
         Instances of fewer voxels are dropped, before the split.
     merge, merge_threshold
-        How instances that touch are united, and above which mean score.
+        How instances that touch are united, and the mean score above which they are.
     split, recover : bool
-        Whether to split what is disconnected, and to give orphans a label.
+        Whether to split disconnected instances, and whether to give orphans a label.
     min_fragment_ratio : float
-        Share of an instance from which a fragment is large.
+        Least share of an instance's voxels that makes a fragment large.
     flow_error : float, optional
         Largest flow error of an instance that is kept.
     table : bool
@@ -70,7 +70,7 @@ class Recipe:
 
     @classmethod
     def of(cls, config: ClassConfig, *, table: bool = False) -> "Recipe":
-        """The recipe of a class."""
+        """Return the recipe of a class."""
         return cls(
             min_size=config.min_size,
             merge=config.merge,
@@ -84,7 +84,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a job, the view of its final labels, and the factors between the levels these are given."""
+    """The stages of a job, the view of its final labels, and the factors between the levels of the output.
+
+    `drops` says whether instances are dropped for their flow error.
+    """
 
     stages: tuple[Stage, ...]
     view: View
@@ -92,7 +95,7 @@ class Plan:
     pyramid: tuple[tuple[int, int, int], ...] = ()
 
     def dropped(self, job: Job) -> Dropped:
-        """What was dropped on the way, of a job whose stages are done."""
+        """Count the instances that a job has dropped, after its stages are done."""
         kinds = {kind for stage in self.stages for kind in stage.kinds} & set(map(dropped_kind, ("link", "unite")))
         return count_dropped(job, sorted(kinds), drops=self.drops)
 
@@ -104,7 +107,7 @@ class Plan:
 
     @property
     def writers(self) -> tuple[Stage, ...]:
-        """The stages that write the output, one a level: `final`, then those that downsample."""
+        """The stages that write the output, one for each level: `final`, then the stages that downsample."""
         found = [self.final]
         for level, factors in enumerate(self.pyramid, 1):
             name = f"downsample.{level}"
@@ -114,7 +117,7 @@ class Plan:
 
 
 Start = Literal["flow", "held", "rows", "labels"]
-"""What a job starts from: a stored flow, one held in memory, rows of end points, or labels."""
+"""Input of a job: a stored flow, a flow held in memory, rows of end points, or labels."""
 
 
 def _first_stages(start: Start, min_size: int) -> list[Stage]:
@@ -142,7 +145,7 @@ def _gather_stages(tiers: int, threshold: float) -> list[Stage]:
     decide = [partial(gather, tier=tier, threshold=threshold) for tier in range(tiers)]
     names = [contacts_kind(tier) for tier in range(-1, tiers)]
     return [
-        Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # two instances a contact at most
+        Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # a contact has two instances
         *(
             Gathering(names[tier + 1], decide[tier], names[tier], tier, products=(f"{names[tier + 1]}.united",))
             for tier in range(tiers)
@@ -158,14 +161,15 @@ def plan_stages(
     Parameters
     ----------
     recipe : Recipe
-        What is to be done.
+        What the job does after the first numbering.
     start : {"flow", "held", "rows", "labels"}
-        What the job starts from.
+        Input of the job.
     tiers : int
-        Tiers of regions, each twice as wide as the last, in which instances are agglomerated before the whole; the
-        labels do not depend on it. 0: the whole at once.
+        Number of tiers of regions, each twice as wide as the last, in which instances are agglomerated before the
+        whole volume. The labels do not depend on it. With 0 the whole volume is agglomerated at once.
     pyramid : sequence of tuple of 3 int
-        Voxels of each level of the output for one of the next.
+        For each level of the output but the coarsest: how many of its voxels make one voxel of the next level, along z,
+        y, x.
     """
     # The published merge comes after the size filter, agglomeration before it.
     late = recipe.min_size if recipe.merge == "agglomerate" else 0

@@ -1,11 +1,11 @@
 """Training targets: the flow that a network is taught to predict, computed from labels.
 
-Two rules, both published in the README of janelia-cellmap/topo: straight to the centre of mass for convex
-objects (`direct_flow`), and by diffusion for objects a straight line would leave (`diffusion_flow`). NumPy in
-gives NumPy out; a dask array in gives a lazy dask array out, equal bit for bit.
+There are two rules, both published in the README of janelia-cellmap/topo: straight to the centre of mass for
+convex objects (`direct_flow`), and by diffusion for objects that a straight line would leave (`diffusion_flow`).
+NumPy arrays give NumPy arrays. Dask arrays give lazy dask arrays, equal bit for bit.
 
-The straight flow needs the centre of each object from the whole volume: blocks emit counts and sums
-(chunk), the rows of one id are added up (combine) and every block is written from the table (finalize).
+The straight flow needs the centre of each object, from the whole volume: blocks emit counts and sums (chunk), the
+rows of one id are added up (combine), and every block of the flow is written from the table (finalize).
 """
 
 import operator
@@ -48,22 +48,21 @@ def direct_flow(labels: Any) -> Any:
     -------
     ndarray or dask.array.Array of float32, shape (3, D, H, W)
         Components dz, dy, dx: (c - v) / |c - v| at voxel v of an object with centre of mass c. 0 in the
-        background, at the voxel nearest to c (c rounded half to even, per axis) if it belongs to the object,
+        background, at the voxel nearest to c (c rounded half to even, per axis) if that belongs to the object,
         and where v is c. A lazy result has chunks ``((3,), *labels.chunks)``; building it computes nothing.
-        Its blocks all need one table with 96 bytes per object.
+        All its blocks need one table with 96 bytes per object.
 
     Raises
     ------
     TypeError
-        `labels` is no NumPy or dask array, or not of an integer type.
+        `labels` is not a NumPy or dask array, or not of an integer type.
     ValueError
         `labels` is not 3-D, or has chunks of unknown size.
 
     Notes
     -----
-    The rule is that of the README of janelia-cellmap/topo. Counts and coordinate sums are exact integers,
-    so that the centres, and the flow, do not depend on the chunks. One pass over the volume counts, one
-    writes.
+    The rule is that of the README of janelia-cellmap/topo. Counts and coordinate sums are exact integers, so
+    the centres and the flow do not depend on the chunks. The volume is read twice: one pass counts, one writes.
 
     Examples
     --------
@@ -100,57 +99,58 @@ def diffusion_flow(
     For each axis d a field u_d starts as the voxel's coordinate along d inside the object and is 0 outside.
     Then u_d <- u_d + (1/6) * (6-neighbour Laplacian), for voxels of the object only, ``min(6 * longest side
     of the bounding box, n_iter)`` times. Component d of the flow is the central difference of u_d along d;
-    all three are scaled to unit length together. Beyond a face of the volume u_d is what it is at the face: an
-    object that is cut there does not pile up.
+    all three are scaled to unit length together. Beyond a face of the volume u_d has the value that it has at the
+    face, so that the flow of an object that is cut there does not gather at the face.
 
     Parameters
     ----------
     labels : ndarray or dask.array.Array of any integer type, shape (D, H, W)
         Instance ids, 0 = background; any values, in any order, with any gaps.
     n_iter : int, default 200
-        Largest number of diffusion steps, at least 1. Heat spreads about ``sqrt(n_iter / 3)`` voxels: an
-        object much thicker than twice that keeps a core whose flow is the plain gradient of the coordinates,
+        Largest number of diffusion steps, at least 1. Heat spreads about ``sqrt(n_iter / 3)`` voxels. An object
+        much thicker than twice that keeps a core in which the flow is the plain gradient of the coordinates,
         (1, 1, 1) before scaling, or 0 with ``place=None``.
     place : tuple of 3 int or None, default (0, 0, 0)
-        Coordinates of the first voxel of `labels`, at least 0: where in a larger volume they were cut out. None:
-        all u_d start at 1 instead, so that the flow of an object does not depend on where it lies (see Notes).
+        Coordinates, at least 0, of the first voxel of `labels` in the larger volume from which they were cut out.
+        With None all u_d start at 1 instead, so that the flow of an object does not depend on where it lies (see
+        Notes).
     depth : int, optional
-        For dask arrays only, and required there: voxels, at least 0, by which each block is read beyond its
-        faces. Blocks narrower than that are computed together with a neighbour.
+        For dask arrays only, and required for them: how many voxels, at least 0, each block is read beyond its faces.
+        Blocks narrower than that are computed together with a neighbour.
     threads : int, optional
         For NumPy only: number of threads, default one per core. The result does not depend on it.
 
     Returns
     -------
     ndarray or dask.array.Array of float32, shape (3, D, H, W)
-        Components dz, dy, dx. 0 in the background and where all three differences vanish, so in an object of
-        one voxel. A lazy result has chunks ``((3,), *labels.chunks)`` and equals the in-memory one bit for
-        bit.
+        Components dz, dy, dx. 0 in the background and where all three differences vanish, as in an object of one
+        voxel. A lazy result has chunks ``((3,), *labels.chunks)`` and equals the result in memory bit for bit.
 
     Raises
     ------
     TypeError
-        `labels` is no NumPy or dask array, or not of an integer type; a dask array without `depth` (the flow
-        of a voxel depends on its whole object), or a NumPy array with it; `place` is not three integers.
+        `labels` is not a NumPy or dask array, or not of an integer type; `labels` is a dask array and there is no
+        `depth` (the flow of a voxel depends on its whole object), or a NumPy array and there is a `depth`; `place` is
+        not three integers.
     ValueError
-        `labels` is not 3-D or has chunks of unknown size; `depth` or `place` below 0; `n_iter` or `threads` below 1.
-        When a lazy result is computed: an object's bounding box reaches out of a block it has voxels in, `depth`
-        included.
+        `labels` is not 3-D or has chunks of unknown size; `depth` or `place` is below 0; `n_iter` or `threads` is
+        below 1. When a lazy result is computed: an object has voxels in a block, but its bounding box reaches more than
+        `depth` beyond the block.
 
     Notes
     -----
-    The rule is that of the README of janelia-cellmap/topo: 0 in what is known not to be the object, no flux
-    through the border of what is known.
+    The rule is that of the README of janelia-cellmap/topo: u_d is 0 in voxels that are known not to be in the object,
+    and there is no flux through the border of the known region.
 
     By this rule the flow depends on where the object lies. As u is 0 outside, component d is weighted by the
-    coordinate along d: near 0 the flow along d is weak on the low side of an object, and at (10, 300, 300) it
+    coordinate along d: near 0 the flow along d is weak on the low side of an object, and at (10, 300, 300) the flow
     hardly has a z component. Far from 0 along all axes the coordinates within an object are nearly the same;
-    ``place=None`` is the limit. A network sees no coordinates and can only learn the mean over places, so
-    for training on crops take the same `place` for all, large (several times a crop's size) or None.
+    ``place=None`` is the limit. A network does not see coordinates and can only learn the mean over places. So for
+    training on crops use the same `place` for all crops: a large one (several times the size of a crop), or None.
 
-    Work and memory follow the objects' voxels, not their bounding boxes: about 10 ns per voxel and step on one
-    core; 72 bytes per voxel of the objects in progress, besides 8 per foreground voxel and 4 per voxel of the
-    volume.
+    Time and memory grow with the voxels of the objects, not with their bounding boxes: about 10 ns per voxel and
+    step on one core; 72 bytes per voxel of the objects in progress, plus 8 per foreground voxel and 4 per voxel of
+    the volume.
 
     Examples
     --------
@@ -204,20 +204,20 @@ def _native(labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Objects:
-    """Objects of a block or a volume, in ascending order of id, and how far they reach in the volume."""
+    """Objects of a block or a volume, in ascending order of id, and their extents in the volume."""
 
     ids: NDArray[np.int64]
     extents: Extents
 
 
 def _number_objects(labels: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Distinct values in a block, background too, and the number of each voxel's, from 1."""
+    """Distinct values in a block, including the background, and for each voxel the number of its value, from 1."""
     values, numbers = number_values(labels.astype(np.int64, copy=False).reshape(-1))
     return values, numbers.reshape(labels.shape)
 
 
 def _find_objects(labels: np.ndarray, start: Triple = (0, 0, 0), shape: Triple | None = None) -> _Objects:
-    """Chunk: objects of a volume, or of the block that starts somewhere in a volume of a shape."""
+    """Chunk: objects of a volume, or of a block that starts at `start` in a volume of a given shape."""
     ids, numbers = _number_objects(labels)
     extents = measure(numbers, len(ids), start, labels.shape if shape is None else shape)
     order = np.argsort(ids)
@@ -226,7 +226,7 @@ def _find_objects(labels: np.ndarray, start: Triple = (0, 0, 0), shape: Triple |
 
 
 def _combine_objects(tables: Sequence[_Objects]) -> _Objects:
-    """Combine: one row an object, whatever its blocks."""
+    """Combine: one row for each object, whichever blocks it is in."""
     ids = np.unique(np.concatenate([table.ids for table in tables]))
     extents = Extents.empty(len(ids))
     for table in tables:
@@ -244,7 +244,7 @@ def _direct_block(labels: np.ndarray, table: _Objects, origin: tuple[int, ...]) 
 def _diffuse_objects(
     labels: np.ndarray, table: _Objects, place: Place, walls: np.ndarray, n_iter: int, threads: int
 ) -> np.ndarray:
-    # `walls`: whether the volume ends at each face of `labels`.
+    # `walls` says for each face of `labels` whether the volume ends there.
     flow = np.zeros((3, *labels.shape), np.float32)
     counts = table.extents.counts
     if counts.size and counts.max() >= np.iinfo(np.int32).max:
@@ -259,7 +259,7 @@ def _diffuse_objects(
         own = voxels[starts[i] : starts[i + 1]]
         kernels.diffusion_object(labels, ranks, own, first, walls, steps[i], flow.reshape(3, -1))
 
-    with ThreadPoolExecutor(threads) as pool:  # the most work first, so that no thread is left with it
+    with ThreadPoolExecutor(threads) as pool:  # the largest work first, so that no thread is alone with it at the end
         list(pool.map(diffuse, np.argsort(-counts * steps, kind="stable")))
     return flow
 
@@ -267,7 +267,7 @@ def _diffuse_objects(
 def _diffusion_core(
     labels: np.ndarray, table: _Objects, block: Box, core: Box, shape: Triple, place: Place, n_iter: int
 ) -> np.ndarray:
-    """Finalize: the flow of `core` from the labels of `block`, boxes of a volume of a shape."""
+    """Finalize: the flow of the box `core` from the labels of the box `block`, in a volume of a given shape."""
     part = core.within(block)
     own = np.sort(_number_objects(labels[part])[0])
     own = own[own != 0]
@@ -321,7 +321,7 @@ def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -
     depth = operator.index(depth)
     if depth < 0:
         raise ValueError(f"depth is {depth}; expected at least 0")
-    # A block can be read into its direct neighbours only, so none may be smaller than the depth.
+    # A block can be extended into its direct neighbours only, so no block may be narrower than the depth.
     wide = labels.rechunk(
         tuple(da.overlap.ensure_minimum_chunksize(min(depth, sum(sizes)), sizes) for sizes in labels.chunks)
     )

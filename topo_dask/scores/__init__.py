@@ -1,6 +1,7 @@
-"""Scores between a true and a computed label volume, all from one pass that counts which ids meet.
+"""Scores between a true and a computed label volume. One pass counts which ids meet; all scores follow from that.
 
-Every score takes the two volumes, or a `ContingencyTable` of them in place of the first, so that several share a pass.
+Every score takes the two volumes. It also takes a `ContingencyTable` in place of both, so that several scores share one
+pass.
 """
 
 from .counting import ContingencyTable, contingency

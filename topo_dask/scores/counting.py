@@ -1,8 +1,8 @@
-"""The one pass that scores stand on: it counts which ids of two volumes meet, block by block.
+"""The pass that all scores need: it counts which ids of two volumes meet, block by block.
 
-A block emits its pairs of ids with their counts (chunk), counts of the same pair are added (combine), the scores are
-computed from the table (finalize). Counts are integers, so neither the blocks nor their order matter. Memory follows
-the number of distinct pairs, not the volume.
+A block emits its pairs of ids with their counts (chunk). Counts of the same pair are added up (combine). Scores are
+computed from the table (finalize). Counts are integers, so the result does not depend on the blocks or their order.
+Memory grows with the number of distinct pairs, not with the volume.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _FAN_IN = 16  # tables combined by one task
 
 @dataclass(frozen=True, eq=False)
 class ContingencyTable:
-    """How many voxels have which true id and which computed id.
+    """Number of voxels for each pair of a true id and a computed id.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ class ContingencyTable:
             )
 
     def without_truth(self, ignore: Iterable[int]) -> "ContingencyTable":
-        """Return the table of the voxels whose true id is none of `ignore`.
+        """Return the table of the voxels whose true id is not in `ignore`.
 
         Raises
         ------
         TypeError
-            `ignore` holds something else than integers.
+            `ignore` holds a value that is not an integer.
         """
         # NumPy turns a mix of int64 and uint64 into float64, in which different ids above 2**53 are the same.
         bounds = np.iinfo(self.truth.dtype)
@@ -66,25 +66,26 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     Parameters
     ----------
     truth, labels : ndarray, zarr.Array or dask.array.Array of any integer or boolean type, equal shapes
-        Ids, any values below 2**63, in any mix of kinds of array. With a dask array among them, Dask's
-        configured scheduler does the work, else threads do.
+        Ids, any values below 2**63. The two may be different kinds of arrays. If one is a dask array, Dask's
+        configured scheduler does the work; otherwise threads do.
     threads : int, optional
-        Without dask: number of threads, default one per core. Each holds at most 16 MiB of each volume, or
-        one chunk (shard) of a zarr array where that is more. Where the chunks of the two differ, those of one are
-        decoded once for each block that they lie in: slices against cubes are best rechunked first.
+        Number of threads, when there is no dask array; default one per core. Each holds at most 16 MiB of each volume,
+        or one chunk (shard) of a zarr array if that is larger. If the chunks of the two volumes differ, a chunk of one
+        is decoded once for each block that it lies in. If one has slices and the other cubes, rechunk one of them
+        first.
 
     Returns
     -------
     ContingencyTable
-        Memory: 24 bytes per distinct pair. While combining some 130 per pair, and without dask as much for each
+        It takes 24 bytes per distinct pair. Combining takes some 130 bytes per pair and, without dask, as much for each
         pair of 4 blocks per thread.
 
     Raises
     ------
     TypeError
-        An argument is none of these arrays, or not of integers.
+        An argument is not one of these arrays, or does not hold integers.
     ValueError
-        The shapes differ, or `threads` is below 1. Nothing has been read then.
+        The shapes differ, or `threads` is below 1. This is checked before anything is read.
     OverflowError
         An unsigned id of 2**63 or more.
 
@@ -170,22 +171,22 @@ def _count_with_threads(truth: Any, labels: Any, threads: int) -> np.ndarray:
 
     rows, waiting, n = np.empty((0, 3), np.int64), list[np.ndarray](), 0
     boxes = _boxes(truth, labels)
-    with ThreadPoolExecutor(threads) as pool:  # in batches: what waits is less than half of `rows`, and one batch
+    with ThreadPoolExecutor(threads) as pool:  # in batches, so that few rows wait: half of `rows` and a batch
         while batch := list(itertools.islice(boxes, 4 * threads)):
             tables = list(pool.map(count, batch))
             waiting += tables
             n += sum(map(len, tables))
-            if n >= len(rows) / 2:  # else all rows would be sorted again for every few blocks
+            if n >= len(rows) / 2:  # otherwise all rows would be sorted again after a few blocks
                 rows, waiting, n = _combine([rows, *waiting]), [], 0
     return _combine([rows, *waiting]) if waiting else rows
 
 
 def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
-    """Yield boxes that cover the volume: whole chunks of one of the arrays, of about `_BLOCK_BYTES`."""
+    """Yield boxes of about `_BLOCK_BYTES` that cover the volume. They consist of whole chunks of one of the arrays."""
     shape, itemsize = truth.shape, max(truth.dtype.itemsize, labels.dtype.itemsize)
     stored = [array for array in (truth, labels) if not isinstance(array, np.ndarray)]
     units = [array.shards or array.chunks for array in stored] or [(1,) * len(shape)]
-    # Not whole chunks of both: of slices and of cubes that would be a slab of the volume.
+    # Whole chunks of one only: whole chunks of both, one in slices and one in cubes, would be a slab of the volume.
     blocks = [_block(shape, unit, itemsize) for unit in units]
     block = min(blocks, key=lambda block: sum(_decoded_bytes(array, block) for array in stored))
     ranges = (range(0, size, max(1, step)) for size, step in zip(shape, block, strict=True))
@@ -202,7 +203,7 @@ def _block(shape: tuple[int, ...], unit: tuple[int, ...], itemsize: int) -> list
 
 
 def _decoded_bytes(array: Any, block: list[int]) -> int:
-    """Bytes that are decoded of an array which is read in blocks: a chunk once for each block that it lies in."""
+    """Bytes that are decoded when an array is read in blocks: each chunk once for each block that it lies in."""
     chunks = 1
     for size, n, edge in zip(array.shape, block, array.chunks, strict=True):
         chunks *= sum((min(at + n, size) - 1) // edge - at // edge + 1 for at in range(0, size, max(1, n)))

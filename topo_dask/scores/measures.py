@@ -1,4 +1,4 @@
-"""What a table of pairs says about two label volumes: Rand error, information, matches, splits and mergers."""
+"""Scores from a table of pairs of two label volumes: Rand error, information, matches, splits and mergers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from .counting import ContingencyTable, contingency
 
 _BATCH_CANDIDATES = 1 << 10
-"""Pairs that may match and that are assigned together at least, if there are as many."""
+"""Least number of candidate pairs that are assigned together, if there are that many."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class VariationOfInformation:
 class MatchingScore:
     """Objects matched at one threshold of intersection over union (IoU).
 
-    `tp` matched pairs, `fp` labels and `fn` true objects without a match; `mean_iou` is that of the matched
-    pairs, 0 when there are none.
+    `tp` is the number of matched pairs, `fp` that of labels without a match, `fn` that of true objects without a
+    match. `mean_iou` is the mean IoU of the matched pairs, 0 when there are none.
     """
 
     threshold: float
@@ -61,8 +61,8 @@ class MatchingScore:
 class SplitsAndMerges:
     """Counts of mistakes.
 
-    `splits` cuts too many through true objects, `merges` cuts too few through labels, `missed` true objects
-    that no label covers, `spurious` labels that cover no true object.
+    `splits` is the number of cuts too many through true objects, `merges` that of cuts missing in labels, `missed` that
+    of true objects that no label covers, `spurious` that of labels that cover no true object.
     """
 
     splits: int
@@ -84,21 +84,21 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
     Returns
     -------
     AdaptedRand
-        `precision`: of the pairs of voxels the labels put together, how many are together in the truth (falls
-        with merges). `recall`: of those together in the truth, how many the labels put together (falls with
-        splits). `error` is 0 for a perfect result. Where a share has nothing to be a share of it is 1.
+        `precision` is the share of pairs of voxels with the same label that are together in the truth, too (it falls
+        with merges). `recall` is the share of pairs of voxels together in the truth that have the same label (it falls
+        with splits). `error` is 0 for a perfect result. A share of no pairs at all is 1.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
         As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
-        `ignore` holds something else than integers.
+        `ignore` holds a value that is not an integer.
 
     Notes
     -----
     Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142. `error` equals that of
     ``skimage.metrics.adapted_rand_error``; scikit-image 0.26 returns precision and recall in the opposite
-    places to its documentation and to those here.
+    order to its documentation and to the names here.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
     ------
     TypeError, ValueError, OverflowError
         As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
-        `ignore` holds something else than integers.
+        `ignore` holds a value that is not an integer.
 
     Notes
     -----
@@ -172,7 +172,7 @@ def matching_scores(
     Parameters
     ----------
     truth, labels
-        As for `contingency`; or a ContingencyTable as the first (pass the thresholds by name then). 0 is no
+        As for `contingency`; or a ContingencyTable in place of both (then pass the thresholds by name). 0 is no
         object.
     thresholds : sequence of float, default (0.5, 0.75, 0.9)
         Least IoU of a match, above 0 and at most 1.
@@ -180,7 +180,7 @@ def matching_scores(
     Returns
     -------
     list of MatchingScore
-        One row per threshold. Where a share has nothing to be a share of (no objects at all) it is 1.
+        One row per threshold. A share of no objects at all is 1.
 
     Raises
     ------
@@ -189,10 +189,10 @@ def matching_scores(
 
     Notes
     -----
-    Above 0.5 an object has at most one partner. At exactly 0.5 it can have two, which then have no other:
-    the one of the lower id is taken. Below, the largest number of matches is sought, and among those the
-    largest sum of IoU (an assignment problem for each connected group of candidates). Memory follows the
-    candidates; time can grow with the square of the objects in the largest group.
+    At thresholds above 0.5 an object has at most one partner. At exactly 0.5 it can have two, which then have no
+    other partner: the one with the lower id is taken. At lower thresholds the largest number of matches is sought and,
+    among equal numbers, the largest sum of IoU (an assignment problem for each connected group of candidates).
+    Memory grows with the number of candidates; time can grow with the square of the objects in the largest group.
 
     Examples
     --------
@@ -229,15 +229,15 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     truth, labels
         As for `contingency`; or a ContingencyTable in place of both. 0 is no object.
     least_share : float, default 0.1
-        Share of an object's voxels from which on an overlap counts, above 0 and at most 1; smaller ones are
-        taken for ragged borders.
+        Least share of an object's voxels in an overlap that counts, above 0 and at most 1. Smaller overlaps are taken
+        for ragged borders.
 
     Returns
     -------
     SplitsAndMerges
         `splits` = sum over true objects of (labels that hold at least `least_share` of it, less one),
         `merges` = sum over labels of (true objects that fill at least `least_share` of it, less one);
-        `missed` and `spurious` are the objects and labels with no such partner.
+        `missed` and `spurious` are the numbers of true objects and of labels without such a partner.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def _as_table(truth: Any, labels: Any) -> ContingencyTable:
 
 
 def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct ids and their voxel counts; with `spread`, one entry per row instead."""
+    """Return the distinct ids and their voxel counts; with `spread`, the ids as given and the count of each."""
     distinct, inverse = np.unique(ids, return_inverse=True)
     totals = np.zeros(distinct.size, np.int64)
     np.add.at(totals, inverse, counts)
@@ -283,7 +283,7 @@ def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> tuple[
 
 
 def _ordered_pairs(sizes: np.ndarray) -> int:
-    """Count the ordered pairs of distinct voxels within groups (Python integers: int64 could overflow)."""
+    """Count the ordered pairs of distinct voxels within groups, as Python integers because int64 could overflow."""
     return sum(size * (size - 1) for size in sizes.tolist())
 
 
@@ -292,7 +292,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _first_of_each(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """Indices of candidates in order of (truth, label), those left out whose true id or label is taken."""
+    """Indices of the candidates that are the first with their true id and the first with their label."""
     first_truth = np.unique(truth, return_index=True)[1]
     first_label = np.unique(labels, return_index=True)[1]
     return np.intersect1d(first_truth, first_label)
@@ -310,7 +310,7 @@ def _best_assignment(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> 
     size = n_rows + int(col.max()) + 1
     n_groups, group = connected_components(coo_array((iou, (row, col + n_rows)), shape=(size, size)), directed=False)
     most = np.minimum(*(np.bincount(part, minlength=n_groups) for part in (group[:n_rows], group[n_rows:])))
-    # Small groups are solved together, large ones apart: a search takes time for all columns it is given.
+    # Small groups are solved together, large ones apart, as the time of a search grows with all columns it is given.
     batch = (np.cumsum(np.bincount(group[row])) // _BATCH_CANDIDATES)[group[row]]
     order = np.argsort(batch, kind="stable")
     chosen = []
@@ -321,14 +321,14 @@ def _best_assignment(truth: np.ndarray, labels: np.ndarray, iou: np.ndarray) -> 
 
 
 def _assign(row: np.ndarray, col: np.ndarray, iou: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Which candidates the best assignment takes, bool; `most` bounds the matches of the group of each."""
+    """Return which candidates the best assignment takes; `most` bounds the matches in the group of each candidate."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
     rows, first, row = np.unique(row, return_index=True, return_inverse=True)
     cols, col = np.unique(col, return_inverse=True)
-    # A column of its own for each row, so that all can be assigned; it costs so much that one more match outweighs
-    # any sum of IoU.
+    # Each row gets a column of its own, so that all rows can be assigned. It costs so much that one more match
+    # outweighs any sum of IoU.
     own = np.arange(rows.size)
     costs = np.concatenate([2.0 - iou, 2.0 + most[first]])
     places = np.concatenate([row, own]), np.concatenate([col, cols.size + own])
