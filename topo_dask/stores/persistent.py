@@ -190,8 +190,7 @@ class PersistentStore(Store):
 def forget_listings(store: Store) -> None:
     """Make a file system look again: many remember what they have listed, while others write."""
     if isinstance(store, FsspecStore):
-        # fsspec's wrapper of a synchronous file system does not pass this on.
-        getattr(store.fs, "sync_fs", store.fs).invalidate_cache()
+        _unwrapped(store.fs).invalidate_cache()
 
 
 async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
@@ -227,15 +226,22 @@ async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
                 folders.append(name)
 
 
+def _unwrapped(fs: Any) -> Any:
+    # The file system inside those of fsspec that make one asynchronous or begin in a folder of it: they do not pass on
+    # that listings are to be forgotten, the latter in older versions only.
+    from fsspec.implementations.dirfs import DirFileSystem
+
+    while (inner := fs.fs if isinstance(fs, DirFileSystem) else getattr(fs, "sync_fs", None)) is not None:
+        fs = inner
+    return fs
+
+
 def _is_walked(fs: Any) -> bool:
     # Whether a file system finds files as fsspec does by default: folder by folder.
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
-    from fsspec.implementations.dirfs import DirFileSystem
 
-    fs = getattr(fs, "sync_fs", fs)
-    if isinstance(fs, DirFileSystem):
-        return _is_walked(fs.fs)
+    fs = _unwrapped(fs)
     find = fs._find if fs.async_impl else fs.find
     return getattr(find, "__func__", None) in (AbstractFileSystem.find, AsyncFileSystem._find)
 
