@@ -56,6 +56,10 @@ def inside(path: Path) -> FsspecStore:
     return FsspecStore(AsyncFileSystemWrapper(DirFileSystem(str(path), WalkedFileSystem()), asynchronous=True), path="")
 
 
+async def all_keys(store: FsspecStore) -> list[str]:
+    return [key async for key in PersistentStore(store).list()]
+
+
 @pytest.mark.parametrize("store", [walked, inside])
 @pytest.mark.parametrize("error", [TimeoutError, FileNotFoundError])
 def test_a_folder_that_cannot_be_listed_is_asked_for_again(
@@ -83,6 +87,23 @@ def test_listings_are_not_taken_from_memory(tmp_path: Path, store: Any) -> None:
         assert stored is not None
         assert stored.sum() == chunks == persistent_array(array).nchunks_initialized
         written[:] = 1
+
+
+@pytest.mark.parametrize(("target", "says"), [("elsewhere", "to a folder"), ("nowhere", "that leads nowhere")])
+def test_chunks_behind_a_link_are_not_taken_for_missing(tmp_path: Path, target: str, says: str) -> None:
+    zarr.create_array(tmp_path / "a", data=np.ones(SHAPE), chunks=CHUNKS)
+    array = zarr.open_array(walked(tmp_path / "a"), mode="r")
+    chunk, folder = tmp_path / "a/c/1/1/1", tmp_path / "a/c/0"
+    chunk.rename(tmp_path / "chunk")
+    chunk.symlink_to(tmp_path / "chunk")
+    stored = stored_chunks(array)
+    assert stored is not None
+    assert stored.all()
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / target)
+    with pytest.raises(OSError, match=f"a/c/0 is a link {says}"):
+        stored_chunks(array)
+    assert "c/0" in asyncio.run(all_keys(walked(tmp_path / "a")))  # to those who remove files it is one of others
 
 
 def test_a_folder_that_is_not_there_has_no_keys(tmp_path: Path) -> None:
@@ -128,7 +149,4 @@ def test_file_systems_with_a_search_of_their_own_are_asked_once() -> None:
 def test_all_keys_are_listed(tmp_path: Path) -> None:
     zarr.create_array(tmp_path, data=np.ones(SHAPE), chunks=(2, 4, 4))
 
-    async def keys() -> list[str]:
-        return [key async for key in PersistentStore(walked(tmp_path)).list()]
-
-    assert sorted(asyncio.run(keys())) == ["c/0/0/0", "c/1/0/0", "zarr.json"]
+    assert sorted(asyncio.run(all_keys(walked(tmp_path)))) == ["c/0/0/0", "c/1/0/0", "zarr.json"]

@@ -103,7 +103,7 @@ def _list(store: Any, path: str, folder: str, visit: Visit) -> None:
     prefix = f"{path}/" if path else ""
 
     async def look() -> bool:
-        async for key in list_keys(store, prefix + folder):
+        async for key in list_keys(store, prefix + folder, links=False):
             visit(key.removeprefix(prefix))
         return True
 

@@ -193,8 +193,17 @@ def forget_listings(store: Store) -> None:
         _unwrapped(store.fs).invalidate_cache()
 
 
-async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
+async def list_keys(store: Store, prefix: str, *, links: bool = True) -> AsyncIterator[str]:
     """Keys with a prefix, which is a folder where the store has folders.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store.
+    prefix : str
+        The prefix.
+    links : bool, optional
+        Whether there may be links to folders, which are not followed.
 
     Raises
     ------
@@ -221,9 +230,23 @@ async def list_keys(store: Store, prefix: str) -> AsyncIterator[str]:
         for entry in entries:
             name = entry["name"].rstrip("/")
             if entry["type"] != "directory":
+                if not links and entry["type"] != "file":
+                    await _check_no_folder(fs, name)
                 yield name.removeprefix(root)
             elif name != folder:
                 folders.append(name)
+
+
+async def _check_no_folder(fs: Any, name: str) -> None:
+    try:
+        kind = (await fs._info(name))["type"]
+    except FileNotFoundError as error:
+        raise OSError(f"{name} is a link that leads nowhere: what lies behind it cannot be listed") from error
+    if kind == "directory":
+        raise OSError(
+            f"{name} is a link to a folder, and fsspec lists nothing behind links: put the folder itself there, or "
+            "mount the file system and give a path"
+        )
 
 
 def _unwrapped(fs: Any) -> Any:
