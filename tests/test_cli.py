@@ -262,6 +262,10 @@ def test_options_give_a_class_parameters_of_its_own_only_all_together(stored: Pa
 
 
 SLIPS = [
+    (
+        "run one one_flow out --class nuc --scheduler localhost:8786",
+        "an address such as tcp://head:8786, got ",
+    ),
     ("plan flow semantic --class nuc --resolution-nm 8", "flow must have 3 channels .*"),
     ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
@@ -612,6 +616,10 @@ def test_tables_are_read_or_computed(segmented: Path, words: list[str]) -> None:
     values = dict(zip(head, row, strict=True))
     assert (values["label"], values["voxels"], values["bbox_start_z"], values["centroid_x"]) == ("2", "27", "4", "5")
     assert values["flow_error"] == ("0" if "--flow" in words else "-")
+    assert shown.stderr.endswith("1 of 2 instances\n")
+    none = invoke("table", *words, "--where", "voxels > 1000")
+    assert (none.exit_code, len(none.stdout.splitlines())) == (0, 1)
+    assert none.stderr.endswith("0 of 2 instances\n")
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.json"])

@@ -2,6 +2,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
@@ -212,6 +213,7 @@ ONES = np.ones((2, 2, 2), np.int32)
 LAZY = da.from_array(ONES)
 REFUSED = [
     (lambda: direct_flow([[[1]]]), TypeError, "labels is a list"),
+    (lambda: direct_flow(zarr.zeros((1, 1, 1), dtype="i4")), TypeError, r"labels is a Array; .*from_zarr\(array\)"),
     (lambda: direct_flow(ONES.astype(float)), TypeError, "float64"),
     (lambda: direct_flow(ONES.astype(bool)), TypeError, "bool"),
     (lambda: direct_flow(ONES[0]), ValueError, r"\(2, 2\)"),

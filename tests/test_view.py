@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import socket
 import subprocess
 import zlib
 from itertools import combinations
@@ -310,6 +311,15 @@ def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("http://127.0.0.1:")
     assert "serving image.zarr, labels" in result.stdout
+
+
+def test_a_port_that_is_taken_is_named(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = invoke("view", "image.zarr", "--no-open", "--port", port)
+    neuroglancer.stop()
+    assert result.exit_code == 1
+    assert f"cannot serve at 127.0.0.1, port {port}: Address already in use" in result.stderr
 
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

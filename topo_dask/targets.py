@@ -184,7 +184,10 @@ def _check_labels(labels: Any) -> None:
         import dask.array as da
 
         if not isinstance(labels, da.Array):
-            raise TypeError(f"labels is a {type(labels).__name__}; expected a NumPy array or a dask array")
+            raise TypeError(
+                f"labels is a {type(labels).__name__}; expected a NumPy array or a dask array, such as "
+                "dask.array.from_zarr(array)"
+            )
         if any(np.isnan(size) for size in labels.shape):
             raise ValueError(f"labels has chunks of unknown size: {labels.chunks}; expected known ones")
     if labels.ndim != 3:

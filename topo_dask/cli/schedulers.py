@@ -54,7 +54,8 @@ class Scheduling:
     def __post_init__(self) -> None:
         if self.kind not in _TAKES and "://" not in self.kind:
             raise click.UsageError(
-                f"--scheduler must be 'threads', 'processes', 'synchronous', 'cluster' or an address, got {self.kind!r}"
+                "--scheduler must be 'threads', 'processes', 'synchronous', 'cluster' or an address such as "
+                f"tcp://head:8786, got {self.kind!r}"
             )
         taken = zip(("--workers", "--threads-per-worker"), _TAKES.get(self.kind, (False, False)), strict=True)
         for (option, takes), value in zip(taken, (self.workers, self.threads), strict=True):

@@ -1,5 +1,6 @@
 """``show`` and ``view``: look at images, labels and flow, in a figure or in the browser."""
 
+import socket
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -94,9 +95,20 @@ def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
         from ..looking.viewer import open_viewer
     except ModuleNotFoundError as error:
         raise click.ClickException(f"view needs the package {error.name}: pip install 'topo-dask[view]'") from error
+    _check_port(address, port)
     viewer = open_viewer(found, address=address, port=port)
     click.echo(f"{viewer}\nserving {', '.join(layer.name for layer in found)}; end with Ctrl-C")
     if opens:
         click.launch(str(viewer))
     with suppress(KeyboardInterrupt):
         Event().wait()
+
+
+def _check_port(address: str, port: int) -> None:
+    # Neuroglancer's own error names neither, and its socket stays open.
+    try:
+        socket.create_server((address, port)).close()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot serve at {address}, port {port}: {error.strerror or error}; --port 0 takes one that is free"
+        ) from error

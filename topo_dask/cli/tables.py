@@ -93,9 +93,12 @@ def table(
     if channel is not None and flow is None:
         raise click.UsageError("--channel says which channels of --flow are meant, and there is no --flow")
     kept = [read_condition(condition) for condition in conditions]
-    columns = select(_load(place, name, flow, channel, level, kept), kept, sort, descending)
+    table = _load(place, name, flow, channel, level, kept)
+    columns = select(table, kept, sort, descending)
     if output is None:
         _show(columns, rows)
+        if kept:
+            click.echo(f"{len(columns['label'])} of {len(table['label'])} instances", err=True)
     else:
         _export(columns, output)
         click.echo(f"{len(columns['label'])} instances: {output}")
