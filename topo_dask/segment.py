@@ -118,7 +118,7 @@ def segment_volume(
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
         If the run is already complete, its labels are returned. An array as `output` has no mark that says whether its
-        labels are complete, and whose they are: it is emptied before an interrupted run goes on.
+        labels are complete, or whose they are: it is emptied before an interrupted run goes on.
     overwrite : bool
         Replace the output and the scratch of an earlier run: the labels of each class in either layout, see `ome_zarr`,
         and their tables. Nothing else is ever removed.

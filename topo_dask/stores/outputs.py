@@ -220,8 +220,8 @@ def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool
         raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
     if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
         raise FileExistsError(
-            f"{what} is not whole, and no record of its run is in this scratch: if there is one in the scratch it had, "
-            f"pass scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
+            f"{what} is not whole, and no record of its run is in this scratch: if the run had another one, pass "
+            f"scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
         )
     raise FileExistsError(
         f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
