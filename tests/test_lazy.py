@@ -72,7 +72,7 @@ def test_lazy_equals_naive_whatever_the_chunks(data: st.DataObject) -> None:
         np.testing.assert_array_equal(lazy.compute(), naive.postprocess_single(mask, flow, **parameters))
 
 
-@contract
+@settings(contract, max_examples=60)
 @given(st.data())
 def test_lazy_tracking_and_clustering_equal_naive(data: st.DataObject) -> None:
     mask, flow = data.draw(some.volumes())

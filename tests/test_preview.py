@@ -104,6 +104,7 @@ def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str
     filtered = topo_dask.postprocess_single(mask[0] > 0.5, flow, merge=None if merge == "adjacent" else merge, **own)
     *_, second, largest = np.sort(np.bincount(filtered.ravel())[1:])
     words = f"one one_flow --class own --group 1 --steps 60 --radius 3 --merge {merge} --on-missing background".split()
+    local = ["--overwrite", "--scheduler", "threads"]
     for least, error, told in (
         (largest + 1, 0, f"0 instances; {filtered.max()} dropped for their size of {largest} voxels at most"),
         (largest, 0, f"{filtered.max() - 1} dropped for their size of {second} voxels at most"),
@@ -114,14 +115,14 @@ def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str
         seen = invoke("preview", *words, *more, "--box", ":,:,:").stdout
         assert re.search(f"{told}(;| of)", seen), seen
         assert f"; {np.count_nonzero(mask)} of {mask.size} voxels above the threshold; " in seen
-        done = invoke("run", *words[:2], "out", *words[2:], *more, "--quiet", "--overwrite", "--block", 20).stdout
+        done = invoke("run", *words[:2], "out", *words[2:], *more, *local, "--quiet", "--block", 20).stdout
         assert re.search(rf"{told}\)\n$", done), done
-    nothing = ["run", "one", "one_flow", "out", *words[2:], *more, "--threshold", 1, "--overwrite", "--quiet"]
+    nothing = ["run", "one", "one_flow", "out", *words[2:], *more, *local, "--threshold", 1, "--quiet"]
     assert invoke(*nothing).stdout == "own: out/labels/own (0 instances; no voxel is above the threshold)\n"
     (result,) = json.loads(invoke(*nothing, "--json").stdout).items()
     dropped = {"foreground": False, "small": 0, "largest": 0, "bad": 0, "least_error": 0.0}
     assert result == ("own", {"path": "out/labels/own", "instances": 0, "dropped": dropped})
-    plain = invoke("run", *words[:2], "plain", *words[2:], *more, "--block", 20, "--ome-zarr", "none", "--json")
+    plain = invoke("run", *words[:2], "plain", *words[2:], *more, *local, "--block", 20, "--ome-zarr", "none", "--json")
     whole = {"path": "plain/own", "instances": n, "dropped": {**dropped, "foreground": True}}
     assert json.loads(plain.stdout) == {"own": whole}
 

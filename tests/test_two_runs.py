@@ -193,7 +193,7 @@ def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
 ) -> None:
     scratch = FileScratch(str(tmp_path / "s"))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        start: dict[str, Any] = locks._start_of(psutil.Process(other.pid))
+        start: dict[str, Any] = locks.start_of(psutil.Process(other.pid))
         holder = {**locks._this_process(), "pid": other.pid, **start}
         for name, seconds in moved.items():
             if seconds is None:
