@@ -82,18 +82,19 @@ def test_points_equal_brute_force(box, points):
     st.integers(0, 4),
 )
 def test_around_points_equals_brute_force(boxes, points, radius):
-    # Several blocks, in which the labels of a span alone are seeds; some points are not asked about.
+    # Several blocks, in which only the labels of a point's span are seeds; some points are not asked about.
     points = np.array(points, np.int64)
     rows = np.arange(0, len(points), 2)
-    span = (2, 5)
+    lowest = np.arange(len(points), dtype=np.int32) % 3 + 1
+    highest = lowest + 3
     best, labels = np.full(len(points), NO_SEED), np.zeros(len(points), np.int32)
     expected = [(NO_SEED, 0)] * len(points)
     for (seeds, start), shift in boxes:
         numbers = (seeds % 7).astype(np.uint32)
         lut = np.array([(n + shift) % 7 for n in range(6)], np.int32)
-        look_around(numbers, lut, span, start, points, rows, radius, best, labels)
-        meant = np.append(0, np.where((lut >= span[0]) & (lut <= span[1]), lut, 0))[numbers]
+        look_around(numbers, lut, (lowest, highest), start, points, rows, radius, best, labels)
         for row in rows:
+            meant = np.append(0, np.where((lut >= lowest[row]) & (lut <= highest[row]), lut, 0))[numbers]
             d2, label = (
                 int(found.item()) for found in brute_force(meant, start, tuple(points[row].tolist()), (1, 1, 1))
             )

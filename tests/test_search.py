@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import naive
 import numpy as np
 import pytest
 from blockwise import run_blocks
@@ -15,7 +16,7 @@ from topo_dask.blocks.geometry import Block, BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.nearest import nearest_of
 from topo_dask.plan import Recipe
-from topo_dask.stages import search, seeds
+from topo_dask.stages import absorb, search, seeds
 from topo_dask.stages.job import Job, View
 from topo_dask.stages.search import AROUND, RADII, Candidates, nearest_labels
 from topo_dask.stages.seeds import TABLE, SeedTable, file_table
@@ -96,6 +97,27 @@ def test_voxels_far_from_any_label_in_all_cells_are_swept_at_once(monkeypatch: p
     found, boxes = swept(points, candidates(labels, 100), monkeypatch)
     assert found == naive_labels(points, labels)
     assert boxes == [49**3] * 2  # one for each block: no label is within the radii
+
+
+def test_fragments_near_a_large_one_in_their_block_are_not_searched_for_by_instance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[list[int]] = []
+
+    def note(points: NDArray[np.int64], among: Candidates) -> NDArray[np.int32]:
+        searched.extend(points.tolist())
+        return nearest_labels(points, among)
+
+    monkeypatch.setattr(absorb, "nearest_labels", note)
+    labels = np.zeros((9, 9, 27), np.int32)
+    labels[::2, ::2, 9:13] = 1 + np.arange(25).reshape(5, 5, 1)
+    labels[::2, ::2, 14] = labels[::2, ::2, 12]
+    labels[4, 4, 4:15] = 13
+    labels[4, 4, [8, 10]] = 0  # a voxel is as near to fragments in two blocks
+    found = run_blocks(Recipe(split=True, min_fragment_ratio=0.4), (9, 9, 9), labels=labels)
+    np.testing.assert_array_equal(found, naive.split_disconnected(labels, 0.4))
+    near_faces = [point for point in np.argwhere(labels).tolist() if point[2] == 14 and {0, 8} & set(point[:2])]
+    assert sorted(searched) == sorted([*near_faces, [4, 4, 9]])
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ def _look_around(numbers, lut, lowest, highest, start, points, rows, offsets, di
             if number == 0:
                 continue
             label = lut[number - 1]
-            if lowest <= label <= highest and (distances2[k] < best[i] or label < labels[i]):
+            if lowest[i] <= label <= highest[i] and (distances2[k] < best[i] or label < labels[i]):
                 best[i], labels[i] = distances2[k], label
 
 
@@ -307,7 +307,7 @@ def _ball(radius: int) -> tuple[Int64s, Int64s]:
 def look_around(
     numbers: NDArray[np.uint32],
     lut: NDArray[np.int32],
-    span: tuple[int, int],
+    span: tuple[NDArray[np.int32], NDArray[np.int32]],
     start: tuple[int, ...],
     points: Int64s,
     rows: Int64s,
@@ -325,8 +325,8 @@ def look_around(
         Numbers of the block, at most ``len(lut)``, 0 for none.
     lut : ndarray of int32, shape (S,)
         Label of each number, 0 for none.
-    span : tuple of 2 int
-        First and last label that is a seed, positive.
+    span : tuple of 2 ndarrays of int32, shape (n,)
+        Lowest and highest label that is a seed for each point, positive.
     start : tuple of 3 int
         Volume coordinates of the first voxel of `numbers`.
     points : ndarray of int64, shape (n, 3)
@@ -344,8 +344,8 @@ def look_around(
     --------
     >>> import numpy as np
     >>> block, best, labels = np.array([[[2, 0, 0, 1]]], np.uint32), np.array([NO_SEED]), np.zeros(1, np.int32)
-    >>> lut, rows = np.array([3, 7], np.int32), np.array([0])
-    >>> look_around(block, lut, (1, 9), (0, 0, 0), np.array([[0, 0, 1]]), rows, 4, best, labels)
+    >>> lut, rows, span = np.array([3, 7], np.int32), np.array([0]), (np.array([1], np.int32), np.array([9], np.int32))
+    >>> look_around(block, lut, span, (0, 0, 0), np.array([[0, 0, 1]]), rows, 4, best, labels)
     >>> best.tolist(), labels.tolist()
     ([1], [7])
     """

@@ -1,12 +1,13 @@
 """Give the voxels of small fragments the label of the nearest large fragment of their instance, at any distance."""
 
 from functools import lru_cache, partial
+from itertools import pairwise
 
 import numpy as np
 
-from ..kernels.labels import apply_lut
+from ..kernels.labels import apply_lut, voxels_of
 from .job import ABSORBED, Job, View
-from .search import RECENT, Candidates, file_patch, nearest_labels, octants_of
+from .search import RECENT, Candidates, file_patch, labels_inside, nearest_labels, octants_of
 from .seeds import SMALL, TABLE, SeedTable
 
 
@@ -24,17 +25,17 @@ def absorb(job: Job, key: str) -> None:
     ids = job.scratch.get("fragments.ids", key)["ids"]
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
     where = instances > 0
-    voxels, instances, octants = np.flatnonzero(where), instances[where], octants_of(where.shape)[where]
-    labels = np.zeros(len(voxels), np.int32)
+    points, octants = voxels_of(where) + np.array(block.write.start), octants_of(where.shape)[where]
+    by_id = np.argsort(small["ids"])
+    rows = by_id[np.searchsorted(small["ids"], instances[where], sorter=by_id)]
+    labels = labels_inside(points, block, pieces, (small["lowest"][rows], small["highest"][rows]))
+    left = np.flatnonzero(labels == 0)
+    left = left[np.lexsort((rows[left], octants[left]))]
+    keys = octants[left] * np.int64(len(by_id)) + rows[left]
     table = SeedTable(job.scratch, TABLE)
-    for octant in range(8):
-        order = np.flatnonzero(octants == octant)
-        order = order[np.argsort(instances[order], kind="stable")]
-        begins, ends = (np.searchsorted(instances[order], small["ids"], side) for side in ("left", "right"))
-        for i in np.flatnonzero(begins < ends).tolist():
-            rows = order[begins[i] : ends[i]]
-            points = np.stack(np.unravel_index(voxels[rows], where.shape), axis=-1) + np.array(block.write.start)
-            lower, upper = table.near(small["begins"][i], small["ends"][i], points.min(axis=0), points.max(axis=0) + 1)
-            span = int(small["lowest"][i]), int(small["highest"][i])
-            labels[rows] = nearest_labels(points, Candidates(job.grid, lower, upper, pieces, span))
+    for begin, end in pairwise(np.flatnonzero(np.diff(keys, prepend=-1, append=-1)).tolist()):
+        i, some = rows[left[begin]], points[left[begin:end]]
+        lower, upper = table.near(small["begins"][i], small["ends"][i], some.min(axis=0), some.max(axis=0) + 1)
+        span = int(small["lowest"][i]), int(small["highest"][i])
+        labels[left[begin:end]] = nearest_labels(some, Candidates(job.grid, lower, upper, pieces, span))
     file_patch(job, ABSORBED, block, where, labels)

@@ -97,6 +97,32 @@ def octants_of(shape: Triple) -> NDArray[np.int8]:
     return octants
 
 
+def labels_inside(
+    points: NDArray[np.int64], block: Block, pieces: Pieces, span: tuple[NDArray[np.int32], NDArray[np.int32]]
+) -> NDArray[np.int32]:
+    """Label of the voxel nearest to each point where no other block can hold one as near; else 0.
+
+    It looks for all points at once, whatever their spans.
+
+    Parameters
+    ----------
+    points : ndarray of int64, shape (N, 3)
+        Voxels of the block in volume coordinates.
+    block : Block
+        The block.
+    pieces : callable
+        As that of `Candidates`.
+    span : tuple of 2 ndarrays of int32, shape (N,)
+        Lowest and highest label that counts as a label for each point.
+    """
+    best = np.full(len(points), NO_SEED)
+    labels = np.zeros(len(points), np.int32)
+    look_around(*pieces(block), span, block.write.start, points, np.arange(len(points)), AROUND, best, labels)
+    outside = np.minimum(points - np.array(block.write.start) + 1, np.array(block.write.stop) - points).min(axis=1)
+    labels[best >= outside * outside] = 0
+    return labels
+
+
 def nearest_labels(points: NDArray[np.int64], candidates: Candidates) -> NDArray[np.int32]:
     """Label of the voxel nearest to each point, ties to the lower label; 0 when there is no labelled voxel.
 
@@ -133,6 +159,7 @@ def _look_around(
     points: NDArray[np.int64], candidates: Candidates, best: NDArray[np.int64], labels: NDArray[np.int32]
 ) -> None:
     distances2 = candidates.distances2(points.min(axis=0), points.max(axis=0) + 1)
+    lowest, highest = (np.full(len(points), label, np.int32) for label in candidates.span)
     for i in np.argsort(distances2, kind="stable").tolist():
         gaps2 = point_distances2(points, candidates.lower[i], candidates.upper[i])
         rows = np.flatnonzero(gaps2 <= np.minimum(best, AROUND * AROUND))
@@ -140,7 +167,7 @@ def _look_around(
         if len(rows):
             block = candidates.block(i)
             pieces = candidates.pieces(block)
-            look_around(*pieces, candidates.span, block.write.start, points, rows, AROUND, best, labels)
+            look_around(*pieces, (lowest, highest), block.write.start, points, rows, AROUND, best, labels)
 
 
 def _by_cell(points: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
