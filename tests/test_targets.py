@@ -182,11 +182,12 @@ def test_lazy_diffusion_equals_in_memory_when_depth_suffices(place):
     np.testing.assert_array_equal(narrow.compute(), lazy.compute())
 
 
-def test_lazy_diffusion_refuses_cut_objects():
-    labels = np.zeros((4, 4, 40), np.int32)
-    labels[1, 1, 2:38] = 9
+@pytest.mark.parametrize(("dtype", "label"), [(np.int32, 9), (np.uint64, 2**63 + 9)])
+def test_lazy_diffusion_refuses_cut_objects(dtype, label):
+    labels = np.zeros((4, 4, 40), dtype)
+    labels[1, 1, 2:38] = label
     lazy = diffusion_flow(da.from_array(labels, chunks=(4, 4, 20)), depth=5)
-    with pytest.raises(ValueError, match=r"object 9 spans \[1, 1, 2\] to \[1, 1, 37\]"):
+    with pytest.raises(ValueError, match=rf"object {label} spans \[1, 1, 2\] to \[1, 1, 37\]"):
         lazy.compute()
     labels[1, 1, 20:] = 0  # now it fits into the first block
     lazy = diffusion_flow(da.from_array(labels, chunks=(4, 4, 20)), depth=0)

@@ -278,8 +278,8 @@ def _diffusion_core(
     outside = (whole.lower < block.start) | (whole.upper > block.stop)
     for i in np.flatnonzero(outside.any(axis=1)):
         raise ValueError(
-            f"object {own[i]} spans {whole.lower[i].tolist()} to {(whole.upper[i] - 1).tolist()} and reaches out of "
-            f"the block read at {list(block.start)} of shape {labels.shape}, depth included; "
+            f"object {own[i].astype(labels.dtype)} spans {whole.lower[i].tolist()} to {(whole.upper[i] - 1).tolist()} "
+            f"and reaches out of the block read at {list(block.start)} of shape {labels.shape}, depth included; "
             "take a larger depth or larger chunks"
         )
     kept = np.where(np.isin(labels, own.astype(labels.dtype)), labels, labels.dtype.type(0))
