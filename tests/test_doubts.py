@@ -1,5 +1,6 @@
 """What is hardly meant is warned of before the work, and what is right is not."""
 
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,8 +75,15 @@ def test_clients_hear_what_workers_warn_of() -> None:
     flow = da.from_array(-FLOW, chunks=(3, 16, 64, 64))
     labels = topo_dask.postprocess_single(da.from_array(MASK), flow, 5)
     told = pytest.warns(UserWarning, match="flow points away from the middle of objects")
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster), told:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+        told as heard,
+    ):
         labels.compute()
+        for _ in range(1000):  # it may come after the labels
+            if not len(heard):
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("semantic", "flow", "message"), WRONG)
