@@ -28,7 +28,7 @@ def cores_of_threads() -> list[list[int]]:
 @contextmanager
 def bound(processes: bool) -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=processes) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=processes) as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(Binding())

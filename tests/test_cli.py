@@ -580,7 +580,11 @@ def test_a_run_that_is_not_on_record_says_to_begin_again(
     with monkeypatch.context() as patched:
         patched.setattr(at, interrupted)
         result = invoke(*words, "--overwrite")
+        Path("again.toml").write_text("[run]\noverwrite = true\n")
+        by_file = invoke(*words, "--config", "again.toml")
     assert result.stderr == "Error: interrupted before the run was on record; the same command begins again\n"
+    if "ledger" in at:  # else nobody has read the file
+        assert by_file.stderr == result.stderr
     assert invoke(*words, "--overwrite").exit_code == 0
 
 

@@ -71,12 +71,13 @@ def test_lazy_arrays_are_looked_at_when_they_are_computed(kind: str) -> None:
     labels[8:].compute()
 
 
-def test_clients_hear_what_workers_warn_of() -> None:
+@pytest.mark.parametrize("processes", [True, False])
+def test_clients_hear_once_what_workers_warn_of(processes: bool) -> None:
     flow = da.from_array(-FLOW, chunks=(3, 16, 64, 64))
     labels = topo_dask.postprocess_single(da.from_array(MASK), flow, 5)
     told = pytest.warns(UserWarning, match="flow points away from the middle of objects")
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, processes=processes, dashboard_address=":0") as cluster,
         Client(cluster),
         told as heard,
     ):
@@ -84,6 +85,8 @@ def test_clients_hear_what_workers_warn_of() -> None:
         for _ in range(1000):  # it may come after the labels
             if not len(heard):
                 time.sleep(0.01)
+        time.sleep(0.2)
+    assert len(heard) == 1
 
 
 @pytest.mark.parametrize(("semantic", "flow", "message"), WRONG)
@@ -95,6 +98,24 @@ def test_what_is_hardly_meant_is_warned_of(semantic: Any, flow: Any, message: st
     with pytest.warns(UserWarning, match=message.format("")):
         found = topo_dask.segment_volume(*stored, tmp_path / "out", on_missing="background", **options)["nuc"]
     np.testing.assert_array_equal(found[:], expected)
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_probabilities_that_were_enlarged_are_no_labels(times: int) -> None:
+    values = np.rint(255 * SOFT[0]).astype(np.uint8)
+    for axis in range(3):
+        values = values.repeat(times, axis)
+    doubt = doubt_foreground(values, 0.5)
+    assert doubt is not None
+    assert "times 255" in doubt
+
+
+def test_order_across_classes_is_not_judged_by_some_of_them() -> None:
+    flow = np.concatenate([FLOW[[0]], FLOW[[0]], FLOW[[1]], FLOW[[1]], FLOW[[2]], FLOW[[2]]])  # dz of both come first
+    semantic = np.concatenate([SEMANTIC, SEMANTIC])
+    with pytest.warns(UserWarning, match="if the dz of all classes come first"):
+        warn_of_prediction(semantic, flow, {"a": 0}, 0.5)
+    warn_of_prediction(semantic, flow, {"a": 0}, 0.5, whole=False)
 
 
 def test_what_is_minus_infinity_or_a_logarithm_is_no_logit() -> None:

@@ -64,7 +64,7 @@ def test_no_task_is_taken_for_one_of_another_window(tmp_path: Path, monkeypatch:
     stage = Stage("note", lambda job, key: job.scratch.put("note", key), EVERY)
     # A client that is not the default one is Dask's scheduler, and knows for a while what it has done.
     with (
-        Client(processes=False, dashboard_address=None, set_as_default=False) as client,
+        Client(processes=False, dashboard_address=":0", set_as_default=False) as client,
         dask.config.set(scheduler=client),
     ):
         dask_scheduler(stage, job, keys, lambda: None)
@@ -158,7 +158,7 @@ def test_a_cluster_that_adapts_is_given_a_reason_to_start_workers(
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 20.0)
     stage, job, keys = job_of_some_blocks(tmp_path)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as adapting, Client(adapting) as client:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as adapting, Client(adapting) as client:
         adapting.adapt(minimum=0, maximum=1, interval="50ms")
         cluster.on_cluster(client)(stage, job, keys, lambda: None)
     assert job.scratch.keys("note") == set(keys)
@@ -177,7 +177,7 @@ def test_a_paused_worker_may_end_its_task(tmp_path: Path, monkeypatch: pytest.Mo
     _, job, keys = job_of_some_blocks(tmp_path)
     with (
         dask.config.set({"distributed.worker.memory.pause": False}),
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as paused,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as paused,
         Client(paused) as client,
     ):
         cluster.on_cluster(client)(Stage("note", wait_paused, EVERY), job, keys[:1], lambda: None)
@@ -192,7 +192,7 @@ def test_a_cluster_whose_workers_are_all_paused_is_not_waited_for(
     stage, job, keys = job_of_some_blocks(tmp_path)
     with (
         dask.config.set({"distributed.worker.memory.pause": False}),  # else Dask lets it go on
-        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as paused,
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as paused,
         Client(paused) as client,
     ):
         client.run(pause)

@@ -3,6 +3,7 @@
 import errno
 import gc
 import multiprocessing.pool
+import os
 import resource
 import shutil
 import subprocess
@@ -27,9 +28,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import topo_dask
+from topo_dask import leases
 from topo_dask.execute import run
 from topo_dask.lazy import Options, choose_blocks, prepare
-from topo_dask.spilled import spill
+from topo_dask.spilled import _naming_the_place, spill
 from topo_dask.stages import track as track_stage
 from topo_dask.stores.folders import LocalFolder
 
@@ -324,6 +326,35 @@ def test_scratch_of_an_array_that_was_sent_elsewhere_stays(tmp_path: Path) -> No
         assert len(list(tmp_path.glob("*/channel0/track/*"))) == 4
         np.testing.assert_array_equal(cloudpickle.loads(sent).compute(), labels)
         assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_scratch_that_may_be_in_use_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(machine: str) -> Path:
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            pass
+        place = tmp_path / f"topo_dask-{machine}-{ended.pid}-{'0' * 32}"
+        place.mkdir()
+        return place
+
+    places = [folder(leases._machine())]
+    with monkeypatch.context() as other:
+        other.setattr(leases, "boot_id", lambda: "of another machine of the same name")
+        places.append(folder(leases._machine()))
+    with monkeypatch.context() as other:
+        other.setattr(os, "getuid", lambda: -1)  # whose processes may be hidden from us
+        leases._sweep.__wrapped__(str(tmp_path))
+    with monkeypatch.context() as other:
+        other.setattr(leases, "boot_id", lambda: None)
+        leases._sweep.__wrapped__(str(tmp_path))
+    assert [place.exists() for place in places] == [True, True]
+    leases._sweep.__wrapped__(str(tmp_path))
+    assert [place.exists() for place in places] == [False, True]
+
+
+def test_an_error_of_an_object_store_keeps_its_type() -> None:
+    with pytest.raises(PermissionError, match="Forbidden") as caught, _naming_the_place("flow", 1, "s3://b"):
+        raise PermissionError("Forbidden")
+    assert caught.value.__notes__ == ["flow was being written to scratch, s3://b"]
 
 
 def test_scratch_of_killed_processes_goes_and_that_of_others_stays(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_workers_have_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (place / "version.py").write_text("__version__ = '0.0.1'")
     monkeypatch.syspath_prepend(tmp_path)  # of processes that are spawned too
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
         pytest.raises(RuntimeError, match=rf"worker tcp://\S+ {says}"),
     ):

@@ -410,9 +410,10 @@ def test_old_labels_stay_where_workers_do_not_see_the_output(
 ) -> None:
     paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
     arguments = settings(config, scratch=tmp_path / "scratch")
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
-    output: Any = tmp_path / "link" if kind == "link" else tmp_path / "disk" / "out"
+    for folder in ("disk", "near"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "disk" / "out")
+    output: Any = tmp_path / "near" / "link" if kind == "link" else tmp_path / "disk" / "out"
     if kind == "array":
         output = zarr.create_array(output, shape=SHAPE, chunks=BLOCK, dtype="int32")
     else:
@@ -425,6 +426,7 @@ def test_old_labels_stay_where_workers_do_not_see_the_output(
     with Client(cluster) as client, blind(client, "_probe", seen), pytest.raises(OSError, match=told):
         segment_volume(*paths, output, **arguments, overwrite=True)
     assert snapshot(tmp_path) == before
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 @pytest.mark.parametrize("what", ["array", "output", "scratch", "semantic"])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +24,8 @@ from topo_dask.status import read_status
 from topo_dask.stores import label_arrays, ledger, locks
 from topo_dask.stores.foreign import is_metadata
 from topo_dask.stores.ledger import CLASSES
+from topo_dask.stores.places import locate_output
+from topo_dask.stores.processes import start_of
 from topo_dask.stores.scratch import FileScratch, to_bytes
 
 QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}
@@ -193,7 +196,7 @@ def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
 ) -> None:
     scratch = FileScratch(str(tmp_path / "s"))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        start: dict[str, Any] = locks.start_of(psutil.Process(other.pid))
+        start: dict[str, Any] = start_of(other.pid)
         holder = {**locks._this_process(), "pid": other.pid, **start}
         for name, seconds in moved.items():
             if seconds is None:
@@ -205,6 +208,39 @@ def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
         with told if held else nullcontext():
             locks.check_free(scratch, insist=True)
         other.communicate()
+
+
+def test_a_lock_from_before_the_machine_was_booted_does_not_count(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path / "s"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        for boot, held in (("another", False), (None, True)):
+            holder = {**locks._this_process(), "pid": other.pid, **start_of(other.pid), "boot": boot}
+            scratch.put("lock", "other", holder=to_bytes(holder))
+            with pytest.raises(FileExistsError, match="is at work") if held else nullcontext():
+                locks.check_free(scratch, insist=True)
+        other.communicate()
+
+
+def test_a_start_is_reckoned_with_the_present_time_of_the_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(psutil, "boot_time", lambda: asked.append("boot") or 5.0)
+    monkeypatch.setattr(
+        psutil, "Process", lambda pid: asked.append("process") or SimpleNamespace(create_time=lambda: 7.0)
+    )
+    assert start_of(1) == {"started": 7.0, "since_boot": 2.0}
+    assert asked == ["boot", "process"]  # psutil 6 keeps what the first gave for the second
+
+
+def test_locks_of_a_link_lie_beside_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "disk" / "out")
+    target = locate_output(tmp_path / "near" / "link")
+    assert target.locks is not None
+    assert target.locks_as_named is not None
+    FileScratch(target.locks_as_named).put("lock", "token", here=np.zeros(1))
+    assert FileScratch(target.locks).keys("lock") == {"token"}
+    assert [path.name for path in (tmp_path / "near").iterdir()] == ["link"]
 
 
 @pytest.mark.parametrize("kind", ["path", "URL", "group", "array"])

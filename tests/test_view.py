@@ -7,6 +7,7 @@ import subprocess
 import zlib
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import neuroglancer
 import numpy as np
@@ -311,6 +312,15 @@ def test_view_says_where_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("http://127.0.0.1:")
     assert "serving image.zarr, labels" in result.stdout
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+def test_addresses_of_both_families_are_served(folder: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr("topo_dask.looking.viewer.open_viewer", lambda *_, **how: how)
+    monkeypatch.setattr("topo_dask.cli.showing.Event", lambda: SimpleNamespace(wait=lambda: None))
+    result = invoke("view", "image.zarr", "--no-open", "--address", address)
+    assert result.exit_code == 0, result.stderr
+    assert f"{{'address': '{address}', 'port': 0}}" in result.stdout
 
 
 def test_a_port_that_is_taken_is_named(folder: Path) -> None:

@@ -33,6 +33,8 @@ def warn_of_prediction(
     classes: Mapping[str, int],
     threshold: float,
     names: tuple[str, str] = ("semantic", "flow"),
+    *,
+    whole: bool = True,
 ) -> None:
     """Warn where a prediction looks scaled, out of order or empty. Errors in reading are left to the run.
 
@@ -46,6 +48,8 @@ def warn_of_prediction(
         A voxel is foreground if its value is above this.
     names : tuple of str
         Names of the two arguments.
+    whole : bool
+        Whether the flow has the channels of all classes: only then is it told that the dz of all come first.
     """
     if max(chunk_bytes(semantic), chunk_bytes(flow)) > LARGEST_CHUNK:
         return
@@ -61,7 +65,7 @@ def warn_of_prediction(
                 continue
             looks = _look(masks, boxes, flow, [slice(3 * channel, 3 * channel + 3)])
             apart = partial(_look, masks, boxes, flow, [slice(c, c + 1) for c in range(channel, 3 * n, n)])
-            if doubt := doubt_flow(looks, apart if n > 1 else None):
+            if doubt := doubt_flow(looks, apart if whole and n > 1 else None):
                 warn(f"{names[1]} of class {name!r} {doubt}")
                 return
 

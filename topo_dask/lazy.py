@@ -221,6 +221,7 @@ class _Spec:
     name: str = ""  # of the class, if there are several
     channel: int = 0
     places: Mapping[str, int] = field(default_factory=dict)  # of the class in spilled arrays
+    whole: bool = True  # whether the arrays hold the channels of all classes
 
 
 def _make_job(spec: _Spec, stored: Mapping[str, Any]) -> Job:
@@ -262,7 +263,8 @@ def _warn_of_inputs(spec: _Spec, stored: Mapping[str, Any]) -> None:
     if mask.ndim == 3:
         warn_of_mask(mask, flow)
     elif of_mask == of_flow:
-        warn_of_prediction(mask, flow, {spec.name: of_mask}, stored["threshold"], ("semantic_pred", "flow_pred"))
+        names = "semantic_pred", "flow_pred"
+        warn_of_prediction(mask, flow, {spec.name: of_mask}, stored["threshold"], names, whole=spec.whole)
 
 
 def _block(prepared: Prepared, plan: Plan, block_id: Triple) -> NDArray[np.int32]:
@@ -349,12 +351,12 @@ def segment_classes_lazily(
     inputs, names = {"mask": semantic, "flow": flow}, {"mask": "semantic_pred", "flow": "flow_pred"}
     taken = sorted(channel for channel, _ in classes.values())
     channels = {"mask": taken, "flow": [3 * channel + axis for channel in taken for axis in range(3)]}
-    parts = {} if len(taken) == semantic.shape[0] else channels
-    stored = {**_stored(inputs, names, scratch, parts), "threshold": threshold}
+    whole = len(taken) == semantic.shape[0]
+    stored = {**_stored(inputs, names, scratch, {} if whole else channels), "threshold": threshold}
     labels = {}
     for name, (channel, config) in classes.items():
         places = {key: taken.index(channel) for key, array in inputs.items() if not is_stored(array)}
-        spec = _Spec(grid, scratch, config, name, channel, places)
+        spec = _Spec(grid, scratch, config, name, channel, places, whole or is_stored(flow))
         deferred = _deferred_labels(spec, plan_stages(Recipe.of(config), tiers=grid.tiers), stored)
         labels[name] = _chunked_like_input(deferred, options, [semantic, flow])
     return labels

@@ -16,12 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from .stores.folders import absolute
-from .stores.locks import numbering_of_processes, start_of
 from .stores.places import Place
+from .stores.processes import boot_id, numbering
 from .stores.scratch import FileScratch
 
-_OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{32}")
-"""Name of a folder of scratch: its machine, and the number and start of its process."""
+_OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{32}")
+"""Name of a folder of scratch: its machine, and the number of its process."""
 
 _REMOVE = """
 import sys
@@ -41,12 +41,10 @@ def open_scratch(place: Place | None) -> FileScratch:
     Folders of killed processes of this machine are removed when the next process asks for scratch in the same place.
     """
     import dask
-    import psutil
 
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     root = place_of_scratch(usual if place is None else place).rstrip("/")
-    started = round(start_of(psutil.Process())["since_boot"])
-    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{started}-{uuid4().hex}"
+    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{uuid4().hex}"
     if "://" not in url:
         _sweep(root)
         return _Leased(url)
@@ -55,27 +53,23 @@ def open_scratch(place: Place | None) -> FileScratch:
 
 
 def _machine() -> str:
-    # Containers may share a folder and a host name, but each numbers its own processes.
-    return hashlib.sha256(f"{platform.node()} {numbering_of_processes()}".encode()).hexdigest()[:8]
+    # Machines may have the same name, and share the place. Containers number their processes independently.
+    return hashlib.sha256(f"{platform.node()} {numbering()} {boot_id()}".encode()).hexdigest()[:8]
 
 
 @cache
 def _sweep(root: str) -> None:
-    # Once for each process and place. Without it, killed kernels would fill the disk with copies of their inputs.
-    with suppress(OSError):
-        for name in os.listdir(root):
-            match = _OURS.fullmatch(name)
-            if match and match[1] == _machine() and not _lives(int(match[2]), int(match[3])):
-                shutil.rmtree(f"{root}/{name}", ignore_errors=True)
-
-
-def _lives(pid: int, started: int) -> bool:
+    # Once in a process and place: a killed kernel must not fill the disk with copies of its inputs. Of other users'
+    # processes it may be impossible to see whether they live.
     import psutil
 
-    try:
-        return abs(start_of(psutil.Process(pid))["since_boot"] - started) < 2  # numbers of processes are used again
-    except psutil.NoSuchProcess:
-        return False
+    with suppress(OSError):
+        for entry in os.scandir(root) if boot_id() is not None else ():
+            match = _OURS.fullmatch(entry.name)
+            if match is None or match[1] != _machine() or entry.stat(follow_symlinks=False).st_uid != os.getuid():
+                continue
+            if not psutil.pid_exists(int(match[2])):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def place_of_scratch(place: Place) -> str:

@@ -86,6 +86,9 @@ def _naming_the_place(name: str, nbytes: float, url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # of an object store: the class says what is wrong
+            error.add_note(f"{name} was being written to scratch, {url}")
+            raise
         size = f"{nbytes / 2**30:.2g} GiB"
         raise OSError(
             error.errno,

@@ -15,8 +15,9 @@ import click
 JSON_LOG, VERBOSE = "topo_dask.json_log", "topo_dask.verbose"
 """Keys in the context's `meta`: whether errors and warnings are JSON, and whether errors come with a traceback."""
 
-ON_RECORD = "topo_dask.on_record"
-"""Key in the context's `meta`: a function that says whether the run of this command can be resumed by now."""
+OVERWRITE, ON_RECORD = "topo_dask.overwrite", "topo_dask.on_record"
+"""Keys in the context's `meta`: whether earlier labels are replaced, and a function that says whether the run of this
+command can be resumed by now."""
 
 _BAD_INPUT = (
     ValueError,
@@ -81,7 +82,7 @@ class Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 for bad input, 1 for what failed on the way."""
         ctx.meta[JSON_LOG] = "--json-log" in ctx.args  # where an option is wrong, `run` never begins
-        overwrite = "--overwrite" in ctx.args
+        ctx.meta[OVERWRITE] = "--overwrite" in ctx.args
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
@@ -94,7 +95,7 @@ class Errors(click.Group):
                 _say(ctx, "error", error.format_message(), exit_code=error.exit_code)
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
-                _say(ctx, "error", f"interrupted{_way_on(ctx, overwrite)}", exit_code=1)
+                _say(ctx, "error", f"interrupted{_way_on(ctx)}", exit_code=1)
                 ctx.exit(1)
             except Exception as error:
                 notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
@@ -107,11 +108,11 @@ class Errors(click.Group):
                 _empty_stderr()
 
 
-def _way_on(ctx: click.Context, overwrite: bool) -> str:
+def _way_on(ctx: click.Context) -> str:
     # Where nothing is on record, --resume begins a new run, and that one refuses to replace earlier labels.
     if ctx.invoked_subcommand != "run":
         return ""
-    if not overwrite:
+    if not ctx.meta[OVERWRITE]:
         return "; the same command with --resume goes on"
     on_record = ctx.meta.get(ON_RECORD)  # missing if the command had not come that far
     if on_record is not None and on_record():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .errors import JSON_LOG, ON_RECORD
+from .errors import JSON_LOG, ON_RECORD, OVERWRITE
 from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
@@ -62,6 +62,7 @@ def run(
         raise click.UsageError("--quiet and --json-log exclude one another")
     ctx.meta[JSON_LOG] = json_log
     kept = {name: values.pop(name) for name in ("scratch", "resume", "overwrite")}
+    ctx.meta[OVERWRITE] = kept["overwrite"]
     ctx.meta[ON_RECORD] = partial(_is_on_record, output, kept["scratch"])
     scheduling, parameters = Scheduling.take(values), read_parameters(semantic, flow, values)
     if (machine := scheduling.machine()) is not None:

@@ -107,7 +107,8 @@ def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
 def _check_port(address: str, port: int) -> None:
     # Neuroglancer's own error names neither, and its socket stays open.
     try:
-        socket.create_server((address, port)).close()
+        family, *_ = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server((address, port), family=family).close()
     except OSError as error:
         raise click.ClickException(
             f"cannot serve at {address}, port {port}: {error.strerror or error}; --port 0 takes one that is free"

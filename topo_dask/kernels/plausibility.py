@@ -37,6 +37,10 @@ _SCALES = 1, 255, 65535
 _PAIRS = 256
 """With fewer pairs of neighbours in a mask there is no doubt about integers."""
 
+_ALIKE = 8
+"""All but one in so many neighbours are equal where integers are labels; of probabilities that were enlarged without
+interpolation, by 4 along each axis, three in four are."""
+
 _COMPONENTS = ("dz", "dy", "dx")
 
 
@@ -120,8 +124,8 @@ def doubt_mask(values: NDArray[Any]) -> str | None:
             return None
         holds, logits = f"fractions, such as {fractions[0]:.3g}", bool((values < -1).any())
     else:
-        both, alike = _pairs(values, high)
-        if high > _SCALES[-1] or both < _PAIRS or 2 * alike > both:
+        pairs, alike = _pairs(values, high)
+        if high > _SCALES[-1] or pairs < _PAIRS or _ALIKE * alike > (_ALIKE - 1) * pairs:
             return None
         holds, logits = f"values up to {high:.5g}", False
     scale = _scale(high)
@@ -160,8 +164,8 @@ def _levels(low: float, high: float) -> str:
 
 
 def _are_labels(values: NDArray[Any], high: float) -> bool:
-    both, alike = _pairs(values, high)
-    return values.dtype.kind in "iu" and both >= _PAIRS and 2 * alike > both
+    pairs, alike = _pairs(values, high)
+    return values.dtype.kind in "iu" and pairs >= _PAIRS and _ALIKE * alike > (_ALIKE - 1) * pairs
 
 
 def _pairs(values: NDArray[Any], high: float) -> tuple[int, int]:

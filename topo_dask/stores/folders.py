@@ -62,7 +62,8 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             os.remove(partial)
-        if isinstance(error, OSError) and error.filename is None:  # of a full disk the system does not say which
+        # Of a full disk the system does not say which file did not fit.
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, path) from error
         raise
 
@@ -232,11 +233,15 @@ def absolute(url: str) -> str:
     >>> absolute("file:///data/flow"), absolute("file:/data/flow"), absolute("/data/./flow"), absolute("s3://data/flow")
     ('/data/flow', '/data/flow', '/data/flow', 's3://data/flow')
     """
-    url = re.sub(r"^(file|local):(//|(?=/))", "", url)
+    url = _path_of(url)
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
+def _path_of(url: str) -> str:
+    return re.sub(r"^(file|local):(//|(?=/))", "", url)
+
+
 def folder_at(url: str) -> Folder:
-    """The folder of files at a path or URL."""
-    url = absolute(url)
+    """The folder of files at a path or URL; links in a path are followed before ``..``, as the system does."""
+    url = _path_of(url)
     return RemoteFolder(url) if "://" in url else LocalFolder(url)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from .processes import boot_id, numbering, start_of
 from .scratch import LOCK, FileScratch, find, to_bytes
 
 _CLAIMS = 8
@@ -126,32 +127,8 @@ def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None
 
 
 def _this_process() -> dict[str, Any]:
-    import psutil
-
-    start = start_of(psutil.Process())
-    return {"host": platform.node(), "processes": numbering_of_processes(), "pid": os.getpid(), **start}
-
-
-def start_of(process: Any) -> dict[str, float]:
-    """When a process was started, in seconds since the epoch (``started``) and since the boot (``since_boot``)."""
-    # Linux keeps the latter, and computes the time of the boot from the present time of the clock: the
-    # former moves when the clock is set.
-    import psutil
-
-    boot = psutil.boot_time()  # first: older versions of psutil add what this gave last to the start of a process
-    started = process.create_time()
-    return {"started": started, "since_boot": started - boot}
-
-
-def numbering_of_processes() -> int | None:
-    """Identify the processes that are visible here; None where the system does not tell.
-
-    Containers may have the same host name and number their processes independently.
-    """
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return None
+    pid = os.getpid()
+    return {"host": platform.node(), "processes": numbering(), "boot": boot_id(), "pid": pid, **start_of(pid)}
 
 
 def _is_held(key: str, holder: dict[str, Any]) -> bool:
@@ -160,12 +137,14 @@ def _is_held(key: str, holder: dict[str, Any]) -> bool:
 
     if holder["pid"] == os.getpid():
         return key in _HELD
+    if None not in (before := holder.get("boot"), now := boot_id()) and before != now:
+        return False  # the machine was booted since
     try:
-        process = psutil.Process(holder["pid"])
         # Another process may have got the same number since. A start is known to a fraction of a second. Locks of
         # earlier versions hold only the start since the epoch.
-        same = any(name in holder and abs(at - holder[name]) < 2 for name, at in start_of(process).items())
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
+        start = start_of(holder["pid"])
+        same = any(name in holder and abs(at - holder[name]) < 2 for name, at in start.items())
+        return same and bool(psutil.Process(holder["pid"]).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
