@@ -34,6 +34,7 @@ from topo_dask.lazy import Options, choose_blocks, prepare
 from topo_dask.spilled import _naming_the_place, spill
 from topo_dask.stages import track as track_stage
 from topo_dask.stores.folders import LocalFolder
+from topo_dask.stores.processes import boot_id
 
 contract = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -328,6 +329,7 @@ def test_scratch_of_an_array_that_was_sent_elsewhere_stays(tmp_path: Path) -> No
         assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.skipif(boot_id() is None, reason="this machine does not tell when it was booted")
 def test_scratch_that_may_be_in_use_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def folder(machine: str) -> Path:
         with subprocess.Popen([sys.executable, "-c", ""]) as ended:
@@ -357,6 +359,7 @@ def test_an_error_of_an_object_store_keeps_its_type() -> None:
     assert caught.value.__notes__ == ["flow was being written to scratch, s3://b"]
 
 
+@pytest.mark.skipif(boot_id() is None, reason="this machine does not tell when it was booted")
 def test_scratch_of_killed_processes_goes_and_that_of_others_stays(tmp_path: Path) -> None:
     script = """
 import os, signal, sys, dask.array as da, topo_dask

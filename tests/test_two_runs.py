@@ -210,7 +210,10 @@ def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
         other.communicate()
 
 
-def test_a_lock_from_before_the_machine_was_booted_does_not_count(tmp_path: Path) -> None:
+def test_a_lock_from_before_the_machine_was_booted_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "boot_id", lambda: "this")
     scratch = FileScratch(str(tmp_path / "s"))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         for boot, held in (("another", False), (None, True)):
