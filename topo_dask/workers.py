@@ -43,7 +43,6 @@ def check_workers_reach(scratch: FileScratch, remedy: str = SHARED_SCRATCH, what
         _check_workers(what or f"scratch {scratch.url}", remedy, _probe, scratch, token)
     finally:
         scratch.remove(LOCK, token)
-        scratch.prune()
 
 
 def check_workers_see(name: str, array: Any) -> None:
