@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from .stores.folders import absolute
+from .stores.addresses import absolute, is_memory, is_url
 from .stores.places import Place
 from .stores.processes import boot_id, numbering
 from .stores.scratch import FileScratch
@@ -45,7 +45,7 @@ def open_scratch(place: Place | None) -> FileScratch:
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     root = place_of_scratch(usual if place is None else place).rstrip("/")
     url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{uuid4().hex}"
-    if "://" not in url:
+    if not is_url(url):
         _sweep(root)
         return _Leased(url)
     atexit.register(_remove, url, os.getpid())
@@ -81,7 +81,7 @@ def place_of_scratch(place: Place) -> str:
     url = absolute(os.fspath(place))
     if "::" in url:
         raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
-    if "://" in url:
+    if is_url(url):
         from fsspec import get_filesystem_class
 
         try:
@@ -109,9 +109,9 @@ class _Leased(FileScratch):
 
 
 def _remove(url: str, owner: int) -> None:
-    if os.getpid() != owner or url.startswith("memory://"):
+    if os.getpid() != owner or is_memory(url):
         return
-    if "://" in url:
+    if is_url(url):
         # Clients of stores may start threads, which a process that is ending cannot: another process does it.
         subprocess.run([sys.executable, "-c", _REMOVE, url], check=False)
     else:

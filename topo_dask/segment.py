@@ -17,6 +17,7 @@ from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.tabulate import instance_columns
 from .stores import ledger, locks
+from .stores.addresses import is_memory, nested
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
 from .stores.folders import folder_at
@@ -32,10 +33,8 @@ from .stores.places import (
     Target,
     check_folder,
     existing_group,
-    is_memory,
     locate_output,
     name_of,
-    nested,
     place_of,
 )
 from .stores.pyramids import Version

@@ -12,8 +12,8 @@ from .config import ClassConfig
 from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stages.stage import DONE, EVERY
 from .stores import ledger, locks
+from .stores.addresses import absolute
 from .stores.checked import CheckedArray
-from .stores.folders import absolute
 from .stores.inputs import open_input
 from .stores.marks import read_marks, read_own_mark
 from .stores.multiscales import read_multiscales

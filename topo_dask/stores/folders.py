@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar
 from uuid import uuid4
 
+from .addresses import is_url, unfiled
+from .persistent import remote_store
+
 T = TypeVar("T")
 
 Ours = Callable[[str, Callable[[int], bytes]], bool]
@@ -156,8 +159,6 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        from .persistent import remote_store
-
         self._url = url
         self._store = remote_store(url)
 
@@ -223,25 +224,7 @@ class RemoteFolder:
         return sync(work)
 
 
-def absolute(url: str) -> str:
-    """Absolute path or URL, so that every process finds the same place; a path for a URL of files of this machine.
-
-    As in fsspec, percent signs in such a URL stand for themselves, and ``local:`` is another name of ``file:``.
-
-    Examples
-    --------
-    >>> absolute("file:///data/flow"), absolute("file:/data/flow"), absolute("/data/./flow"), absolute("s3://data/flow")
-    ('/data/flow', '/data/flow', '/data/flow', 's3://data/flow')
-    """
-    url = _path_of(url)
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
-
-
-def _path_of(url: str) -> str:
-    return re.sub(r"^(file|local):(//|(?=/))", "", url)
-
-
 def folder_at(url: str) -> Folder:
     """The folder of files at a path or URL; links in a path are followed before ``..``, as the system does."""
-    url = _path_of(url)
-    return RemoteFolder(url) if "://" in url else LocalFolder(url)
+    url = unfiled(url)
+    return RemoteFolder(url) if is_url(url) else LocalFolder(url)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Block, BlockGrid, Triple
+from .addresses import is_url
 from .checked import stored_shape
 from .foreign import HALF, MARK, is_half, is_metadata, names_in
 from .listing import stored_chunks
@@ -218,7 +219,7 @@ def _remove(group: Any, place: str) -> None:
 
 def _sweep(target: Target, place: str) -> None:
     # Removes chunks and metadata that a killed process was writing: zarr renames such files when they are whole.
-    if target.url is not None and "://" not in target.url:
+    if target.url is not None and not is_url(target.url):
         for folder, _, files in os.walk(os.path.join(target.url, place)):
             _sweep_files(folder, filter(HALF.search, files))
 
@@ -226,7 +227,7 @@ def _sweep(target: Target, place: str) -> None:
 def _sweep_metadata(target: Target, old: Any) -> None:
     # The same for the groups around the labels, where others may have files of any name. The metadata of an image are
     # not ours: another process may be writing them.
-    if target.url is not None and "://" not in target.url:
+    if target.url is not None and not is_url(target.url):
         ours = [target.url] if old is None or read_multiscales(old) is None else []
         for folder in (*ours, os.path.join(target.url, LABELS)):
             with suppress(FileNotFoundError, NotADirectoryError):

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .folders import absolute
+from .addresses import absolute, followed
 from .foreign import MARK
 from .persistent import store_at
 from .places import Target, existing_group, members
@@ -136,7 +136,7 @@ def mark_of(node: Any, url: str) -> dict[str, Any] | None:
     mark = node.attrs.get(MARK)
     if not isinstance(mark, dict):
         return None
-    above, _, level = (url.rstrip("/") if "://" in url else os.path.realpath(os.path.expanduser(url))).rpartition("/")
+    above, _, level = followed(absolute(url)).rpartition("/")
     if hasattr(node, "shape") and level.isdecimal() and not mark.get("complete"):
         with suppress(OSError, ValueError):  # an array that lies alone
             group = existing_group(Target(above))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .folders import absolute
+from .addresses import absolute, is_url
 from .persistent import store_at
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def open_node(where: str) -> Any:
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
         if file := _file_on(where):
             raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
-        no_path = "" if "://" in where or os.path.exists(where) else ": no such path"
+        no_path = "" if is_url(where) or os.path.exists(where) else ": no such path"
         raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group{no_path}") from error
 
 

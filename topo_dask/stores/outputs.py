@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import Triple
+from .addresses import followed
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
@@ -164,7 +165,7 @@ def _groups_of_labels(target: Target) -> Iterator[tuple[str, Any]]:
     # Each group called `labels` that is, or has in it, the group for new labels; before it the path of its parent.
     if target.url is None or target.is_array:
         return
-    parts = (target.url if "://" in target.url else os.path.realpath(target.url)).split("/")
+    parts = followed(target.url).split("/")
     for at, part in enumerate(parts):
         if part == LABELS:
             folder, found = "/".join(parts[:at]), []

@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, StorePath
 
 from . import retries
-from .folders import absolute
+from .addresses import absolute, is_memory, is_url
 from .retries import insist, is_local, persist
 
 
@@ -282,7 +282,7 @@ def impatient(store: Any) -> Any:
 def store_at(where: str) -> Any:
     """What zarr is to open for a path or URL: the absolute path, a URL of memory, or else a `PersistentStore`."""
     where = absolute(where)
-    return remote_store(where) if "://" in where and not where.startswith("memory://") else where
+    return remote_store(where) if is_url(where) and not is_memory(where) else where
 
 
 def remote_store(url: str) -> PersistentStore:

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .folders import absolute
+from .addresses import absolute, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
 from .persistent import impatient, persistent, store_at
@@ -38,17 +38,14 @@ class Target:
     @property
     def locks(self) -> str | None:
         """Folder of the locks of the output, the same through all links that lead to it; None without a path or URL."""
-        if self.url is None:
-            return None
-        url = self.url.rstrip("/")
-        return f"{url if '://' in url else os.path.realpath(url)}.lock"
+        return None if self.url is None else f"{followed(self.url)}.lock"
 
     @property
     def locks_as_named(self) -> str | None:
         """The folder `locks`, named through the links in `url`: on another machine they may lead to another place."""
         if self.url is None:
             return None
-        if "://" in self.url or not os.path.islink(self.url):
+        if is_url(self.url) or not os.path.islink(self.url):
             return self.beside(".lock")
         return f"{self.url}/../{os.path.basename(os.path.realpath(self.url))}.lock"
 
@@ -95,7 +92,7 @@ def existing_group(target: Target) -> Any:
         mode: Any = "r" if target.node.read_only else "r+"
         return zarr.open_group(persistent(target.node.store), path=target.node.path, mode=mode, use_consolidated=False)
     assert target.url is not None
-    local = "://" not in target.url
+    local = not is_url(target.url)
     if local and not os.path.lexists(target.url):
         return None
     if local and not os.path.isdir(target.url):
@@ -150,20 +147,9 @@ def name_of(node: Any) -> str:
     return f"{node.store}/{node.path}" if place is None else absolute(place).rstrip("/")
 
 
-def is_memory(place: str | None) -> bool:
-    """Whether a path or URL is of fsspec's file system in the memory of a process."""
-    return place is not None and place.startswith("memory:")
-
-
-def nested(one: str, other: str) -> bool:
-    """Whether two places are the same, or one lies in the other; symbolic links are followed."""
-    paths = [f"{os.path.realpath(url) if '://' not in url else url.rstrip('/')}/" for url in (one, other)]
-    return paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])
-
-
 def check_folder(place: str, what: str, remedy: str) -> None:
     """Raise FileExistsError when something else lies where a folder is needed, or on the way there."""
-    if "://" in place:
+    if is_url(place):
         return
     while not os.path.lexists(place):
         place = os.path.dirname(place)

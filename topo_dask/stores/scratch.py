@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .addresses import is_url
 from .folders import Folder, folder_at
 from .retries import in_order
 from .sharing import of_this_process
@@ -224,7 +225,7 @@ class FileScratch:
             pass
 
     def _each(self, act: Callable[[S], T], objects: Iterable[S]) -> Iterator[T]:
-        return in_order(act, objects, _AHEAD) if "://" in self.url else map(act, objects)
+        return in_order(act, objects, _AHEAD) if is_url(self.url) else map(act, objects)
 
     def lengths(self, kind: str, key: str) -> dict[str, int]:
         """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""

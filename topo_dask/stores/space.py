@@ -4,6 +4,8 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from .addresses import is_url
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -34,7 +36,7 @@ def disk_of(url: str | None) -> Disk | None:
     >>> disk_of("/not/there/yet").free > 0
     True
     """
-    if url is None or "://" in url:
+    if url is None or is_url(url):
         return None
     path = os.path.realpath(url)
     while not os.path.exists(path):
