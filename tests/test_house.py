@@ -30,8 +30,8 @@ census status
 execute
 cluster progress in_memory
 surroundings
-workers leases
-spilled admission readiness
+workers
+admission readiness
 lazy preview segment
 api estimate
 __init__ demo

@@ -28,10 +28,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import topo_dask
-from topo_dask import leases
 from topo_dask.execute import run
-from topo_dask.lazy import Options, choose_blocks, prepare
-from topo_dask.spilled import _naming_the_place, spill
+from topo_dask.lazy import leases
+from topo_dask.lazy.options import Options, choose_blocks
+from topo_dask.lazy.prepared import prepare
+from topo_dask.lazy.spilled import _naming_the_place, spill
 from topo_dask.stages import track as track_stage
 from topo_dask.stores.folders import LocalFolder
 from topo_dask.stores.processes import boot_id
@@ -390,7 +391,7 @@ def test_building_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mask, flow = blobs()
     lazy_mask = da.from_array(mask, chunks=9).map_blocks(deny, dtype=bool, meta=np.empty((0, 0, 0), bool))
     monkeypatch.setattr(dask, "compute", deny)
-    monkeypatch.setattr("topo_dask.lazy.run", deny)
+    monkeypatch.setattr("topo_dask.lazy.prepared.run", deny)
     topo_dask.postprocess_single(lazy_mask, da.from_array(flow))
     topo_dask.track_flows(lazy_mask, da.from_array(flow), 5)
     topo_dask.run_instance_segmentation(lazy_mask[None].astype(float), da.from_array(flow), ["x"], {"x": {"group": 1}})
@@ -406,9 +407,11 @@ def test_global_stages_run_once_and_blocks_on_their_own(monkeypatch: pytest.Monk
             stages.extend(stage.name for _ in stage.keys_left(job))
         run(job, some_stages, *rest)
 
-    real = topo_dask.lazy.final_labels
-    monkeypatch.setattr("topo_dask.lazy.run", counting)
-    monkeypatch.setattr("topo_dask.lazy.final_labels", lambda job, key, *a: lookups.append(key) or real(job, key, *a))
+    real = topo_dask.lazy.labels.final_labels
+    monkeypatch.setattr("topo_dask.lazy.prepared.run", counting)
+    monkeypatch.setattr(
+        "topo_dask.lazy.labels.final_labels", lambda job, key, *a: lookups.append(key) or real(job, key, *a)
+    )
     with dask.config.set(scheduler="synchronous"):
         lazy = topo_dask.postprocess_single(da.from_array(mask), da.from_array(flow), block_shape=(10, 10, 10))
         lazy.blocks[1, 1, 1].compute()
@@ -469,7 +472,7 @@ def test_two_may_compute_at_once(locked: bool, tmp_path: Path, monkeypatch: pyte
     def compute(part: Any, name: str) -> None:
         found[name] = part.compute()
 
-    monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
+    monkeypatch.setattr("topo_dask.lazy.spilled.SPILL_CHUNK", 8)
     if not locked:
         monkeypatch.setattr("dask.utils.SerializableLock", lambda token: nullcontext())
     with dask.config.set(scheduler="synchronous"):
@@ -505,8 +508,8 @@ def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
             harm(chunk)
         return arrays
 
-    monkeypatch.setattr("topo_dask.spilled.SPILL_CHUNK", 8)
-    monkeypatch.setattr("topo_dask.lazy.spill", losing)
+    monkeypatch.setattr("topo_dask.lazy.spilled.SPILL_CHUNK", 8)
+    monkeypatch.setattr("topo_dask.lazy.spilled.spill", losing)
     lazy, _ = in_columns(lambda block: block, tmp_path)
     remedy = ".*make the lazy array anew, with scratch=<" if named == "missing" else ""
     with (
@@ -533,7 +536,7 @@ def test_a_bundle_that_is_lost_between_stages_is_an_error(tmp_path: Path, monkey
             for bundle in tmp_path.glob("*/channel0/numbers.faces/0.0.1"):
                 bundle.unlink()
 
-    monkeypatch.setattr("topo_dask.lazy.run", losing)
+    monkeypatch.setattr("topo_dask.lazy.prepared.run", losing)
     with dask.config.set(scheduler="synchronous"):
         lazy, _ = in_columns(lambda block: block, tmp_path, merge="adjacent")
         for _ in range(2):  # nor is it forgotten
@@ -560,7 +563,7 @@ def test_a_bundle_that_was_damaged_is_an_error(tmp_path: Path) -> None:
     lazy, _ = in_columns(lambda block: block, tmp_path)
     with dask.config.set(scheduler="synchronous"):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("topo_dask.lazy.run", damaging)
+            patched.setattr("topo_dask.lazy.prepared.run", damaging)
             with pytest.raises(
                 OSError, match=r"stage 'link': bundle .*/0\.0\.1 is damaged in scratch .*anew"
             ) as caught:
@@ -596,7 +599,7 @@ def test_blocks_out_of_reach_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         shutil.rmtree(prepared.job.scratch.url)  # as a worker of another machine sees it
         return prepared
 
-    monkeypatch.setattr("topo_dask.lazy.prepare", elsewhere)
+    monkeypatch.setattr("topo_dask.lazy.jobs.prepare", elsewhere)
     mask, flow, _ = columns()
     with dask.config.set(scheduler="synchronous"):
         with pytest.raises(OSError, match=r"block 0\.0\.\d: .* is missing in scratch .*scratch=<") as caught:
@@ -607,7 +610,7 @@ def test_blocks_out_of_reach_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("does_nothing", "match"), [("run", "stage 'track', block 0"), ("sort_rows", "chunk 0 of fg_")]
+    ("does_nothing", "match"), [("prepared.run", "stage 'track', block 0"), ("rows.sort_rows", "chunk 0 of fg_")]
 )
 def test_tasks_that_filed_elsewhere_are_an_error(
     does_nothing: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -615,7 +618,7 @@ def test_tasks_that_filed_elsewhere_are_an_error(
     monkeypatch.setattr(f"topo_dask.lazy.{does_nothing}", lambda *_: None)
     rows = np.argwhere(np.ones((2, 3, 4)))
     lazy, _ = in_columns(lambda block: block, tmp_path)
-    if does_nothing == "sort_rows":
+    if does_nothing == "rows.sort_rows":
         lazy = topo_dask.cluster_convergence(da.from_array(rows), da.from_array(rows * 1.0), (2, 3, 4))
     with dask.config.set(scheduler="synchronous"), pytest.raises(OSError, match=f"{match}.*no record in scratch"):
         lazy.compute()

@@ -10,14 +10,13 @@ from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
 from .census import forget_lost, forget_stages
 from .config import Preset
 from .execute import Progress, check_done, run
-from .leases import place_of_scratch
 from .plan import track_together
 from .progress import on_stderr
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.tabulate import instance_columns
 from .stores import ledger, locks
-from .stores.addresses import is_memory, nested
+from .stores.addresses import Place, is_memory, nested
 from .stores.allocation import give_back_freed_memory, keep_freed_memory
 from .stores.checked import OnMissing
 from .stores.folders import folder_at
@@ -29,13 +28,13 @@ from .stores.multiscales import read_multiscales
 from .stores.outputs import ANOTHER, OutputSpec, check_outputs
 from .stores.pages import Pages
 from .stores.places import (
-    Place,
     Target,
     check_folder,
     existing_group,
     locate_output,
     name_of,
     place_of,
+    place_of_scratch,
 )
 from .stores.pyramids import Version
 from .stores.recent import RecentReads

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from .. import in_memory, lazy
 from ..config import ClassConfig
 from ..plan import Recipe
+from ..stores.addresses import Place
 from ..stores.inputs import check_named_axes
-from ..stores.places import Place
 from ..stores.volumes import COMPONENTS, check_array, check_unmasked
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from .. import in_memory, lazy
 from ..blocks.geometry import triple
 from ..config import ClassConfig
 from ..stages.settle import as_rows
-from ..stores.places import Place
+from ..stores.addresses import Place
 from ..stores.volumes import check_array
 from .arguments import Array, Blocks, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_array, as_flow, as_volume
 

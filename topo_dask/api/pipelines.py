@@ -7,7 +7,7 @@ from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from ..doubts import warn_of_mask, warn_of_prediction
 from ..plan import Recipe
-from ..stores.places import Place
+from ..stores.addresses import Place
 from ..stores.volumes import check_prediction
 from .arguments import Array, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_flow, as_sized, as_volume, segment
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .. import in_memory, lazy
 from ..config import ClassConfig, Merge, finite_number, integer
 from ..plan import Recipe
-from ..stores.places import Place
+from ..stores.addresses import Place
 from .arguments import Array, Blocks, DaskArray, Held, Labels, Lazy, as_flow, as_labels, segment
 
 

@@ -91,9 +91,8 @@ def _say(name: str, path: str, instances: int, dropped: dict[str, Any] | None) -
 
 def _is_on_record(output: str, scratch: str | None) -> bool:
     # Whether the record in scratch is that of this command: an earlier run may have left one there.
-    from ..leases import place_of_scratch
     from ..stores.ledger import read_run
-    from ..stores.places import locate_output
+    from ..stores.places import locate_output, place_of_scratch
     from ..stores.scratch import FileScratch
 
     with suppress(OSError, ValueError):  # the place cannot be read, or is no place

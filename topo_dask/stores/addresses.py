@@ -3,6 +3,9 @@
 import os
 import re
 
+Place = str | os.PathLike[str]
+"""Path or URL, as a caller gives it."""
+
 
 def unfiled(address: str) -> str:
     """A path in place of a URL of files of this machine; other addresses unchanged.

@@ -5,13 +5,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .addresses import absolute, followed, is_memory, is_url
+from .addresses import Place, absolute, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
 from .persistent import impatient, persistent, store_at
-
-Place = str | os.PathLike[str]
-"""Path or URL, as a caller gives it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,25 @@ def locate_output(output: Any) -> Target:
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
     output = absolute_node(output)
     return Target(url_of(output), output)
+
+
+def place_of_scratch(place: Place) -> str:
+    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument when it cannot be a place."""
+    if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
+        raise TypeError(f"scratch must be a path or a URL, got {place!r}")
+    if not os.fspath(place):
+        raise ValueError("scratch must be a path or a URL, got ''")
+    url = absolute(os.fspath(place))
+    if "::" in url:
+        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
+    if is_url(url):
+        from fsspec import get_filesystem_class
+
+        try:
+            get_filesystem_class(url.partition("://")[0])
+        except (ValueError, ImportError) as error:
+            raise type(error)(f"scratch {url}: {error}") from error
+    return url
 
 
 def existing_group(target: Target) -> Any:

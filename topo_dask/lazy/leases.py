@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from .stores.addresses import absolute, is_memory, is_url
-from .stores.places import Place
-from .stores.processes import boot_id, numbering
-from .stores.scratch import FileScratch
+from ..stores.addresses import Place, is_memory, is_url
+from ..stores.places import place_of_scratch
+from ..stores.processes import boot_id, numbering
+from ..stores.scratch import FileScratch
 
 _OURS = re.compile(r"topo_dask-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{32}")
 """Name of a folder of scratch: its machine, and the number of its process."""
@@ -70,25 +70,6 @@ def _sweep(root: str) -> None:
                 continue
             if not psutil.pid_exists(int(match[2])):
                 shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def place_of_scratch(place: Place) -> str:
-    """Absolute path or URL; TypeError, ValueError or ImportError naming the argument when it cannot be a place."""
-    if not isinstance(place, str | os.PathLike) or not isinstance(os.fspath(place), str):
-        raise TypeError(f"scratch must be a path or a URL, got {place!r}")
-    if not os.fspath(place):
-        raise ValueError("scratch must be a path or a URL, got ''")
-    url = absolute(os.fspath(place))
-    if "::" in url:
-        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
-    if is_url(url):
-        from fsspec import get_filesystem_class
-
-        try:
-            get_filesystem_class(url.partition("://")[0])
-        except (ValueError, ImportError) as error:
-            raise type(error)(f"scratch {url}: {error}") from error
-    return url
 
 
 class _Leased(FileScratch):

@@ -1,0 +1,104 @@
+"""Lazy rows of voxels and end points, and labels from such rows."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks.geometry import BlockGrid, Triple, triple
+from ..config import ClassConfig
+from ..plan import Recipe, plan_stages
+from ..stages.job import Job
+from ..stages.settle import PARTS, sort_rows
+from ..stages.stage import EVERY, Stage
+from ..stages.trace import rows_of, trace
+from ..stores.scratch import FileScratch
+from ..surroundings import ambient, compute
+from ..workers import check_workers_reach
+from .jobs import Spec, make_job, prepare_job
+from .labels import over_grid
+from .leases import open_scratch
+from .options import Array, Options, choose_blocks, is_dask
+from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
+from .spilled import ARGUMENTS, Opaque, as_declared, stored_inputs
+
+
+def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:
+    """Lazy voxels and end points, one chunk for each layer of blocks along z."""
+    import dask
+    import dask.array as da
+
+    scratch = open_scratch(options.scratch)
+    grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
+    stored = stored_inputs({"mask": mask, "flow": flow}, ARGUMENTS, scratch)
+    spec = Spec(grid, scratch, config)
+    key = f"prepare-positions-{uuid4().hex}"
+    stages = (Stage("trace", trace, EVERY, moves=True, products=("ends",)),)
+    prepared = dask.delayed(prepare_job, pure=True)(spec, stages, stored, "ends", dask_key_name=key)
+    layers = [dask.delayed(_layer, nout=2)(prepared, layer) for layer in range(grid.numblocks[0])]
+    shape = (np.nan, 3)
+    coords = [da.from_delayed(layer[0], shape, np.int64) for layer in layers]
+    ends = [da.from_delayed(layer[1], shape, np.float64) for layer in layers]
+    if not layers:
+        return da.zeros((0, 3), dtype=np.int64), da.zeros((0, 3), dtype=np.float64)
+    return da.concatenate(coords, allow_unknown_chunksizes=True), da.concatenate(ends, allow_unknown_chunksizes=True)
+
+
+def _layer(prepared: Prepared, layer: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    job = prepared.job
+    if job.flow is not None:
+        job.flow.release()
+    rows = np.argwhere(prepared.occupied[layer]).tolist()
+    try:
+        return rows_of(job, [job.grid.block((layer, y, x)) for y, x in rows])
+    except LOSSES as error:
+        raise lost_bundle(job, f"layer {layer} of blocks", error) from error
+
+
+def cluster_lazily(
+    config: ClassConfig, options: Options, fg_coords: Array, final_positions: Array, shape: Triple
+) -> Any:
+    """Lazy labels from rows of voxels and rows of end points, in matching chunks."""
+    import dask
+    import dask.array as da
+
+    scratch = open_scratch(options.scratch)
+    rows = [
+        as_declared(a, name).rechunk({1: 3}) if is_dask(a) else da.from_array(a)
+        for a, name in ((fg_coords, "fg_coords"), (final_positions, "final_positions"))
+    ]
+    if rows[0].numblocks[0] != rows[1].numblocks[0]:
+        raise ValueError(
+            f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
+            f"{rows[1].numblocks[0]} of them along the first axis"
+        )
+    chosen = tuple(max(1, min(n, 128)) for n in shape)
+    grid = BlockGrid(shape, triple(chosen if options.block_shape is None else options.block_shape, "block_shape"))
+    plan = plan_stages(Recipe.of(config), "rows")
+    spec = Spec(grid, scratch, config)
+    key = f"prepare-labels-{uuid4().hex}"
+    job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows), dask_key_name=key)
+    return over_grid(job, plan, grid)
+
+
+def _settled(spec: Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:
+    import dask
+
+    job = make_job(spec, {})
+    assert isinstance(job.scratch, FileScratch)
+    pairs = list(zip(*(array.to_delayed().ravel() for array in rows.arrays), strict=True))
+    if left := _unsorted(job, len(pairs)):
+        sort = dask.delayed(sort_rows, pure=False)
+        with ambient(in_task=True):  # on a cluster, the same cluster computes this too
+            check_workers_reach(job.scratch)
+            compute(*(sort(*pairs[part], part, job.grid, job.scratch) for part in left))
+        if left := _unsorted(job, len(pairs)):
+            raise unreachable(job, f"chunk {left[0]} of fg_coords: no record")
+    return prepare(job, stages)
+
+
+def _unsorted(job: Job, parts: int) -> list[int]:
+    filed = job.scratch.keys(PARTS)
+    return [part for part in range(parts) if str(part) not in filed]
