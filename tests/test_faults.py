@@ -368,6 +368,24 @@ def test_an_asynchronous_client_is_refused(tmp_path: Path) -> None:
     asyncio.run(call())
 
 
+def test_a_client_that_is_not_running_is_refused_before_old_labels_go(tmp_path: Path) -> None:
+    from distributed import Client
+
+    run = save_small(tmp_path)
+    with Client(processes=False, dashboard_address=":0", n_workers=1) as client:
+        labels = run()
+        # As for half a minute after its scheduler was killed.
+        with (
+            patch.object(client, "status", "connecting"),
+            pytest.raises(RuntimeError, match=r"client is connecting, not running.*close\(\)"),
+        ):
+            run(overwrite=True)
+        client.close()
+        with pytest.raises(RuntimeError, match="client is closed, not running"):
+            run(overwrite=True)
+    np.testing.assert_array_equal(zarr.open(tmp_path / "out" / "labels" / "thin" / "0", mode="r")[:], labels)
+
+
 # ------------------------------------------------------------ killed clients
 
 

@@ -155,7 +155,7 @@ def _in_cluster_task() -> bool:
 
 
 def active_client() -> Any:
-    """The Dask client that is active here, or None; RuntimeError when it is asynchronous."""
+    """The Dask client that is active here, or None; RuntimeError when it is asynchronous or not running."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client
@@ -169,8 +169,16 @@ def active_client() -> Any:
             "the active Dask client is asynchronous, and waiting for it here would stop its event loop: call this in a "
             "thread, as with asyncio.to_thread"
         )
-    # A client that failed to start, or whose cluster is gone, may still be the default.
-    return client if client.status == "running" else None
+    if client.status == "running":
+        return client
+    if configured_scheduler() != client.get:
+        return None
+    # Dask would go on using it, and fail after old labels have been removed.
+    raise RuntimeError(
+        f"the active Dask client is {client.status}, not running: its scheduler is gone or does not answer. Start the "
+        "cluster and a client again, or to work on this machine call dask.distributed.get_client().close() and leave "
+        "the client's with block"
+    )
 
 
 def shares_memory() -> bool:
