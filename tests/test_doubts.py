@@ -1,5 +1,6 @@
 """What is hardly meant is warned of before the work, and what is right is not."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -49,6 +50,29 @@ WRONG: list[tuple[np.ndarray, np.ndarray, str]] = [
     (SEMANTIC, FLOW * UPSIDE, "flow{} of class 'nuc' points away from the middle of objects along z: "),
     (SEMANTIC, (FLOW * UPSIDE)[[1, 0, 2]], r"flow{} of class 'nuc' fits .* order \(dy, dz, dx\), dz negated: "),
 ]
+
+
+NOISE = 0.15
+"""Of each component, from voxel to voxel: then no single step is beyond doubt in these balls, but their sum is."""
+
+
+@pytest.mark.parametrize(
+    ("mangle", "match"),
+    [
+        (lambda flow: flow, None),
+        (lambda flow: flow[::-1], r"in the order \(dx, dy, dz\): "),
+        (lambda flow: flow[[1, 2, 0]], r"in the order \(dy, dx, dz\): "),
+        (lambda flow: -flow, "away from the middle of objects: "),
+        (lambda flow: -flow[::-1], r"in the order \(dx, dy, dz\), negated: "),
+    ],
+)
+def test_order_and_sign_of_noisy_flow(mangle: Any, match: str | None) -> None:
+    to_middle = 22 - np.indices((88, 88, 88)) % 44
+    length = np.linalg.norm(to_middle, axis=0)
+    mask = length < 20
+    noise = np.random.default_rng(0).normal(0, NOISE, to_middle.shape)
+    doubt = doubt_flow([(mask, mangle(to_middle / np.maximum(length, 1) + noise))])
+    assert doubt is None if match is None else doubt is not None and re.search(match, doubt), doubt
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])

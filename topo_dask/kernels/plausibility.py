@@ -243,7 +243,8 @@ def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) ->
     fits = {}
     for order in permutations(range(3)):
         along = steps[range(3), order]
-        signs = np.where(along > least, -1, 1)
+        # The bound is one for a sum of three. In noisy flow no step reaches it by itself, but all reach their thirds.
+        signs = np.where((along > least / 3).all() | (along > least), -1, 1)
         fits[order] = -float(signs @ along), signs
     order = max(fits, key=lambda order: fits[order][0])
     fit, signs = fits[order]
@@ -255,7 +256,7 @@ def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) ->
         return f"points away from the middle of objects{where}: it must point towards it"
     # The name of a given channel is the component along the axis to which this order assigns it.
     names = ", ".join(_COMPONENTS[order.index(channel)] for channel in range(3))
-    if not (steps[range(3), order] < -least).any():
+    if away and not (steps[range(3), order] < -least).any():
         turned = ", negated"
     else:
         turned = f", {' and '.join(_COMPONENTS[axis] for axis in away)} negated" if away else ""
