@@ -1,7 +1,10 @@
 """Pages of the flow that are kept at hand: fewer reads, the same bits, no more memory than allowed."""
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -28,8 +31,10 @@ def kept(pages: Pages) -> str:
 
 def test_the_latest_pages_are_kept_within_half_of_the_bytes_allowed() -> None:
     pages, calls = Pages(4 * PAGE.vectors.nbytes), list[str]()
-    for name in "abacd":
+    for name in "abac":
         pages.get(name, made(calls, name))
+    assert kept(pages) == "ac"  # b was not asked for again
+    pages.get("d", made(calls, "d"))
     assert calls == ["a", "b", "c", "d"]
     assert kept(pages) == "cd"
     pages.clear()
@@ -52,6 +57,22 @@ def test_no_page_is_kept_where_nothing_is_allowed() -> None:
     for _ in range(2):
         pages.get("a", made(calls, "a"))
     assert calls == ["a", "a"]
+
+
+def test_a_page_is_made_once_for_all_threads_that_ask_for_it() -> None:
+    pages, calls, begun = Pages(1 << 20), list[str](), Event()
+
+    def make() -> Any:
+        calls.append("a")
+        begun.set()
+        time.sleep(0.1)  # the other thread asks meanwhile
+        return PAGE
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(pages.get, "a", make)
+        assert begun.wait(60)
+        assert pool.submit(pages.get, "a", make).result() is first.result() is PAGE
+    assert calls == ["a"]
 
 
 def test_pages_of_one_class_are_not_those_of_another() -> None:

@@ -47,6 +47,7 @@ def kept_bytes(recent: RecentReads) -> int:
     with recent._kept.lock:
         found = sum(slab.values.nbytes for slab in recent._kept.slabs.values())
         assert recent._kept.nbytes == found
+        assert all(slab.values.base is None for slab in recent._kept.slabs.values())  # a view would keep the whole read
     return found
 
 

@@ -19,6 +19,7 @@ from topo_dask import lazy as lazy_module
 from topo_dask import surroundings
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import Stage
+from topo_dask.workers import Resources
 
 SHAPE, BLOCK = (16, 16, 16), (8, 8, 8)
 NAMES = ["a", "b", "c", "d"]
@@ -105,6 +106,29 @@ class Held:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def test_a_lazy_array_keeps_an_eighth_of_the_memory_at_most(
+    jobs: dict[str, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lazy_module, "resources", lambda _: Resources(1, 1, 64 << 20))
+    segmented()["a"].blocks[0, 0, 0].compute()
+    flow: Any = jobs["a"].flow
+    assert (flow.pages._allowed_mem, flow.source.array._allowed_mem) == (4 << 20, 4 << 20)
+
+
+def test_blocks_are_looked_up_without_flow_that_was_kept_for_tracking(jobs: dict[str, Job]) -> None:
+    # Of the workers that track, most do nothing else before blocks are asked for.
+    mask, flow = (zarr.create_array({}, data=array) for array in (SEMANTIC[0] > 0, FLOW[:3]))
+    rows = topo_dask.track_flows(mask, flow, 40, block_shape=BLOCK)
+    for name, blocks in (("a", segmented()["a"].blocks), ("", rows[1].blocks)):
+        for index in (0, 1):
+            if jobs.get(name):
+                vectors: Any = jobs[name].flow
+                vectors.page(jobs[name].grid.block((0, 0, 0)).read)
+                assert kept_by(jobs[name]) > 0
+            blocks[index].compute()
+            assert kept_by(jobs[name]) == 0
 
 
 def test_an_error_in_one_ends_its_turn_and_what_it_keeps(jobs: dict[str, Job], monkeypatch: pytest.MonkeyPatch) -> None:
