@@ -28,7 +28,7 @@ from topo_dask.readiness import make_ready
 from topo_dask.stages import recover, track
 from topo_dask.stages.drop import drop
 from topo_dask.stages.gather import enclose, gather
-from topo_dask.stages.job import ABSORBED, ALL, CoarserLevel, Job, View, extent_columns
+from topo_dask.stages.job import ABSORBED, ALL, CoarserLevel, Job, View, admit_rows, extent_columns
 from topo_dask.stages.link import collect, link
 from topo_dask.stages.split import split
 from topo_dask.stages.tabulate import tabulate
@@ -36,7 +36,7 @@ from topo_dask.stages.unite import unite
 from topo_dask.stores import volumes
 from topo_dask.stores.checked import CheckedArray
 from topo_dask.stores.listing import stored_chunks
-from topo_dask.stores.scratch import FILED, FileScratch, count_rows
+from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch, count_rows
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 
 
@@ -216,6 +216,30 @@ def test_all_global_steps_count_their_rows() -> None:
     assert counted == ROW_BYTES.keys() - {"gather"}
 
 
+def test_all_rows_that_a_global_step_reads_are_counted() -> None:
+    labels = np.repeat([1, 2], 4) * np.ones((4, 4, 1), np.int64)  # an instance in each of two blocks, in contact
+    scratch, recipe = MemoryScratch(), Recipe(merge="agglomerate", split=True, flow_error=9.0)
+    run_blocks(recipe, (4, 4, 4), labels=labels, flow=np.zeros((3, 4, 4, 8), np.float32), scratch=scratch)
+    rows = {
+        stage.name: [sum(count_rows(scratch, *column) for column in columns) for columns in stage.tables]
+        for stage in plan_stages(recipe, "labels", 1).stages
+        if stage.tables
+    }
+    # No contact is left when instances are united, but the table of the instances is held too.
+    assert rows == {"link": [2], "enclose": [2], "unite": [0, 2], "split": [2], "tabulate": [2], "drop": [2]}
+
+
+def test_the_longest_of_the_tables_of_a_step_counts() -> None:
+    scratch = MemoryScratch()
+    for kind, rows in (("a", 2), ("b", 3)):
+        scratch.put(kind, "0.0.0", x=np.zeros(rows))
+    job = Job("", BlockGrid((1, 1, 1), (1, 1, 1)), ClassConfig(), scratch=scratch, allowed_mem=5 * ROW_BYTES["unite"])
+    tables = (("a", "x"),), (("a", "x"), ("b", "x")), (("b", "x"),)
+    admit_rows(job, "unite", tables)
+    with pytest.raises(MemoryError, match="'unite' on 5 rows"):
+        admit_rows(replace(job, allowed_mem=5 * ROW_BYTES["unite"] - 1), "unite", tables)
+
+
 def test_rows_of_patches_count_for_the_table(tmp_path: Path) -> None:
     labels = np.ones((4, 8, 8), np.int64)
     labels[:, 2:6, 2:6] = 2  # too small to be kept: orphans in all blocks
@@ -269,6 +293,7 @@ def test_tasks_and_what_is_kept_fit_into_the_limit(threads: int, tmp_path: Path)
             plan = plan_volume(
                 semantic, flow, class_names=["ves"], resolution_nm=64, block_shape=(64,) * 3, memory_limit=limit
             )
+            assert plan.global_mem == limit - memory.PROCESS_BYTES  # it has the process to itself
             assert plan.pages_mem + plan.recent_mem <= limit - memory.PROCESS_BYTES - threads * plan.task_mem
             half = more // threads * threads // 2
             assert (plan.pages_mem, plan.recent_mem) == (min(512 << 20, half), min(256 << 20, half))
@@ -321,6 +346,21 @@ def test_a_listing_holds_a_byte_a_chunk_of_one_channel(tmp_path: Path) -> None:
     found: list[int] = []
     assert peak_of(lambda: found.append(sum(1 for _ in foreground.stored_blocks(grid)))) < 40 * n**3
     assert found == [len(grid)]
+
+
+def test_disk_is_expected_for_what_each_class_has_stored() -> None:
+    n = 64**3
+    semantic = zarr.create_array({}, shape=(2, 64, 64, 64), chunks=(1, 32, 32, 32), dtype="u1")
+    flow = zarr.create_array({}, shape=(6, 64, 64, 64), chunks=(3, 32, 32, 32), dtype="f2")
+    config = {name: {"group": group, "convergence_radius": 4.0} for name, group in (("a", 1), ("b", 3))}
+    how: dict[str, Any] = {"class_names": ["a", "b"], "class_config": config, "block_shape": (32, 32, 32)}
+    plan = plan_volume(semantic, flow, **how, ome_zarr=None)
+    assert (plan.scratch_bytes, plan.output_bytes) == ((4 + 8) * n, 2 * 4 * n)
+    assert plan.expected_bytes() == (0, 0)
+    semantic[0, :32], semantic[1, :32, :32] = 1, 1
+    plan = plan_volume(semantic, flow, **how, ome_zarr=None)
+    voxels = n // 2, n // 4
+    assert plan.expected_bytes() == ((4 * voxels[0] + 8 * voxels[1]) // 8, 4 * sum(voxels) // 8)
 
 
 def test_a_run_lists_once_what_is_stored_of_each_class(tmp_path: Path) -> None:
