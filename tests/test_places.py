@@ -269,6 +269,11 @@ def test_as_many_tasks_are_expected_as_the_configured_pool_does_at_a_time(config
     assert expected == (1, 6, 1 << 30)
 
 
+def test_one_task_at_a_time_is_expected_where_tasks_are_done_in_turn() -> None:
+    with dask.config.set(scheduler="synchronous", num_workers=6):
+        assert workers.resources("1GiB") == (1, 1, 1 << 30)
+
+
 @pytest.mark.parametrize("configured", ["pool", "scheduler"])
 def test_processes_of_a_configured_pool_share_the_memory(configured: str) -> None:
     with ProcessPoolExecutor(3) as pool, dask.config.set({configured: pool}):
@@ -298,12 +303,12 @@ def test_workers_are_not_asked_where_limits_tell(monkeypatch: pytest.MonkeyPatch
         ((0, 0, 0), {"a": OSError("gone"), "c": 9 << 30}, None),
     ],
 )
-def test_the_least_memory_of_a_worker_counts(
+def test_the_least_memory_and_the_most_threads_of_a_worker_count(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, ...], answers: dict[str, Any], expected: int | None
 ) -> None:
     known = {
-        name: {"memory_limit": limit, "host": host, "nanny": None, "nthreads": 1}
-        for name, limit, host in zip("abc", limits, ("one", "one", "other"), strict=True)
+        name: {"memory_limit": limit, "host": host, "nanny": None, "nthreads": threads}
+        for name, limit, host, threads in zip("abc", limits, ("one", "one", "other"), (1, 3, 2), strict=True)
     }
 
     class Cluster:
@@ -319,7 +324,29 @@ def test_the_least_memory_of_a_worker_counts(
         ):
             workers.resources(None)
     else:
-        assert workers.resources(None) == (3, 1, expected)
+        assert workers.resources(None) == (3, 3, expected)
+
+
+@pytest.mark.parametrize(
+    ("nanny", "limit", "refused"),
+    [
+        ("tcp://1.2.3.4:5", 4 << 30, False),
+        ("tcp://1.2.3.4:5", (4 << 30) + 1, True),
+        (None, 8 << 30, False),
+    ],
+    ids=["the same", "above", "nobody ends the worker"],
+)
+def test_a_limit_is_refused_if_dask_ends_workers_that_take_as_much(
+    monkeypatch: pytest.MonkeyPatch, nanny: str | None, limit: int, refused: bool
+) -> None:
+    class Cluster:
+        def scheduler_info(self, **_: Any) -> dict[str, Any]:
+            worker = {"memory_limit": 4 << 30, "host": "one", "nanny": nanny, "nthreads": 1}
+            return {"workers": {"a": worker, "b": {**worker, "memory_limit": 6 << 30}}}
+
+    monkeypatch.setattr(workers, "active_client", Cluster)
+    with pytest.raises(ValueError, match=r"takes more than 4\.00 GiB") if refused else nullcontext():
+        assert workers.resources(limit) == (2, 1, limit)
 
 
 def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
