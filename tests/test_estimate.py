@@ -90,15 +90,20 @@ def test_large_blocks_are_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [((9.0, 1.0, 1.6), 1.6), ((9.0, 1.0, 0.9), 0.9)],
-    ids=["rounds scale, what is fixed does not", "noise"],
+    ("threads", "seconds", "expected"),
+    [
+        (4, (9.0, 1.0, 1.6), 1.6),
+        (4, (9.0, 1.0, 0.9), 0.9),
+        (4, (9.0, 1.0, 3.0), 4.0),
+        (16, (9.0, 1.0, 1.6), 1.6),
+    ],
+    ids=["rounds scale, what is fixed does not", "noise", "nothing is fixed", "no run takes less than one round"],
 )
 def test_time_is_scaled_by_rounds(
-    plan: RunPlan, seconds: tuple[float, ...], expected: float, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, threads: int, seconds: tuple[float, ...], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 8 blocks on 4 threads are two rounds: 0.6 s each and 0.4 s fixed; in noise the sample was faster than one block.
     given = iter(seconds)
     monkeypatch.setattr(estimate, "_time", lambda *_: next(given))
-    monkeypatch.setattr(estimate, "resources", lambda _: (1, 4, 1 << 30))
+    monkeypatch.setattr(estimate, "resources", lambda _: (1, threads, 1 << 30))
     assert estimate.estimate_run(plan).seconds == pytest.approx(expected)
