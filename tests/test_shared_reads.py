@@ -8,7 +8,12 @@ import pytest
 import zarr
 
 import topo_dask
+from topo_dask.blocks.geometry import BlockGrid
+from topo_dask.config import ClassConfig
+from topo_dask.plan import track_together
+from topo_dask.stages.job import Job
 from topo_dask.stores import checked
+from topo_dask.stores.volumes import Foreground, Source, StoredFlow
 
 
 @pytest.mark.parametrize(("channels", "reads"), [(9, 8), (3, 24)])
@@ -45,3 +50,16 @@ def test_flow_is_read_once_for_all_classes_in_a_chunk(
     expected = topo_dask.run_instance_segmentation(semantic, vectors, names, config)
     for name in names:
         np.testing.assert_array_equal(found[name][:], expected[name])
+
+
+def test_a_class_that_has_tracked_a_block_does_not_track_it_again() -> None:
+    grid, vectors = BlockGrid((4, 4, 4), (4, 4, 4)), np.zeros((6, 4, 4, 4), np.float32)
+    mask = Foreground(Source(np.ones((4, 4, 4), np.bool_), "semantic"))
+    flows = (StoredFlow(Source(vectors, "flow", slice(3 * channel, 3 * channel + 3))) for channel in range(2))
+    one, other = (Job(name, grid, ClassConfig(), mask, flow) for name, flow in zip("ab", flows, strict=True))
+    stage = track_together([one, other])
+    one.scratch.put("track", "0.0.0", done=np.ones(1))
+    assert stage.keys_left(one) == ["0.0.0"]
+    stage.run(one, "0.0.0")
+    assert list(one.scratch.get("track", "0.0.0")) == ["done"]
+    assert other.scratch.get("track", "0.0.0")["counts"].sum() == 4**3
