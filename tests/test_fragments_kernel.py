@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from skimage.measure import label
 
-from topo_dask.kernels.fragments import find_fragments
+from topo_dask.kernels import labels as labels_module
+from topo_dask.kernels.fragments import divide_instances, find_fragments
 
 
 def check(labels: NDArray[np.int32]) -> int:
@@ -53,3 +54,12 @@ def test_a_comb_is_one_piece_whose_teeth_meet_last() -> None:
 def test_nothing_is_in_an_empty_block() -> None:
     for shape in ((0, 3, 3), (3, 0, 3), (3, 3, 0), (2, 2, 2)):
         assert check(np.zeros(shape, np.int32)) == 0
+
+
+def test_more_instances_than_labels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fragments = np.array([1, 1, 2], np.int32), np.array([5, 5, 5]), np.arange(3)
+    monkeypatch.setattr(labels_module, "MAX_LABEL", 3)
+    assert divide_instances(*fragments, 0.1).tolist() == [1, 2, 3]
+    monkeypatch.setattr(labels_module, "MAX_LABEL", 2)
+    with pytest.raises(OverflowError, match="3 instances do not fit into int32 labels, which end at 2"):
+        divide_instances(*fragments, 0.1)
