@@ -16,7 +16,7 @@ from topo_dask.blocks.geometry import Block, BlockGrid
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.nearest import nearest_of
 from topo_dask.plan import Recipe
-from topo_dask.stages import absorb, search, seeds
+from topo_dask.stages import absorb, recover, search, seeds
 from topo_dask.stages.job import Job, View
 from topo_dask.stages.search import AROUND, RADII, Candidates, nearest_labels
 from topo_dask.stages.seeds import TABLE, SeedTable, file_table
@@ -168,6 +168,23 @@ def test_blocks_are_not_read_again_for_each_group_of_orphans(reads: Counter[str]
     np.testing.assert_array_equal(found, whole)
     assert len(reads) > 20
     assert reads.total() <= 2 * 27
+
+
+def test_orphans_are_searched_for_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    def note(points: NDArray[np.int64], among: Candidates) -> NDArray[np.int32]:
+        searched.append(len(points))
+        return nearest_labels(points, among)
+
+    monkeypatch.setattr(recover, "PARTICLES", 64)
+    monkeypatch.setattr(recover, "nearest_labels", note)
+    labels = np.arange(16**3).reshape(16, 16, 16)  # too small, but for the first plane
+    labels[0] = 1
+    found = run_blocks(Recipe(min_size=2, split=True, recover=True), (16, 16, 16), labels=labels)
+    assert (found == 1).all()
+    assert sum(searched) == 15 * 16 * 16
+    assert max(searched) <= 64
 
 
 def test_bundles_of_seeds_as_far_as_the_nearest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
