@@ -149,6 +149,13 @@ def test_a_fragment_that_flows_twenty_blocks_to_its_parent() -> None:
     check(expected, mask, flow, ways, group=2, n_steps=150, convergence_radius=3.0, min_size=5)
 
 
+def test_a_fragment_as_near_to_one_of_its_block_as_to_one_of_the_next_gets_the_lower_label() -> None:
+    labels, expected = np.zeros((3, 3, 18), np.int64), np.zeros((3, 3, 18), np.int32)
+    labels[1, 1, [*range(9), 10, *range(12, 18)]] = 5
+    expected[1, 1, [*range(9), 10]], expected[1, 1, 12:] = 1, 2
+    check_split(expected, labels, 0.3, [*WAYS, ((3, 3, 9), (0, 0, 0))])
+
+
 def test_a_checkerboard_of_fragments_of_one_voxel() -> None:
     board = np.indices((6, 7, 6)).sum(axis=0) % 2 == 0
     n = np.count_nonzero(board)
@@ -176,6 +183,28 @@ def test_a_piece_may_have_fewer_voxels_than_its_instance_had_to_have(group: int)
 def test_no_fragment_has_a_share_above_the_whole(ratio: float) -> None:
     labels = np.array([[[5, 5, 5, 5, 5, 0, 5, 0, 5]]])
     check_split((labels > 0).astype(np.int32), labels, ratio)
+
+
+# ------------------------------------------------------------ contacts and flow errors
+
+
+def test_a_chain_that_grows_from_region_to_region_is_one_instance() -> None:
+    # Contacts score more from left to right. So the right end grows, one tier of regions after the other, and its group
+    # has another lowest label at each.
+    labels = np.arange(1, 33).reshape(1, 1, 32)
+    flow = np.zeros((3, *labels.shape), np.float32)
+    flow[1, 0, 0, 0] = 1
+    for i in range(31):
+        flow[1, 0, 0, i + 1] = (1 + i / 32) / flow[1, 0, 0, i]
+    same(run_blocks(Recipe(merge="agglomerate"), (1, 1, 1), labels=labels, flow=flow), np.ones_like(labels, np.int32))
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(1 / 3, 1), (np.nextafter(1 / 3, 0), 0)])
+def test_an_instance_whose_flow_error_is_the_threshold_is_kept(threshold: float, kept: int) -> None:
+    labels, flow = np.array([[[7, 7]]]), np.zeros((3, 1, 1, 2), np.float32)  # one component of three is off by 1
+    expected = np.full(labels.shape, kept, np.int32)
+    same(topo_dask.remove_bad_flow_masks(labels, flow, threshold), expected)
+    same(run_blocks(Recipe(flow_error=threshold), (1, 1, 1), labels=labels, flow=flow), expected)
 
 
 # ------------------------------------------------------------ particles
