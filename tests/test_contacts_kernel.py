@@ -226,6 +226,9 @@ def test_unites_above_the_threshold(n_nodes, seed, threshold):
     assert unite_contacts(pairs, sums, faces, n_nodes, threshold).tolist() == expected
 
 
-def test_unite_refuses_inexact_sums():
+@pytest.mark.parametrize(("sign", "roots"), [(1, [0, 0]), (-1, [0, 1])])
+def test_unite_refuses_inexact_sums(sign, roots):
+    pairs, faces = np.array([[0, 1]]), np.array([1])
+    assert unite_contacts(pairs, np.array([sign * 2**53]), faces, 2, 0.0).tolist() == roots
     with pytest.raises(OverflowError, match=r"2\*\*53"):
-        unite_contacts(np.array([[0, 1]]), np.array([2**53 + 1]), np.array([1]), 2, 0.0)
+        unite_contacts(pairs, np.array([sign * (2**53 + 1)]), faces, 2, 0.0)
