@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,13 @@ def test_the_longest_step_is_that_of_all_slabs(plane: int, value: float) -> None
     for z in (2, 0, 3, 1):
         held.lay_out(Box((z, 0, 0), (z + 1, 2, 2)))
     assert held.region(Box.whole((4, 2, 2))).longest == (np.inf if np.isnan(value) else 3.5)
+
+
+def test_the_layout_of_a_flow_in_memory_is_freed_when_no_particle_moves_any_more() -> None:
+    flow = HeldFlow(np.ones((3, 2, 2, 2), np.float32), 1.0)
+    flow.lay_out(Box.whole((2, 2, 2)))
+    layout = weakref.ref(flow.region(Box.whole((2, 2, 2))).vectors)
+    assert layout() is not None
+    flow.release()
+    assert layout() is None
+    assert flow.read(Box.whole((2, 2, 2))).all()

@@ -117,6 +117,22 @@ def test_a_lazy_array_keeps_an_eighth_of_the_memory_at_most(
     assert (flow.pages._allowed_mem, flow.source.array._allowed_mem) == (4 << 20, 4 << 20)
 
 
+def test_flow_that_was_kept_for_tracking_is_freed_for_other_stages(
+    jobs: dict[str, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[bool, int]] = []
+    real = Stage.work
+
+    def noting(stage: Stage, job: Job, key: str) -> None:
+        kept.append((stage.moves, kept_by(job)))
+        real(stage, job, key)
+
+    monkeypatch.setattr(Stage, "work", noting)
+    np.testing.assert_array_equal(segmented()["a"].compute(), EXPECTED["a"])
+    assert max(nbytes for moves, nbytes in kept if moves) > 0
+    assert max(nbytes for moves, nbytes in kept if not moves) == 0
+
+
 def test_blocks_are_looked_up_without_flow_that_was_kept_for_tracking(jobs: dict[str, Job]) -> None:
     # Of the workers that track, most do nothing else before blocks are asked for.
     mask, flow = (zarr.create_array({}, data=array) for array in (SEMANTIC[0] > 0, FLOW[:3]))
