@@ -12,9 +12,10 @@ import pytest
 import zarr
 
 import topo_dask
-from topo_dask.blocks.geometry import Box
+from topo_dask.blocks.geometry import BlockGrid, Box
 from topo_dask.blocks.memory import PAGES_MEM
 from topo_dask.kernels.tracking import region_of
+from topo_dask.stages.track import follow_leavers
 from topo_dask.stores import checked, volumes
 from topo_dask.stores.pages import Pages
 
@@ -156,3 +157,31 @@ def test_few_particles_that_go_a_little_too_far_read_what_is_around_them(
     assert np.prod(reads[1]) * 8 <= 64 * 64 * 96
     assert len(reads[2:]) == pages
     assert all(shape[0] == shape[1] == 64 for shape in reads[2:])
+
+
+@pytest.mark.parametrize(
+    ("edges", "starts", "widths"),
+    [
+        ((1, 1), (95, 96, 97, 120), [116, 132, 116]),  # three of four come to where the last waits
+        ((64, 64), (40, 130), [33, 116, 132, 116]),  # who has come from elsewhere is likely to go on
+    ],
+    ids=["the page with most particles is read first", "only around those that have all just left"],
+)
+def test_particles_that_go_the_same_way_are_waited_for(
+    edges: tuple[int, int], starts: tuple[int, ...], widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (*edges, 300)
+    vectors, reads = np.zeros((3, *shape), np.float32), list[int]()
+    vectors[2, ..., :250] = 1
+    region = volumes.StoredFlow.region
+
+    def noting(self: Any, box: Box) -> Any:
+        reads.append(box.shape[2])
+        return region(self, box)
+
+    monkeypatch.setattr(volumes.StoredFlow, "region", noting)
+    positions = np.array([[edges[0] // 2, edges[1] // 2, x] for x in starts], float)
+    flow = volumes.StoredFlow(volumes.Source(vectors, "flow", slice(0, 3)))
+    follow_leavers(flow, BlockGrid(shape, (*edges, 100)), positions, np.full(len(starts), 400))
+    assert (positions[:, 2] == 250).all()
+    assert reads == widths
