@@ -1,9 +1,11 @@
 """The memory law: no task and no global stage takes more than is projected for it."""
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +17,7 @@ from dask import config
 from numpy.typing import NDArray
 
 from topo_dask import segment_volume
-from topo_dask.admission import plan_volume
+from topo_dask.admission import PACKED, check_space, plan_volume
 from topo_dask.blocks import memory
 from topo_dask.blocks.geometry import BlockGrid, Triple
 from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
@@ -37,6 +39,7 @@ from topo_dask.stores import volumes
 from topo_dask.stores.checked import CheckedArray
 from topo_dask.stores.listing import stored_chunks
 from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch, count_rows
+from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 
 
@@ -273,6 +276,8 @@ def test_too_large_a_block_is_refused_with_numbers_and_remedy() -> None:
     projected = footprint.task_mem((256, 256, 256))
     with pytest.raises(MemoryError, match=rf"{projected / 2**20:.1f} MiB.*100.0 MiB.*smaller block"):
         check_memory(footprint, (256, 256, 256), 100 << 20, "choose a smaller block")
+    with pytest.raises(MemoryError, match=rf"above the 400 MiB .* take {projected / 2**20:.1f} MiB more, in each"):
+        check_memory(footprint, (256, 256, 256), 0, "choose a smaller block")
 
 
 def test_a_shared_read_counts_the_channels_of_all_classes() -> None:
@@ -361,6 +366,20 @@ def test_disk_is_expected_for_what_each_class_has_stored() -> None:
     plan = plan_volume(semantic, flow, **how, ome_zarr=None)
     voxels = n // 2, n // 4
     assert plan.expected_bytes() == ((4 * voxels[0] + 8 * voxels[1]) // 8, 4 * sum(voxels) // 8)
+
+
+@pytest.mark.parametrize(("device", "free", "missing"), [(lambda _: 1, 1 << 30, "7.00"), (ord, 4 << 30, "1.00")])
+def test_what_is_missing_on_a_disk_is_told(
+    device: Callable[[str], int], free: int, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = 3 << 30, 5 << 30
+    plan: Any = SimpleNamespace(
+        scratch_bytes=PACKED * expected[0], output_bytes=PACKED * expected[1], expected_bytes=lambda: expected
+    )
+    monkeypatch.setattr("topo_dask.admission.disk_of", lambda place: Disk(device(place), free))
+    message = f"scratch s is expected to take 3.00 GiB and output o 5.00 GiB, but {missing} GiB are missing"
+    with pytest.raises(OSError, match=re.escape(message)):
+        check_space(plan, "s", "o")
 
 
 def test_a_run_lists_once_what_is_stored_of_each_class(tmp_path: Path) -> None:
