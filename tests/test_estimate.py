@@ -83,6 +83,12 @@ def test_the_sample_is_where_most_blocks_are_stored() -> None:
     assert box == Box((0, 0, 24), (8, 8, 32))
 
 
+def test_blocks_touch_a_box_if_they_share_voxels_with_it() -> None:
+    grid = BlockGrid((8, 8, 40), (4, 4, 4))
+    assert [block.key for block in grid.touching(Box((0, 3, 24), (4, 5, 32)))] == ["0.0.6", "0.0.7", "0.1.6", "0.1.7"]
+    assert not list(grid.touching(Box((2, 0, 0), (2, 8, 40))))
+
+
 def test_large_blocks_are_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "SAMPLE_VOXELS", 64)
     grid = BlockGrid((8, 8, 40), (4, 4, 4))
