@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Event
@@ -20,7 +21,7 @@ from topo_dask.config import ClassConfig
 from topo_dask.execute import Executor, Tick, dask_scheduler, run, serial, threads
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import EVERY, Stage
-from topo_dask.stores.scratch import FileScratch, MemoryScratch
+from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch
 from topo_dask.surroundings import ambient
 
 
@@ -111,6 +112,40 @@ def test_after_an_error_no_task_begins(executor: Executor, monkeypatch: pytest.M
     with pytest.raises(ValueError, match=r"0\.0\.0"):
         executor(Stage("fail", fail, EVERY), job, keys, lambda: None)
     assert len(begun) < 50
+
+
+def checks_until(n: int, error: Exception) -> Callable[[], None]:
+    """A check that passes `n` times."""
+    answers = chain([None] * n, repeat(error))
+
+    def check() -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    return check
+
+
+@pytest.mark.parametrize("passed", [0, 1])
+def test_a_run_is_checked_before_the_tasks_of_a_stage_and_before_they_are_on_record(
+    passed: int, tmp_path: Path
+) -> None:
+    stage, job, keys = job_of_some_blocks(tmp_path)
+    with pytest.raises(RuntimeError, match="taken over"):
+        run(job, [stage], serial, check=checks_until(passed, RuntimeError("taken over")))
+    assert job.scratch.keys("note") == set(keys[: len(keys) * passed])
+    assert not job.scratch.keys(FILED)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"), [(RuntimeError("taken over"), "taken over"), (OSError("no lock"), "absent")]
+)
+def test_a_run_that_was_taken_over_says_so_and_not_what_came_of_it(other: Exception, told: str, tmp_path: Path) -> None:
+    def fail(job: Job, key: str) -> None:
+        raise OSError("absent")
+
+    job = job_of_some_blocks(tmp_path)[1]
+    with pytest.raises((OSError, RuntimeError), match=told):
+        run(job, [Stage("fail", fail, EVERY)], serial, check=checks_until(1, other))
 
 
 def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
