@@ -84,6 +84,15 @@ def test_pages_of_one_class_are_not_those_of_another() -> None:
         assert [flow.page(box).vectors[0, 0, 0].tolist() for flow in flows] == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_a_page_at_hand_is_not_read_again() -> None:
+    array, box, inner = np.ones((3, 8, 8, 8), np.float32), Box((0, 0, 0), (4, 4, 4)), Box((1, 1, 1), (2, 3, 4))
+    flow = volumes.StoredFlow(volumes.Source(array, "flow", slice(0, 3)), 1.0, Pages(1 << 20))
+    assert flow.part(box, inner).vectors.shape == (1, 2, 3, 3)
+    page = flow.page(box)
+    assert page.vectors.shape == (4, 4, 4, 3)
+    assert flow.region(box) is flow.part(box, inner) is page
+
+
 def test_tasks_of_one_process_share_the_pages_of_one_run() -> None:
     first, second = (pickle.dumps(Pages(1 << 20)) for _ in range(2))
     one = pickle.loads(first)
