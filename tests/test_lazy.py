@@ -554,6 +554,17 @@ def test_a_bundle_that_was_lost_is_an_error(tmp_path: Path) -> None:
             lazy.compute()
 
 
+def test_a_stage_that_is_done_but_not_on_record_is_put_there(tmp_path: Path) -> None:
+    # As where a worker was lost in between: whether an empty listing is to be believed is told by the record alone.
+    lazy, labels = in_columns(lambda block: block, tmp_path, group=2)
+    with dask.config.set(scheduler="synchronous"):
+        np.testing.assert_array_equal(lazy.compute(), labels)
+        (record,) = tmp_path.glob("*/channel0/filed/split")
+        record.unlink()
+        np.testing.assert_array_equal(lazy.compute(), labels)
+    assert record.exists()
+
+
 def test_a_bundle_that_was_damaged_is_an_error(tmp_path: Path) -> None:
     def damaging(job: Any, stages: Any, executor: Any) -> None:
         for bundle in tmp_path.glob("*/channel0/track/0.0.1") if stages[0].name == "link" else ():
