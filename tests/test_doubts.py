@@ -256,3 +256,14 @@ def test_all_dz_first_is_named(own: bool) -> None:
         warn_of_prediction(
             semantic, flow.reshape(2, 3, 64, 64, 64).swapaxes(0, 1).reshape(6, 64, 64, 64), {"a": 0, "b": 1}, 0.5
         )
+
+
+@pytest.mark.filterwarnings("ignore:class 'b' is skipped:UserWarning")
+def test_all_dz_first_is_named_of_a_stored_flow_though_classes_are_skipped() -> None:
+    semantic = np.stack([LABELS, LABELS[::-1]]) > 0
+    flow = np.stack([direct_flow(LABELS), direct_flow(LABELS[::-1])], axis=1).reshape(6, *LABELS.shape)
+    stored = (zarr.create_array({}, data=array) for array in (semantic.astype("u1"), flow))
+    config = {"a": {"group": 1, "n_steps": 1, "convergence_radius": 4.0, "min_size": 1}}
+    lazy = topo_dask.run_instance_segmentation(*stored, ["a", "b"], config)["a"]
+    with pytest.warns(UserWarning, match="class 'a' fits foreground better if the dz of all classes come first"):
+        lazy.blocks[0, 0, 0].compute()
