@@ -18,7 +18,7 @@ from topo_dask.stages.job import Job, file_luts, read_columns
 from topo_dask.stages.settle import index_rows
 from topo_dask.stages.stage import Stage
 from topo_dask.stores import retries
-from topo_dask.stores.scratch import FileScratch, MemoryScratch, Scratch
+from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch, Scratch, listed
 
 GRID = BlockGrid((3, 4, 5), (1, 1, 1))
 KEYS = [block.key for block in GRID]
@@ -138,3 +138,18 @@ def test_rows_are_indexed_several_blocks_at_a_time(monkeypatch: pytest.MonkeyPat
     index_rows(Job("rows", GRID, ClassConfig(), scratch=scratch))
     assert sorted(came) == sorted(KEYS)
     assert all(bundle["parts"].tolist() == [0, 2] for bundle in scratch.get_each("rows.index", KEYS))
+
+
+def test_that_there_are_no_bundles_is_believed_of_a_record_alone(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    with pytest.raises(OSError, match=r"no bundles are found in .*/numbers, and no record that there are none"):
+        listed(scratch, "numbers")
+    scratch.put(FILED, "track", numbers=np.empty(0, np.uint8))
+    assert listed(scratch, "numbers") == listed(MemoryScratch(), "numbers") == set()
+
+
+def test_hidden_files_are_no_bundles(tmp_path: Path) -> None:
+    scratch = FileScratch(str(tmp_path))
+    scratch.put("numbers", "0.0.0")
+    (tmp_path / "numbers" / ".nfs0000").touch()  # as network file systems leave of files that were removed while open
+    assert scratch.keys("numbers") == {"0.0.0"}
