@@ -136,6 +136,14 @@ def test_blocks_are_of_one_arrays_chunks_that_which_has_least_decoded(first, sec
     assert len(boxes) == 16**3 // np.prod(expected)
 
 
+@pytest.mark.parametrize(("first", "second"), [("u1", "i8"), ("i8", "u1")])
+def test_blocks_of_the_wider_volume_are_no_larger_than_what_a_thread_holds(first, second):
+    truth, labels = np.zeros((16, 16, 16), first), np.zeros((16, 16, 16), second)
+    with mock.patch.object(counting, "_BLOCK_BYTES", 16 * 16 * 8):
+        boxes = list(counting._boxes(truth, labels))
+    assert [truth[box].shape for box in boxes] == [(1, 16, 16)] * 16
+
+
 @settings(deadline=None, max_examples=60)
 @given(volume_pairs(), st.sampled_from([(0,), (), (0, 3)]))
 def test_rand_and_information_agree_with_skimage(pair, ignore):
@@ -170,6 +178,12 @@ FIRST = 720_575_940_623_374_218
 def test_large_ids_are_ignored_one_by_one(ignore, kept):
     truth = np.array([FIRST, FIRST + 1, FIRST + 2], np.uint64)
     assert contingency(truth, truth).without_truth(ignore).truth.tolist() == kept
+
+
+@pytest.mark.parametrize("largest", [2**63 - 1, -(2**63)])
+def test_ids_at_the_ends_of_the_range_are_ignored(largest):
+    table = ContingencyTable(np.array([largest, 1]), np.array([1, 1]), np.array([1, 1]))
+    assert table.without_truth([largest]).truth.tolist() == [1]
 
 
 def test_ids_to_ignore_are_integers():
