@@ -360,6 +360,16 @@ def test_labels_that_have_come_meanwhile_are_not_replaced_by_a_run_that_goes_on(
     np.testing.assert_array_equal(segment(tmp_path, class_config=OTHER, resume=True), expected)
 
 
+def test_labels_that_came_before_a_run_made_its_own_are_not_replaced_when_it_goes_on(tmp_path: Path) -> None:
+    store_inputs(tmp_path)
+    with patch("topo_dask.segment.open_output", stop), pytest.raises(StopHereError):
+        segment(tmp_path, scratch=tmp_path / "s")
+    expected = segment(tmp_path, class_config=QUICK)
+    with pytest.raises(FileExistsError, match="was written by another run"):
+        segment(tmp_path, scratch=tmp_path / "s", resume=True)
+    np.testing.assert_array_equal(segment(tmp_path, class_config=QUICK, resume=True), expected)
+
+
 @pytest.mark.parametrize("go_on", [{"resume": True}, {"overwrite": True}])
 @pytest.mark.parametrize("ome_zarr", ["0.5", "0.4"])
 def test_a_run_that_was_killed_while_it_wrote_metadata_goes_on(
