@@ -36,6 +36,7 @@ from topo_dask.stages.job import Job
 from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores import ledger
 from topo_dask.stores.marks import read_marks
+from topo_dask.stores.outputs import OutputSpec, check_output
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.workers import resources
 
@@ -1130,6 +1131,15 @@ def test_arrays_that_can_not_take_the_labels(tmp_path: Path, layout: dict[str, A
     with pytest.raises(ValueError, match=message):
         segment_volume(*paths, array, **settings({"round": CONFIG["round"]}))
     assert snapshot(tmp_path) == before
+
+
+def test_blocks_that_end_a_voxel_before_the_volume_must_be_whole_chunks() -> None:
+    array = zarr.create_array({}, shape=(1, 1, 9), chunks=(1, 1, 3), dtype="i4", fill_value=0)
+    check_output(array, OutputSpec((1, 1, 9), (1, 1, 10), (1, 1, 3)))
+    with pytest.raises(
+        ValueError, match=r"\(1, 1, 8\) must be a multiple of the output's chunks or shards \(1, 1, 3\)"
+    ):
+        check_output(array, OutputSpec((1, 1, 9), (1, 1, 8), (1, 1, 3)))
 
 
 def test_arrays_and_groups_open_for_reading_only(tmp_path: Path) -> None:
