@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 import topo_dask
-from topo_dask import lazy as lazy_module
 from topo_dask import surroundings
+from topo_dask.lazy import jobs as lazy_jobs
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import Stage
 from topo_dask.workers import Resources
@@ -55,8 +55,8 @@ def on_task(monkeypatch: pytest.MonkeyPatch, note: Callable[[Job], None]) -> Non
 def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Job]:
     """Jobs by class, as they are made."""
     made: dict[str, Job] = {}
-    make = lazy_module._make_job
-    monkeypatch.setattr(lazy_module, "_make_job", lambda spec, stored: made.setdefault(spec.name, make(spec, stored)))
+    make = lazy_jobs.make_job
+    monkeypatch.setattr(lazy_jobs, "make_job", lambda spec, stored: made.setdefault(spec.name, make(spec, stored)))
     return made
 
 
@@ -111,7 +111,7 @@ class Held:
 def test_a_lazy_array_keeps_an_eighth_of_the_memory_at_most(
     jobs: dict[str, Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lazy_module, "resources", lambda _: Resources(1, 1, 64 << 20))
+    monkeypatch.setattr(lazy_jobs, "resources", lambda _: Resources(1, 1, 64 << 20))
     segmented()["a"].blocks[0, 0, 0].compute()
     flow: Any = jobs["a"].flow
     assert (flow.pages._allowed_mem, flow.source.array._allowed_mem) == (4 << 20, 4 << 20)
