@@ -17,7 +17,7 @@ from .stages.recover import recover_orphans, survey
 from .stages.relabel import relabel
 from .stages.settle import index_rows, settle
 from .stages.split import join, number_fragments, split
-from .stages.stage import EVERY, Downsampling, Gathering, Stage, TrackTogether
+from .stages.stage import EVERY, Stage, TrackTogether
 from .stages.tabulate import tabulate
 from .stages.track import lay_out, track
 from .stages.unite import count_contacts, unite
@@ -112,7 +112,8 @@ class Plan:
         for level, factors in enumerate(self.pyramid, 1):
             name = f"downsample.{level}"
             function = partial(downsample, kind=name, factors=factors)
-            found.append(Downsampling(name, function, found[-1].name, level, factors))
+            coarser = partial(Job.at, level=level)
+            found.append(Stage(name, function, found[-1].name, factors=factors, job_of_tasks=coarser))
         return tuple(found)
 
 
@@ -142,15 +143,15 @@ def _first_stages(start: Start, min_size: int) -> list[Stage]:
 def _gather_stages(tiers: int, threshold: float) -> list[Stage]:
     if tiers == 0:
         return []
-    decide = [partial(gather, tier=tier, threshold=threshold) for tier in range(tiers)]
-    names = [contacts_kind(tier) for tier in range(-1, tiers)]
-    return [
-        Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,)),  # a contact has two instances
-        *(
-            Gathering(names[tier + 1], decide[tier], names[tier], tier, products=(f"{names[tier + 1]}.united",))
-            for tier in range(tiers)
-        ),
-    ]
+    found = [Stage("enclose", enclose, tables=((("contacts", "sums"),) * 2,))]  # a contact has two instances
+    for tier in range(tiers):
+        name, below = contacts_kind(tier), contacts_kind(tier - 1)
+        decide = partial(gather, tier=tier, threshold=threshold)
+        factors = (2, 2, 2) if tier else (1, 1, 1)  # the regions of tier 0 are blocks
+        regions = partial(Job.gathered, tier=tier)
+        products = (f"{name}.united",)
+        found.append(Stage(name, decide, below, products=products, factors=factors, job_of_tasks=regions))
+    return found
 
 
 def plan_stages(

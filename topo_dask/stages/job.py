@@ -96,6 +96,10 @@ class Job:
         grid = BlockGrid(coarse_shape(finer.grid.shape, own.factors), self.grid.block_shape)
         return replace(self, grid=grid, labels=finer.output.written(), output=own.output)
 
+    def gathered(self, tier: int) -> "Job":
+        """The job as tasks of one tier see it: regions of ``2**tier`` blocks along each axis in place of blocks."""
+        return replace(self, grid=self.grid.gathered(tier))
+
     def occupied(self, kind: str = "numbers") -> list[Block]:
         """Blocks that have a bundle of a kind, in raster order."""
         blocks = (self.grid.named(key) for key in listed(self.scratch, kind))

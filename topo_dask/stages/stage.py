@@ -16,11 +16,8 @@ DONE = "done"
 """Kind of the records of global stages."""
 
 
-def _merged(keys: Iterable[str], factors: tuple[int, int, int]) -> list[str]:
-    # Returns the keys of the larger blocks, each made of `factors` of these blocks along each axis.
-    ids = (block_id_of(key) for key in keys)
-    found = {tuple(i // f for i, f in zip(index, factors, strict=True)) for index in ids}
-    return _in_z_order(".".join(map(str, index)) for index in found)
+def _itself(job: Job) -> Job:
+    return job
 
 
 def _in_z_order(keys: Iterable[str]) -> list[str]:
@@ -46,6 +43,10 @@ class Stage:
         Whether particles move. Stages in which none move free the memory that the flow keeps for tracking.
     products : tuple of str
         Kinds of the other bundles that its tasks file. Each task of a pass over blocks files a bundle of every kind.
+    factors : tuple of 3 int
+        How many of the blocks that have a bundle of the kind `over` make one block of this stage, along z, y, x.
+    job_of_tasks : callable
+        ``job_of_tasks(job)`` is the job as the tasks of a pass see it: its grid has the blocks of this stage.
     """
 
     name: str
@@ -54,15 +55,13 @@ class Stage:
     tables: tuple[Columns, ...] = field(default=(), kw_only=True)
     moves: bool = field(default=False, kw_only=True)
     products: tuple[str, ...] = field(default=(), kw_only=True)
+    factors: tuple[int, int, int] = field(default=(1, 1, 1), kw_only=True)
+    job_of_tasks: Callable[[Job], Job] = field(default=_itself, kw_only=True)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of all bundles that its tasks file."""
         return (*self.products, self.name)
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job as the tasks of this stage see it."""
-        return job
 
     def all_keys(self, job: Job) -> list[str]:
         """Keys of all its tasks, done or not, in Z-order."""
@@ -84,7 +83,9 @@ class Stage:
 
     def keys_over(self, keys: Iterable[str]) -> list[str]:
         """Keys of its tasks, done or not, when these blocks have a bundle of the kind `over`; in Z-order."""
-        return _merged(keys, (1, 1, 1))
+        ids = (block_id_of(key) for key in keys)
+        found = {tuple(i // f for i, f in zip(index, self.factors, strict=True)) for index in ids}
+        return _in_z_order(".".join(map(str, index)) for index in found)
 
     def run(self, job: Job, key: str) -> None:
         """Do one task. An error gets a note that names the task."""
@@ -142,50 +143,3 @@ class TrackTogether(Stage):
         for one, flow in zip(self.jobs, flows, strict=True):
             if not is_seen(one.scratch, self.name, key):
                 super().run(replace(one, flow=flow.reading(shared)), key)
-
-
-@dataclass(frozen=True)
-class Gathering(Stage):
-    """A pass over regions of ``2**tier`` blocks along each axis. A region with bundles of the tier below has a task.
-
-    Parameters
-    ----------
-    tier : int
-        Tier of the regions, 0 for the blocks themselves.
-    """
-
-    tier: int = 0
-
-    def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the regions that contain these blocks or smaller regions."""
-        return _merged(keys, (2, 2, 2) if self.tier else (1, 1, 1))
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job with a grid of regions in place of blocks."""
-        return replace(job, grid=job.grid.gathered(self.tier))
-
-
-@dataclass(frozen=True)
-class Downsampling(Stage):
-    """A pass over the blocks of a coarser level.
-
-    A block has a task when the level before has one of the blocks it is made of on record.
-
-    Parameters
-    ----------
-    level : int
-        Level that is written, 1 or more.
-    factors : tuple of 3 int
-        How many blocks of the level before make one block of this level, along z, y, x.
-    """
-
-    level: int = 1
-    factors: tuple[int, int, int] = (1, 1, 1)
-
-    def keys_over(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the blocks that are made of these."""
-        return _merged(keys, self.factors)
-
-    def job_of_tasks(self, job: Job) -> Job:
-        """The job with the blocks of the level that is written, and the labels of the level before it."""
-        return job.at(self.level)
