@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from ..blocks.geometry import block_id_of, z_order
 from ..stores.allocation import keep_freed_memory
-from ..stores.scratch import FileScratch, is_seen, listed
+from ..stores.scratch import FileScratch, listed
 from ..stores.volumes import SharedReads, StoredFlow
 from .job import Columns, Job, admit_rows
 
@@ -141,5 +141,6 @@ class TrackTogether(Stage):
         flows = [flow for one in self.jobs if isinstance(flow := one.need_flow(), StoredFlow)]
         shared = SharedReads(flows[0].source.array, job.grid.named(key).read)
         for one, flow in zip(self.jobs, flows, strict=True):
-            if not is_seen(one.scratch, self.name, key):
+            assert isinstance(one.scratch, FileScratch)
+            if not one.scratch.sees(self.name, key):  # one look is enough: a bundle that is hidden is only filed again
                 super().run(replace(one, flow=flow.reading(shared)), key)

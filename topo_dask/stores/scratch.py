@@ -60,27 +60,20 @@ class Scratch(Protocol):
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind, from one listing."""
 
-    def discard(self, kind: str) -> None:
-        """Remove all bundles of a kind."""
-
-    def within(self, name: str) -> "Scratch":
-        """A compartment of its own."""
-
 
 @dataclass
 class MemoryScratch:
     """Scratch of an in-memory run: nothing is copied, nothing is written."""
 
     bundles: dict[str, dict[str, Arrays]] = field(default_factory=dict)
-    prefix: str = ""
 
     def put(self, kind: str, key: str, /, **arrays: NDArray[Any]) -> None:
         """File a bundle, replacing one of the same name."""
-        self.bundles.setdefault(self.prefix + kind, {})[key] = arrays
+        self.bundles.setdefault(kind, {})[key] = arrays
 
     def get(self, kind: str, key: str) -> Arrays:
         """A bundle; KeyError when there is none."""
-        return self.bundles[self.prefix + kind][key]
+        return self.bundles[kind][key]
 
     def get_each(self, kind: str, keys: Iterable[str], names: Collection[str] | None = None) -> Iterator[Arrays]:
         """Bundles one after the other."""
@@ -93,15 +86,7 @@ class MemoryScratch:
 
     def keys(self, kind: str) -> set[str]:
         """Keys of all bundles of a kind."""
-        return set(self.bundles.get(self.prefix + kind, ()))
-
-    def discard(self, kind: str) -> None:
-        """Remove all bundles of a kind."""
-        self.bundles.pop(self.prefix + kind, None)
-
-    def within(self, name: str) -> "MemoryScratch":
-        """A compartment of its own."""
-        return MemoryScratch(self.bundles, f"{self.prefix}{name}/")
+        return set(self.bundles.get(kind, ()))
 
 
 def pack(arrays: Arrays) -> list[bytes]:
@@ -293,11 +278,6 @@ def find(scratch: Scratch, kind: str, key: str) -> Arrays | None:
         return scratch.get(kind, key)
     except KeyError:
         return None
-
-
-def is_seen(scratch: Scratch, kind: str, key: str) -> bool:
-    """Whether one look finds a bundle. That is enough where a bundle that the store hides would only be filed again."""
-    return scratch.sees(kind, key) if isinstance(scratch, FileScratch) else key in scratch.keys(kind)
 
 
 def listed(scratch: Scratch, kind: str) -> set[str]:
