@@ -334,7 +334,11 @@ def test_what_passes_is_tried_again(answers):
         ([StatusError(503)] * 99, retries.FAILURES, "cannot be read: StatusError: status 503"),
         ([StatusError(403)] * 9, 1, "cannot be read: StatusError: status 403"),
         ([PermissionError("no")] * 9, 1, "cannot be read: PermissionError: no"),
-        ([None] * 99, retries.TRIES, f"exists, but was not found {retries.TRIES} times"),
+        (
+            [None] * 99,
+            2 * retries.TRIES,
+            f"cannot be read: OSError: exists, but was not found {2 * retries.TRIES} times",
+        ),
     ],
 )
 @pytest.mark.parametrize("policy", ["error", "background"])

@@ -3,14 +3,14 @@
 zarr puts the fill value in place of a chunk that is not there, and Blosc trusts the sizes in the header of a chunk. So
 a store of ours stands between zarr and the data::
 
-    CheckedArray[...] ── zarr decodes ── _CheckedStore.get: fetch once, try again, check the bytes ── the array's store
+    CheckedArray[...] ── zarr decodes ── _CheckedStore.get: check the bytes ── the array's store, see `persistent`
 
 A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw) cannot be detected.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, TypeVar
@@ -24,8 +24,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, StorePath
 
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
-from .persistent import PersistentStore, impatient
-from .retries import TRIES, is_local, persist
+from .persistent import persistent
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
@@ -75,8 +74,7 @@ class _CheckedStore(Store):
 
     def __init__(self, array: "zarr.Array[Any]", name: str, on_missing: OnMissing, remedy: str) -> None:
         super().__init__(read_only=True)
-        self._store: Any = impatient(array.store_path.store)  # this class repeats requests and judges absence itself
-        self._local = is_local(self._store)
+        self._store: Any = persistent(array.store_path.store)
         self._prefix = f"{array.store_path.path}/" if array.store_path.path else ""
         self._array = f"{name} ({array.store_path})"
         self._on_missing = on_missing
@@ -95,7 +93,7 @@ class _CheckedStore(Store):
         """Bytes of a chunk, or of a part of a shard."""
         if isinstance(byte_range, RangeByteRequest) and not 0 <= byte_range.start < byte_range.end:
             raise self.refuse(key, "is damaged: its index points outside the shard")
-        found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range))
+        found: Buffer | None = await self._fetch(key, self._store.get(key, prototype, byte_range))
         if found is None:
             await self._judge_missing(key, byte_range)
         else:
@@ -119,22 +117,18 @@ class _CheckedStore(Store):
         for part in byte_ranges:
             if not isinstance(part, RangeByteRequest) or not 0 <= part.start < part.end:
                 raise self.refuse(key, "is damaged: its index points outside the shard")
-        parts = await self._fetch(key, look)
+        parts = await self._fetch(key, look())
         for at, found in parts or [(0, None)]:
             if found is None:
                 raise self.refuse(key, "vanished while it was read")
             self._judge(key, found, byte_ranges[at])
         yield parts or []
 
-    async def _fetch(self, key: str, look: Callable[[], Awaitable[T | None]]) -> T | None:
+    async def _fetch(self, key: str, look: Awaitable[T]) -> T:
         try:
-            found = await (look() if self._local else persist(look))
-            listed = found is None and not self._local and await PersistentStore(self._store).exists(key, looks=1)
+            return await look
         except Exception as error:
             raise self.refuse(key, f"cannot be read: {type(error).__name__}: {error}") from error
-        if listed:
-            raise self.refuse(key, f"exists, but was not found {TRIES} times")
-        return found
 
     def _judge(self, key: str, found: Buffer, part: ByteRequest | None) -> None:
         data = found.as_numpy_array()
@@ -154,13 +148,9 @@ class _CheckedStore(Store):
             raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
         if self._on_missing == "error":
             raise MissingChunkError(f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; {self._remedy}")
-        if not await self._is_there():
-            raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
-
-    async def _is_there(self) -> bool:
         # If the array was removed, or its disk is no longer mounted, all chunks would read as background.
-        store = self._store if self._local else PersistentStore(self._store)
-        return bool(await store.exists(self._document))
+        if not await self._store.exists(self._document):
+            raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -225,8 +215,7 @@ class CheckedArray:
 
     Notes
     -----
-    Stores that are not local are asked up to `TRIES` times for a chunk that seems to be absent, and again after errors
-    that may pass.
+    Stores that are not local are asked as `PersistentStore` does.
 
     Examples
     --------
