@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import BlockGrid, Box, Triple
-from ..kernels.pyramid import Factors, downsample_labels
+from ..blocks.geometry import BlockGrid, Box
+from ..kernels.pyramid import Factors, coarse_shape, downsample_labels
 from ..stores.volumes import Source
 from .job import Job
 
@@ -37,7 +37,7 @@ def coarse_labels(finer: Source, box: Box, factors: Factors) -> NDArray[np.int32
     """
     labels = np.empty(box.shape, np.int32)
     whole = Box.whole(finer.shape)
-    for piece in BlockGrid(box.shape, _pieces(box.shape, factors)):
+    for piece in BlockGrid(box.shape, coarse_shape(box.shape, factors)):
         start, stop = (
             tuple((a + b) * f for a, b, f in zip(box.start, corner, factors, strict=True))
             for corner in (piece.write.start, piece.write.stop)
@@ -45,11 +45,6 @@ def coarse_labels(finer: Source, box: Box, factors: Factors) -> NDArray[np.int32
         read = Box(start, stop).intersect(whole)  # type: ignore[arg-type]
         labels[piece.write.slices] = downsample_labels(finer.read(read), factors)
     return labels
-
-
-def _pieces(shape: Triple, factors: Factors) -> Triple:
-    z, y, x = (max(1, -(-size // factor)) for size, factor in zip(shape, factors, strict=True))
-    return z, y, x
 
 
 def downsample(job: Job, key: str, kind: str, factors: Factors) -> None:
