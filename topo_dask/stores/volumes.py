@@ -225,14 +225,12 @@ class Foreground:
         unit = stored_shape(array)
         channel = self.source.channels.start if self.source.channels else 0
         met = stored_chunks(array, channel // unit[0] if len(unit) == 4 else None)
-        if met is None:
+        if met is None or not met.size:
             return None
-        for axis, (size, block, chunk) in enumerate(zip(grid.shape, grid.block_shape, unit[-3:], strict=True)):
-            start = np.arange(0, size, block)
-            ends = np.stack((start // chunk, -(-np.minimum(start + block, size) // chunk)), axis=1)
-            beyond = [(0, int(k == axis)) for k in range(3)]  # the last block ends there
-            met = np.logical_or.reduceat(np.pad(met, beyond), ends.reshape(-1), axis)
-            met = met.take(range(0, 2 * len(start), 2), axis)
+        # Each axis of chunks is taken from the front, and comes back behind the others as one of blocks.
+        for size, block, chunk in zip(grid.shape, grid.block_shape, unit[-3:], strict=True):
+            spans = (slice(at // chunk, -(-min(at + block, size) // chunk)) for at in range(0, size, block))
+            met = np.stack([met[span].any(axis=0) for span in spans], axis=-1)
         return met
 
     def read(self, box: Box) -> NDArray[np.bool_]:
