@@ -1,7 +1,7 @@
 """Records of the bundles that each stage has filed: they show when a bundle is lost, and what must be done again."""
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,9 @@ from .stores.scratch import FILED, FileScratch, find, keys_in
 PATIENCE = 70.0
 """Seconds within which a bundle that another machine has filed must be seen: a network file system may show a folder as
 it was up to a minute ago."""
+
+Lost = list[tuple[str, str]]
+"""Kind and key of bundles."""
 
 
 def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = False) -> None:
@@ -42,12 +45,7 @@ def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = F
     scratch = job.scratch
     if not isinstance(scratch, FileScratch) or (not new and stage.name in scratch.keys(FILED)):
         return
-    nothing = new and not tasks
-    lost, there = ([], dict[str, set[str]]()) if nothing else _compare_when_seen(scratch, stage, tasks, new=new)
-    _refuse_lost(scratch, lost)
-    # A listing with names in it has all names; an empty one is asked for again.
-    again = () if nothing else [kind for kind in stage.kinds if not there.get(kind)]
-    filed = there | _listings(scratch, again)
+    filed = {} if new and not tasks else _keys_when_seen(scratch, stage, set(tasks))
     lines = {kind: "\n".join(sorted(filed.get(kind, ()))).encode() for kind in stage.kinds}
     scratch.put(FILED, stage.name, **{kind: np.frombuffer(keys, np.uint8) for kind, keys in lines.items()})
 
@@ -126,33 +124,30 @@ def _listings(scratch: FileScratch, kinds: Sequence[str]) -> dict[str, set[str]]
     return dict(zip(kinds, in_parallel(*(partial(scratch.keys, kind) for kind in kinds)), strict=True))
 
 
-def _lost(scratch: FileScratch, stage: Stage) -> list[tuple[str, str]]:
-    return _compare(scratch, stage)[0]
+def _lost(scratch: FileScratch, stage: Stage) -> Lost:
+    # Kind and key of each bundle that was filed and is not there.
+    if (filed := find(scratch, FILED, stage.name)) is None:
+        return _half_filed(scratch, stage, _listings(scratch, stage.kinds))
+    known = {kind: keys_in(filed, kind) for kind in stage.kinds}
+    return _missing(known, _listings(scratch, [kind for kind, keys in known.items() if keys]))
 
 
-def _compare(
-    scratch: FileScratch, stage: Stage, *, new: bool = False
-) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
-    # Kind and key of each bundle that was filed and is not there, and the keys of the bundles that are there.
-    if not new and (filed := find(scratch, FILED, stage.name)) is not None:
-        known = {kind: keys_in(filed, kind) for kind in stage.kinds}
-        there = _listings(scratch, [kind for kind, keys in known.items() if keys])
-    else:
-        there = _listings(scratch, stage.kinds)
-        known = {} if stage.over is None else _filed_together(scratch, stage, there)
-    return sorted((kind, key) for kind, keys in known.items() for key in keys - there.get(kind, set())), there
+def _missing(known: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> Lost:
+    return sorted((kind, key) for kind, keys in known.items() for key in keys - there.get(kind, set()))
 
 
-def _compare_when_seen(
-    scratch: FileScratch, stage: Stage, tasks: Collection[str], *, new: bool
-) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
-    # Waits until all that the tasks filed is listed: the next stage takes what is listed for all there is.
-    done, end = set(tasks), time.monotonic() + PATIENCE
+def _keys_when_seen(scratch: FileScratch, stage: Stage, done: set[str]) -> dict[str, set[str]]:
+    # Keys of all bundles of a stage that is not on record yet, once all that its tasks have filed is listed: the next
+    # stage takes what is listed for all there is.
+    end = time.monotonic() + PATIENCE
     while True:
-        lost, there = _compare(scratch, stage, new=new)
+        there = _listings(scratch, stage.kinds)
+        lost = _half_filed(scratch, stage, there)
         hidden = done - (scratch.keys(DONE) if stage.over is None else there[stage.name])
         if not hidden and done.isdisjoint(key for _, key in lost):
-            return lost, there
+            _refuse_lost(scratch, lost)
+            # A listing with names in it has all names; an empty one is asked for again.
+            return there | _listings(scratch, [kind for kind in stage.kinds if not there[kind]])
         if time.monotonic() > end:
             _refuse_lost(scratch, lost)
             raise OSError(
@@ -162,13 +157,15 @@ def _compare_when_seen(
         time.sleep(1.0)
 
 
-def _filed_together(scratch: FileScratch, stage: Stage, there: dict[str, set[str]]) -> dict[str, set[str]]:
-    # Keys that each kind must have. A task files its other bundles before the one of the stage's own name. Only in a
-    # block without foreground there are no others, and its own bundle is empty.
+def _half_filed(scratch: FileScratch, stage: Stage, there: Mapping[str, set[str]]) -> Lost:
+    # What a task must have filed with what is there. It files its other bundles before the one of the stage's own name.
+    # Only in a block without foreground there are no others, and its own bundle is empty.
+    if stage.over is None:
+        return []
     done = there[stage.name]
     if stage.over == EVERY and stage.products:
         whole = set.intersection(*(there[kind] for kind in stage.products))
         others = sorted(done - whole)
         own = zip(others, scratch.get_each(stage.name, others), strict=True)
         done = (done & whole) | {key for key, bundle in own if bundle}
-    return dict.fromkeys(stage.products, done)
+    return _missing(dict.fromkeys(stage.products, done), there)
