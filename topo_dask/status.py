@@ -43,9 +43,8 @@ class RunStatus:
     ----------
     place : str
         Scratch of an unfinished run, output of a finished one.
-    output : str, optional
+    output : str
         Path or URL of the output; the name that zarr gives to its store if the output is an array or group without one.
-        None for an unfinished run of an earlier version into such an array or group.
     classes : dict
         Class name to its stages in order; no stages for a run that is finished.
     holder : dict, optional
@@ -55,7 +54,7 @@ class RunStatus:
     """
 
     place: str
-    output: str | None
+    output: str
     classes: dict[str, list[StageStatus]]
     holder: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None

@@ -76,16 +76,15 @@ def run(
     found = {}
     for name in labels:
         place = name if values["ome_zarr"] is None else f"labels/{name}"
-        mark = marks[place]
-        dropped = mark.get("dropped")  # missing in labels that earlier versions wrote
-        found[name] = {"path": f"{output.rstrip('/')}/{place}", "instances": mark["instances"], "dropped": dropped}
+        facts = {key: marks[place][key] for key in ("instances", "dropped")}
+        found[name] = {"path": f"{output.rstrip('/')}/{place}", **facts}
     click.echo(json.dumps(found) if as_json else "\n".join(_say(name, **result) for name, result in found.items()))
 
 
-def _say(name: str, path: str, instances: int, dropped: dict[str, Any] | None) -> str:
+def _say(name: str, path: str, instances: int, dropped: dict[str, Any]) -> str:
     from ..stages.drop import Dropped
 
-    why = "" if dropped is None else str(Dropped(**dropped))
+    why = str(Dropped(**dropped))
     return f"{name}: {path} ({instances} {'instance' if instances == 1 else 'instances'}{f'; {why}' if why else ''})"
 
 

@@ -150,7 +150,7 @@ def is_void(scratch: FileScratch) -> bool:
 def may_replace(scratch: FileScratch) -> bool:
     """Whether the unfinished run in scratch was begun with `overwrite`: it may not have removed all old labels yet."""
     found = read_run(scratch)
-    return found is not None and bool(found[1].get("overwrite"))  # runs of earlier versions do not tell
+    return found is not None and bool(found[1]["overwrite"])
 
 
 def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:
