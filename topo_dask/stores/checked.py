@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore
 
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
-from .persistent import persistent
+from .persistent import persistent, view_of
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
@@ -241,10 +241,8 @@ class CheckedArray:
         if self.on_missing not in ("error", "background"):
             raise ValueError(f"on_missing must be 'error' or 'background', got {self.on_missing!r}")
         store = _CheckedStore(self.array, self.name, self.on_missing, self.remedy)
-        inner = self.array.async_array
-        path = StorePath(store, self.array.store_path.path)
         object.__setattr__(self, "_store", store)
-        object.__setattr__(self, "_view", zarr.Array(zarr.AsyncArray(inner.metadata, path, inner.config)))
+        object.__setattr__(self, "_view", view_of(self.array, store=store))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CheckedArray, (self.array, self.name, self.on_missing, self.remedy)

@@ -14,6 +14,7 @@ import zarr
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from .checked import stored_shape
+from .persistent import view_of
 
 
 class _Shortened:
@@ -67,7 +68,7 @@ def without_first_axis(array: "zarr.Array[Any]", name: str) -> "zarr.Array[Any]"
     kind: Any = _Shortened2 if whole.zarr_format == 2 else _Shortened3
     metadata = kind.from_dict(_shorten(document))
     object.__setattr__(metadata, "_whole", whole)
-    return zarr.Array(zarr.AsyncArray(metadata, array.store_path, array.async_array.config))
+    return view_of(array, metadata=metadata)
 
 
 def _shorten(document: dict[str, Any]) -> dict[str, Any]:

@@ -295,7 +295,12 @@ def remote_store(url: str) -> PersistentStore:
 def persistent_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
     """The same array, in a `PersistentStore` if its own store is not local."""
     store = persistent(array.store_path.store)
-    if store is array.store_path.store:
-        return array
-    inner = array.async_array
-    return zarr.Array(zarr.AsyncArray(inner.metadata, StorePath(store, array.store_path.path), inner.config))
+    return array if store is array.store_path.store else view_of(array, store=store)
+
+
+def view_of(array: "zarr.Array[Any]", *, store: Store | None = None, metadata: Any = None) -> "zarr.Array[Any]":
+    """The same stored array, asked for through another store or opened with other metadata."""
+    inner, place = array.async_array, array.store_path
+    if store is not None:
+        place = StorePath(store, place.path)
+    return zarr.Array(zarr.AsyncArray(inner.metadata if metadata is None else metadata, place, inner.config))
