@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import call
 from typing import Any, TypeVar
 
 from zarr.storage import LocalStore, MemoryStore, ZipStore
@@ -89,8 +90,7 @@ def in_parallel(*questions: Callable[[], Any]) -> list[Any]:
     """
     if len(questions) < 2:
         return [question() for question in questions]
-    with ThreadPoolExecutor(len(questions)) as pool:
-        return [future.result() for future in [pool.submit(question) for question in questions]]
+    return list(in_order(call, questions, len(questions)))
 
 
 def in_order(act: Callable[[S], T], objects: Iterable[S], ahead: int) -> Iterator[T]:
