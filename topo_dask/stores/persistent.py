@@ -1,7 +1,7 @@
 """Zarr stores that repeat a request when an object store denies, refuses or half does it."""
 
 import errno
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -104,10 +104,7 @@ class PersistentStore(Store):
             await self._store.delete_dir(prefix)
             return not [key async for key in self.list_prefix(prefix)] or None
 
-        with self._named(prefix):
-            removed = await persist(gone, retries.FAILURES)
-        if not removed:
-            raise OSError(f"{self}/{prefix} cannot be removed")
+        await self._until(gone, prefix)
 
     async def _names(self, prefix: str, names: Callable[[], AsyncIterator[str]], looks: int | None = None) -> list[str]:
         async def look() -> list[str] | None:
@@ -143,6 +140,9 @@ class PersistentStore(Store):
             await self._store.delete(key)
             return not await self.exists(key) or None
 
+        await self._until(gone, key)
+
+    async def _until(self, gone: Callable[[], Awaitable[bool | None]], key: str) -> None:
         with self._named(key):
             removed = await persist(gone, retries.FAILURES)
         if not removed:
