@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel
-from .labels import apply_lut, check_label_count, number_roots
+from .labels import add_up, apply_lut, check_label_count, number_roots
 from .linking import flatten_roots, join_sets
 
 
@@ -134,13 +134,10 @@ def divide_instances(
     order = np.lexsort((firsts, labels))
     _, instance = np.unique(labels[order], return_inverse=True)
     size = np.bincount(instance)
-    total = np.zeros(len(size), np.int64)
-    np.add.at(total, instance, counts[order])
+    total = add_up(instance, counts[order], len(size))
     # A ratio above 1 means the same as 1: no fragment among several is the whole. total * 1e300 would not fit int64.
     large = counts[order] >= np.maximum(1, (total * min(min_ratio, 1.0)).astype(np.int64))[instance]
-    n_large = np.zeros(len(size), np.int64)
-    np.add.at(n_large, instance, large)
-    whole = (size == 1) | (n_large == 0)
+    whole = (size == 1) | (add_up(instance, large, len(size)) == 0)
     begins = np.concatenate(([True], instance[1:] != instance[:-1])) if len(instance) else large
     opens = np.where(whole[instance], begins, large)
     check_label_count(int(np.count_nonzero(opens)))

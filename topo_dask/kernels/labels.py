@@ -1,5 +1,7 @@
 """Numbering: from groups of provisional ids to labels 1..n, and from look-up tables to the labels of voxels."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +67,21 @@ def number_roots(roots: NDArray[np.int64], keep: NDArray[np.bool_] | None = None
         is_root &= keep
     lut: NDArray[np.int32] = number_kept(is_root)[roots]
     return lut
+
+
+def add_up(rows: NDArray[np.int64], numbers: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Sums of the numbers that belong to each of `n` rows; `rows` holds the row of each number.
+
+    The sums are exact, those of ``np.bincount`` with weights are not: it adds in float64.
+
+    Examples
+    --------
+    >>> add_up(np.array([2, 0, 2]), np.array([1, 2**53, 2**53]), 3) - 2**53
+    array([                0, -9007199254740992,                 1])
+    """
+    sums = np.zeros(n, np.int64)
+    np.add.at(sums, rows, numbers)
+    return sums
 
 
 def voxels_of(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.labels import add_up
 from .counting import ContingencyTable, contingency
 
 _BATCH_CANDIDATES = 1 << 10
@@ -277,8 +278,7 @@ def _as_table(truth: Any, labels: Any) -> ContingencyTable:
 def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct ids and their voxel counts; with `spread`, the ids as given and the count of each."""
     distinct, inverse = np.unique(ids, return_inverse=True)
-    totals = np.zeros(distinct.size, np.int64)
-    np.add.at(totals, inverse, counts)
+    totals = add_up(inverse, counts, distinct.size)
     return (ids, totals[inverse]) if spread else (distinct, totals)
 
 

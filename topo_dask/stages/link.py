@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.labels import number_kept, number_roots
+from ..kernels.labels import add_up, number_kept, number_roots
 from ..kernels.linking import link_sinks
 from ..kernels.sinks import CellGrid, add_ends, sink_centres
 from ..stores.scratch import Scratch
@@ -74,8 +74,7 @@ def link(job: Job, min_size: int) -> None:
     centres = sink_centres(cells, counts, sums, grid, out=sums.view(np.float64))
     roots = link_sinks(centres, job.config.convergence_radius)
     del sums, centres
-    voxels = np.zeros(len(cells), np.int64)
-    np.add.at(voxels, roots, counts)
+    voxels = add_up(roots, counts, len(cells))
     lut = number_roots(roots, voxels >= min_size)
     del roots, counts
     file_dropped(job, "link", voxels, min_size)
@@ -91,7 +90,6 @@ def collect(job: Job, min_size: int) -> None:
         return
     counts = read_columns(job, "numbers.extents", ("counts",))[1][0]
     ids, inverse = np.unique(columns[0], return_inverse=True)
-    voxels = np.zeros(len(ids), np.int64)
-    np.add.at(voxels, inverse, counts)
+    voxels = add_up(inverse, counts, len(ids))
     job.scratch.put("collect.ids", ALL, ids=ids[voxels >= min_size])
     file_luts(job, "link", rows, number_kept(voxels >= min_size)[inverse])

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
+from ..kernels.labels import add_up
 from ..kernels.linking import connected
 from ..stores.scratch import find_filed
 from .job import BlockRows, Job, View, extent_columns, file_luts, read_columns
@@ -58,8 +59,7 @@ def split(job: Job, min_fragment_ratio: float) -> None:
     ids = columns[0]
     counts, firsts, lower, upper = read_columns(job, "fragments.extents", ("counts", "firsts", "lower", "upper"))[1]
     roots = connected(_face_links(job, rows), len(ids))
-    voxels = np.zeros(len(ids), np.int64)
-    np.add.at(voxels, roots, counts)
+    voxels = add_up(roots, counts, len(ids))
     first = np.full(len(ids), np.iinfo(np.int64).max)
     np.minimum.at(first, roots, firsts)
     is_root = roots == np.arange(len(ids))

@@ -7,7 +7,7 @@ from ..blocks.geometry import Block
 from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, number_nodes
 from ..kernels.contacts import tabulate_contacts, unite_contacts
-from ..kernels.labels import number_roots
+from ..kernels.labels import add_up, number_roots
 from ..stores.scratch import find_filed, listed
 from .gather import contacts_kind, table_of
 from .job import Job, View, file_dropped, file_luts, read_columns
@@ -81,9 +81,8 @@ def unite(job: Job, view: View, mode: str, threshold: float, min_size: int, tier
     keep = np.ones(n, np.bool_)
     if min_size > 1:
         counts = read_columns(job, f"{view.numbers}.extents", ("counts",))[1][0]
-        voxels = np.zeros(n, np.int64)
         labelled = lut > 0
-        np.add.at(voxels, roots[lut[labelled] - 1], counts[labelled])
+        voxels = add_up(roots[lut[labelled] - 1], counts[labelled], n)
         keep = voxels >= min_size
         file_dropped(job, "unite", voxels, min_size)
     united = np.concatenate((np.zeros(1, np.int32), number_roots(roots, keep)))
