@@ -130,8 +130,8 @@ class Source:
 
     Parameters
     ----------
-    array : numpy.ndarray or zarr.Array
-        Axes (z, y, x), or (channel, z, y, x).
+    array : ndarray, CheckedArray, RecentReads or SharedReads
+        Axes (z, y, x), or (channel, z, y, x). Reads of stored arrays are checked.
     name : str
         Name of the argument, for messages.
     channels : slice, optional
@@ -169,7 +169,7 @@ class SharedReads:
 
     Parameters
     ----------
-    array : zarr.Array
+    array : RecentReads
         Axes (channel, z, y, x).
     box : Box
         The box that several classes ask for. Other boxes are read from the array each time.
