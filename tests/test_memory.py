@@ -347,10 +347,15 @@ def test_a_listing_holds_a_byte_a_chunk_of_one_channel(tmp_path: Path) -> None:
         for x in range(n):
             (tmp_path / f"c/{channel}/{z}/{y}/{x}").touch()
     grid = BlockGrid((n, n, n), (4, 4, 4))
-    foreground = Foreground(Source(CheckedArray(array, "semantic", "background"), "semantic", slice(1, 2)), 0.5)
+    source = Source(CheckedArray(array, "semantic", "background"), "semantic", slice(1, 2))
     found: list[int] = []
-    assert peak_of(lambda: found.append(sum(1 for _ in foreground.stored_blocks(grid)))) < 40 * n**3
-    assert found == [len(grid)]
+
+    def count() -> None:
+        found.append(sum(1 for _ in Foreground(source, 0.5).stored_blocks(grid)))
+
+    count()  # what a process keeps from the first time on does not count
+    assert peak_of(count) < 40 * n**3
+    assert found == [len(grid)] * 2
 
 
 def test_disk_is_expected_for_what_each_class_has_stored() -> None:
