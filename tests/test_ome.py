@@ -11,8 +11,8 @@ from walked_files import WalkedFileSystem
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
-from topo_dask.stores.inputs import open_input, resolve_input
-from topo_dask.stores.multiscales import Level, Multiscale, Placement, find_level, read_multiscales
+from topo_dask.stores.inputs import open_input
+from topo_dask.stores.multiscales import Level, Placement, read_multiscales
 
 # ------------------------------------------------------------ downsampling
 
@@ -233,22 +233,8 @@ def test_refuses_unknown_versions_missing_levels_and_missing_groups(tmp_path):
 # ------------------------------------------------------------ levels and inputs
 
 
-LEVELS = Multiscale(("z", "y", "x"), tuple(Level(str(k), (9, 9, 9), None) for k in range(3)))
-
-
-@pytest.mark.parametrize(("level", "path"), [(None, "0"), (0, "0"), (2, "2")])
-def test_find_level(level, path):
-    assert find_level(LEVELS, level).path == path
-
-
-@pytest.mark.parametrize(("level", "message"), [(3, "below 3"), (-1, "at least 0")])
-def test_find_level_refuses(level, message):
-    with pytest.raises(ValueError, match=message):
-        find_level(LEVELS, level)
-
-
 @pytest.mark.parametrize("paths", [["s0", "s1"], ["scale0/image", "scale1/image"]])
-def test_resolve_input_takes_groups_levels_and_arrays(tmp_path, paths):
+def test_open_input_takes_groups_levels_and_arrays(tmp_path, paths):
     root = tmp_path / "a.zarr"
     write_image(root, image_of(NM, [scale(8, 4, 4)], [scale(8, 8, 8)], paths=paths))
     for arguments, shape, size in (
@@ -256,7 +242,7 @@ def test_resolve_input_takes_groups_levels_and_arrays(tmp_path, paths):
         ((f"{root}/", "flow", 1), (4, 4, 4), (8.0, 8.0, 8.0)),
         ((root / paths[1], "flow"), (4, 4, 4), (8.0, 8.0, 8.0)),
     ):
-        array, placement = resolve_input(*arguments)
+        array, placement = open_input(*arguments)
         assert isinstance(array, zarr.Array)
         assert (array.shape, placement.voxel_size_nm) == (shape, size)
 
@@ -337,19 +323,19 @@ def test_an_array_of_a_bucket_that_lets_nobody_read_what_is_above(tmp_path, allo
     assert (placement is None) == (allowed != "predicted")
 
 
-def test_resolve_input_of_a_relative_path_and_of_an_array_without_siblings(tmp_path, monkeypatch):
+def test_open_input_of_a_relative_path_and_of_an_array_without_siblings(tmp_path, monkeypatch):
     group = write_image(tmp_path / "a.zarr", image_of(NM, [scale(8, 4, 4)], [scale(8, 8, 8)]))
     del group["s0"]
     monkeypatch.chdir(tmp_path / "a.zarr")
-    assert resolve_input("s1", "flow")[1].voxel_size_nm == (8.0, 8.0, 8.0)
+    assert open_input("s1", "flow")[1].voxel_size_nm == (8.0, 8.0, 8.0)
 
 
-def test_resolve_input_of_a_plain_array(tmp_path):
+def test_open_input_of_a_plain_array(tmp_path):
     zarr.create_array(tmp_path / "plain.zarr", shape=(3, 4, 5, 6), dtype="f4")
-    array, placement = resolve_input(tmp_path / "plain.zarr", "flow")
+    array, placement = open_input(tmp_path / "plain.zarr", "flow")
     assert (array.shape, placement) == ((3, 4, 5, 6), None)
     zarr.open_group(tmp_path / "g.zarr").create_array("x", shape=(2, 2, 2), dtype="u1")
-    assert resolve_input(tmp_path / "g.zarr" / "x", "flow")[1] is None
+    assert open_input(tmp_path / "g.zarr" / "x", "flow")[1] is None
 
 
 def axes_of(names):
@@ -366,28 +352,28 @@ def axes_of(names):
         ("yx", "flow: the last three axes must be z, y, x"),
     ],
 )
-def test_resolve_input_refuses_axes(tmp_path, names, message):
+def test_open_input_refuses_axes(tmp_path, names, message):
     image = image_of(axes_of(names), [scale(*[1] * len(names))])
     write_image(tmp_path / "a.zarr", image, shape=(2,) * len(names))
     for path in ("a.zarr", "a.zarr/s0"):
         with pytest.raises(ValueError, match=message):
-            resolve_input(tmp_path / path, "flow")
+            open_input(tmp_path / path, "flow")
 
 
-def test_resolve_input_refuses_other_things(tmp_path):
+def test_open_input_refuses_other_things(tmp_path):
     group = zarr.open_group(tmp_path / "a.zarr")
     group.create_array("raw", shape=(2, 2, 2), dtype="u1")
     with pytest.raises(ValueError, match=r"flow: .*without multiscales.*\['raw'\]"):
-        resolve_input(tmp_path / "a.zarr", "flow")
+        open_input(tmp_path / "a.zarr", "flow")
     for name in ("labels/nuc", "labels/mito"):
         group.create_group(name)
     with pytest.raises(ValueError, match=r"in it: \['labels/mito', 'labels/nuc', 'raw'\]"):
-        resolve_input(tmp_path / "a.zarr", "flow")
-    assert resolve_input(tmp_path / "a.zarr" / "raw", "flow", 0)[0].shape == (2, 2, 2)
-    with pytest.raises(ValueError, match=r"flow: .*has no levels"):
-        resolve_input(tmp_path / "a.zarr" / "raw", "flow", 1)
+        open_input(tmp_path / "a.zarr", "flow")
+    assert open_input(tmp_path / "a.zarr" / "raw", "flow", 0)[0].shape == (2, 2, 2)
+    with pytest.raises(ValueError, match="flow is an array and has no levels"):
+        open_input(tmp_path / "a.zarr" / "raw", "flow", 1)
     with pytest.raises(FileNotFoundError, match=r"b\.zarr"):
-        resolve_input(tmp_path / "b.zarr", "flow")
+        open_input(tmp_path / "b.zarr", "flow")
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")  # its own default argument
@@ -401,7 +387,7 @@ def test_reads_what_ome_zarr_writes(tmp_path, axes):
     units = dict.fromkeys("zyx", "micrometer")
     written, size = volume.reshape((1,) * (len(axes) - 4) + volume.shape), {axis: size[axis] for axis in axes}
     write(written, group, axes=axes, scale=size, axes_units=units, scale_factors=[], scaler=None)
-    array, placement = resolve_input(tmp_path / "a.zarr", "semantic")
+    array, placement = open_input(tmp_path / "a.zarr", "semantic")
     assert placement.voxel_size_nm == (30.0, 8.0, 8.0)
     np.testing.assert_array_equal(array[:], volume)
 
@@ -423,6 +409,6 @@ def test_reads_what_ngff_zarr_writes(tmp_path, version):
     (level,) = read_multiscales(root).levels
     assert (level.placement.voxel_size_nm, level.placement.translation_nm) == ((30.0, 8.0, 8.0), (1000.0, 0.0, 500.0))
     for path in (root, f"{root}/{level.path}"):
-        array, placement = resolve_input(path, "flow")
+        array, placement = open_input(path, "flow")
         assert placement.voxel_size_nm == (30.0, 8.0, 8.0)
         np.testing.assert_array_equal(array[:], volume)

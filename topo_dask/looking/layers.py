@@ -13,7 +13,7 @@ from ..blocks.geometry import Box, Triple
 from ..blocks.sampling import sample_boxes
 from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
 from ..stores.foreign import MARK
-from ..stores.inputs import as_volume, resolve_input
+from ..stores.inputs import as_volume, open_input
 from ..stores.marks import mark_of
 from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
 
@@ -153,7 +153,7 @@ def _lengthen(layer: Layer) -> Layer:
 def _layers(path: str, kind: Any) -> Iterator[Layer]:
     node = open_node(path)
     if hasattr(node, "shape"):
-        array, placement = resolve_input(path, path)
+        array, placement = open_input(node, path)
         yield from _stated(_channels(path, kind, (array,), placement, node.attrs), node, path)
         return
     multiscale = read_multiscales(node)

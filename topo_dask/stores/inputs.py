@@ -13,7 +13,6 @@ from .multiscales import (
     Placement,
     find_dataset,
     find_image,
-    find_level,
     open_node,
     read_axes,
     read_level,
@@ -42,23 +41,45 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     level : int, optional
         Level of a multiscale image, 0 by default; for an array only 0 is allowed.
 
+    Returns
+    -------
+    array : zarr.Array
+        Open for reading, axes (z, y, x) or (channel, z, y, x) if it belongs to a multiscale image.
+    placement : Placement or None
+        Edges of a voxel and centre of the first one.
+
     Raises
     ------
-    TypeError, ValueError, FileNotFoundError, NotADirectoryError
+    TypeError
         When `array` is neither a zarr array nor the place of one.
+    FileNotFoundError, NotADirectoryError
+        When there is nothing at the path, or when there is a file.
+    ValueError
+        When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
+        time points, or it has no such level; when a level other than 0 is asked of an array.
     """
     import zarr
 
-    if isinstance(array, zarr.Array):
-        if level:
-            raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
-        return _placed(absolute_node(array), name)
-    if not isinstance(array, (str, os.PathLike)):
+    if not isinstance(array, str | os.PathLike | zarr.Array):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{_way_in(array)}")
     try:
-        return resolve_input(array, name, level)
+        node = absolute_node(array) if isinstance(array, zarr.Array) else open_node(os.fspath(array))
+        if isinstance(node, zarr.Array):
+            if level:
+                raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
+            return _placed(node, name)
+        multiscale = read_multiscales(node)
     except (FileNotFoundError, MetadataError, NotADirectoryError) as error:
         raise type(error)(f"{name}: {error}") from error
+    if multiscale is None:
+        inside = _names_inside(node) if node.store.supports_listing else "..."
+        raise ValueError(
+            f"{name}: {array} is a group without multiscales; give one of the images or arrays in it: {inside}"
+        )
+    levels, number = multiscale.levels, level or 0
+    if not 0 <= number < len(levels):
+        raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
+    return as_volume(node[levels[number].path], multiscale.axes, name), levels[number].placement
 
 
 def _way_in(array: Any) -> str:
@@ -194,52 +215,6 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
             return as_volume(array, read_axes(image)[0], name), read_level(dataset, image, group).placement
     check_named_axes(array, name)
     return array, None
-
-
-def resolve_input(
-    path_or_url: "str | os.PathLike[str]", name: str, level: int | None = None
-) -> "tuple[zarr.Array[Any], Placement | None]":
-    """Array of an input, and its place in space if that is known.
-
-    Parameters
-    ----------
-    path_or_url : path or URL
-        A zarr array, which may be a level of a multiscale image, whose metadata then give the placement; or a
-        multiscale image, of which one level is taken.
-    name : str
-        Name of the argument, for messages.
-    level : int, optional
-        Level of a multiscale image, see `find_level`.
-
-    Returns
-    -------
-    array : zarr.Array
-        Opened for reading, axes (z, y, x) or (channel, z, y, x) if it belongs to a multiscale image.
-    placement : Placement or None
-        Edges of a voxel and centre of the first one.
-
-    Raises
-    ------
-    FileNotFoundError, NotADirectoryError
-        When there is nothing at the path, or when there is a file.
-    ValueError
-        When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
-        time points, or it has no such level; when a level other than 0 is asked of an array.
-    """
-    where = os.fspath(path_or_url)
-    node = open_node(where)
-    if hasattr(node, "shape"):
-        if level:
-            raise ValueError(f"{name}: {where} is an array and has no levels; give the group, or no level")
-        return _placed(node, name)
-    multiscale = read_multiscales(node)
-    if multiscale is None:
-        inside = _names_inside(node) if node.store.supports_listing else "..."
-        raise ValueError(
-            f"{name}: {where} is a group without multiscales; give one of the images or arrays in it: {inside}"
-        )
-    found = find_level(multiscale, level)
-    return as_volume(node[found.path], multiscale.axes, name), found.placement
 
 
 def _names_inside(group: "zarr.Group") -> list[str]:

@@ -311,23 +311,3 @@ def read_multiscales(path_or_group: "str | os.PathLike[str] | zarr.Group") -> Mu
     levels = [read_level(dataset, image, str(node)) for dataset in image["datasets"]]
     shapes = [tuple(_array(node, level.path, len(names)).shape) for level in levels]
     return Multiscale(names, tuple(replace(a, shape=b) for a, b in zip(levels, shapes, strict=True)))
-
-
-def find_level(multiscale: Multiscale, level: int | None = None) -> Level:
-    """The level with this number; 0, the default, is the finest.
-
-    Raises
-    ------
-    ValueError
-        When there is no such level.
-
-    Examples
-    --------
-    >>> levels = [Level(str(k), (9, 9, 9), Placement.cubes(8 * 2**k)) for k in range(3)]
-    >>> find_level(Multiscale(("z", "y", "x"), tuple(levels)), 1).path
-    '1'
-    """
-    levels, number = multiscale.levels, 0 if level is None else level
-    if not 0 <= number < len(levels):
-        raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
-    return levels[number]
