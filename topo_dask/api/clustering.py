@@ -53,12 +53,8 @@ def track_flows(
         Number of steps, 0 or more.
     step_size : float
         Length of a step in units of the flow vector.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task. By default blocks grow from the chunks of the first lazy array.
-    halo : int or sequence of 3 int, optional
-        For lazy arrays: margin read around a block, 16 by default. A matter of speed only.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, halo, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------

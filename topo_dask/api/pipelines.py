@@ -234,13 +234,8 @@ def run_instance_segmentation(
         Which default parameters: see `get_postprocess_config`. Not together with `class_config`.
     threshold : float
         Probability above which a voxel is foreground.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    halo : int or sequence of 3 int, optional
-        For lazy arrays: margin read around a block, 16 by default. A matter of speed only.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, halo, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------

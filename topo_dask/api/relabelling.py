@@ -28,11 +28,8 @@ def compact_relabel(
     ----------
     instances : array of int, shape (D, H, W)
         Labels of any integer type, 0 background; they need not be contiguous.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -77,11 +74,8 @@ def filter_small(
         Labels, 0 background.
     min_size : int
         Least number of voxels of an instance that is kept.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -130,11 +124,8 @@ def split_disconnected(
         Labels, 0 background.
     min_fragment_ratio : float
         Share of an instance from which a fragment is large.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -200,11 +191,8 @@ def merge_adjacent(
         Integers and float16 are converted to float32 first.
     dot_threshold : float
         Mean dot product above which two labels are united.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -267,11 +255,8 @@ def agglomerate(
         Integers and float16 are converted to float32 first.
     threshold : float
         Mean score above which two groups are united.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -338,11 +323,8 @@ def remove_bad_flow_masks(
     threshold : float
         Largest mean squared difference, over voxels and the three components, of an instance that is kept. Meant for
         direct flow of unit length; flow of the diffusion kind errs more.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task, and chunks of the result. By default blocks grow from the chunks of the first
-        lazy array, and the result has the chunks of the first dask array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
@@ -396,10 +378,8 @@ def instance_table(
     channel : int, optional
         Number c of the class, where the flow is that of N classes, (3N, D, H, W): channels 3c, 3c + 1 and 3c + 2 are
         taken. Refused without a flow.
-    block_shape : sequence of 3 int, optional
-        For lazy arrays: voxels of a task. By default blocks grow from the chunks of the first lazy array.
-    scratch : path or URL, optional
-        For lazy arrays: where intermediates go, by default a temporary directory, see `postprocess_single`.
+    block_shape, scratch : optional
+        For lazy arrays, see `postprocess_single`.
 
     Returns
     -------
