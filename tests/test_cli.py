@@ -726,7 +726,7 @@ def test_tables_are_refused_before_they_are_computed(
     stored: Path, monkeypatch: pytest.MonkeyPatch, options: str, message: str
 ) -> None:
     computed: list[tuple[object, ...]] = []
-    monkeypatch.setattr("topo_dask.api.instance_table", lambda *arrays: computed.append(arrays))
+    monkeypatch.setattr("topo_dask.api.relabelling.instance_table", lambda *arrays: computed.append(arrays))
     Path("folder.csv").mkdir()
     zarr.create_array("labels", data=np.ones((4, 8, 8), np.int32))
     result = invoke("table", "labels", *options.split())

@@ -3,18 +3,16 @@
 from importlib import import_module
 from typing import Any
 
-from .api import (
+from .api.clustering import cluster_convergence, track_flows
+from .api.pipelines import postprocess_single, run_instance_segmentation
+from .api.relabelling import (
     agglomerate,
-    cluster_convergence,
     compact_relabel,
     filter_small,
     instance_table,
     merge_adjacent,
-    postprocess_single,
     remove_bad_flow_masks,
-    run_instance_segmentation,
     split_disconnected,
-    track_flows,
 )
 from .config import EVALUATED_INSTANCE_CLASSES, get_postprocess_config
 from .segment import segment_volume

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .api import postprocess_single
+from .api.pipelines import postprocess_single
 from .looking.overview import draw_overview
 from .scores import SplitsAndMerges, adapted_rand_error, contingency, splits_and_merges
 from .segment import segment_volume

@@ -175,7 +175,7 @@ def _load(
     for condition in conditions:
         if flow is None and condition.column == "flow_error":
             raise _unknown(condition)
-    from ..api import instance_table
+    from ..api.relabelling import instance_table
 
     if flow is None:
         return instance_table(labels)
