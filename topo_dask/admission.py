@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .blocks.geometry import BlockGrid, Triple, triple
+from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes, warn
 from .doubts import warn_of_prediction
@@ -23,9 +23,6 @@ from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, check_prediction, track_bytes
 from .workers import Resources, resources
-
-DEFAULT_HALO = 16
-"""Margin read around a block. A matter of speed: particles that go further page in what they need."""
 
 BLOCKS_EACH = 4
 """Least number of blocks for each task that can run at a time, where the caller gives no block shape."""

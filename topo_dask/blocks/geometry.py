@@ -18,6 +18,9 @@ from typing import Any, TypeAlias
 
 Triple: TypeAlias = tuple[int, int, int]
 
+DEFAULT_HALO = 16
+"""Margin read around a block. A matter of speed: particles that go further page in what they need."""
+
 
 def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
     """Validate three integers.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks.geometry import BlockGrid, Triple, triple
+from ..blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from ..stores.addresses import Place
 
 Array = Any
@@ -47,7 +47,7 @@ def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> B
 
     The chunks are doubled along their shortest axis until a block is worth a task, and not thinner than its halos.
     """
-    halo = triple(16 if options.halo is None else options.halo, "halo", at_least=0)
+    halo = triple(DEFAULT_HALO if options.halo is None else options.halo, "halo", at_least=0)
     if options.block_shape is not None:
         return BlockGrid(shape, triple(options.block_shape, "block_shape"), halo)
     chunks = next(getattr(array, "chunksize", None) or array.chunks for array in arrays if is_lazy(array))[-3:]
