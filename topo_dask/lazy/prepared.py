@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +52,15 @@ def prepare(
         check_workers_reach(job.scratch)
         for array in stored:
             check_workers_see(array.name, array.array)
-        waited = False
-        for stage in stages:
-            if not stage.keys_left(job):
-                take_census(job, stage, ())
-                continue
-            if not waited:  # not where all is done
-                stack.enter_context(_turn_of(job))
-                waited = True
-                look()
-            _work(job, stages, stage, executor)
+        done = 0
+        for stage in takewhile(lambda stage: not stage.keys_left(job), stages):
+            take_census(job, stage, ())
+            done += 1
+        if left := stages[done:]:
+            stack.enter_context(_turn_of(job))
+            look()
+            for stage in left:
+                _work(job, stages, stage, executor)
         _check_kept(job, stages)
     occupied = np.zeros(job.grid.numblocks, np.bool_)
     for block in job.occupied(kind):
