@@ -509,7 +509,7 @@ def test_a_lost_or_damaged_chunk_of_a_spilled_input_is_an_error(
         return arrays
 
     monkeypatch.setattr("topo_dask.lazy.spilled.SPILL_CHUNK", 8)
-    monkeypatch.setattr("topo_dask.lazy.spilled.spill", losing)
+    monkeypatch.setattr("topo_dask.lazy.calls.spill", losing)
     lazy, _ = in_columns(lambda block: block, tmp_path)
     remedy = ".*make the lazy array anew, with scratch=<" if named == "missing" else ""
     with (

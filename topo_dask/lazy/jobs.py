@@ -31,32 +31,39 @@ class Spec:
     places: Mapping[str, int] = field(default_factory=dict)  # of the class in spilled arrays
     whole: bool = True  # whether the arrays hold the channels of all classes
 
+    def channel_in(self, key: str) -> int:
+        """Channel of the class in an input: `mask` or `flow`."""
+        return self.places.get(key, self.channel)
+
 
 def make_job(spec: Spec, stored: Mapping[str, Any]) -> Job:
     """The job of a spec, whose inputs are `stored` under mask, flow, labels and threshold, or not there."""
     mask, flow, labels, threshold = (stored.get(key) for key in ("mask", "flow", "labels", "threshold"))
-    of_mask, of_flow = (spec.places.get(key, spec.channel) for key in ("mask", "flow"))
     return Job(
         name=spec.name,
         grid=spec.grid,
         config=spec.config,
-        foreground=None if mask is None else Foreground(_channel_of(mask, of_mask), threshold),
-        flow=None if flow is None else _flow_of(flow, slice(3 * of_flow, 3 * of_flow + 3), spec),
+        foreground=None if mask is None else Foreground(_foreground_of(mask, spec), threshold),
+        flow=None if flow is None else _flow_of(flow, spec),
         labels=None if labels is None else Source(labels, "instances"),
         scratch=spec.scratch.within(f"channel{spec.channel}"),  # the name of a class need not be a valid path
     )
 
 
-def _flow_of(flow: Any, channels: slice, spec: Spec) -> StoredFlow:
+def _flow_of(flow: Any, spec: Spec) -> StoredFlow:
     # The memory of lazy arrays is not planned: an eighth of that of a process keeps what is likely to be read again.
     share = resources(None).memory // 16
     recent = RecentReads(flow, spec.grid, min(RECENT_MEM, share))
-    return StoredFlow(Source(recent, "flow", channels), spec.config.step_size, Pages(min(PAGES_MEM, share)))
+    first = 3 * spec.channel_in("flow")
+    source = Source(recent, "flow", slice(first, first + 3))
+    return StoredFlow(source, spec.config.step_size, Pages(min(PAGES_MEM, share)))
 
 
-def _channel_of(mask: Any, channel: int) -> Source:
-    channels = slice(channel, channel + 1) if mask.ndim == 4 else None
-    return Source(mask, "sem_mask" if channels is None else "semantic_pred", channels)
+def _foreground_of(mask: Any, spec: Spec) -> Source:
+    if mask.ndim == 3:
+        return Source(mask, "sem_mask")
+    channel = spec.channel_in("mask")
+    return Source(mask, "semantic_pred", slice(channel, channel + 1))
 
 
 def prepare_job(spec: Spec, stages: Sequence[Stage], stored: Mapping[str, Any], kind: str = "numbers") -> Prepared:
@@ -69,9 +76,8 @@ def _warn_of_inputs(spec: Spec, stored: Mapping[str, Any]) -> None:
     mask, flow = stored.get("mask"), stored.get("flow")
     if mask is None or flow is None:
         return
-    of_mask, of_flow = (spec.places.get(key, spec.channel) for key in ("mask", "flow"))
     if mask.ndim == 3:
         warn_of_mask(mask, flow)
-    elif of_mask == of_flow:
+    elif (channel := spec.channel_in("mask")) == spec.channel_in("flow"):
         names = "semantic_pred", "flow_pred"
-        warn_of_prediction(mask, flow, {spec.name: of_mask}, stored["threshold"], names, whole=spec.whole)
+        warn_of_prediction(mask, flow, {spec.name: channel}, stored["threshold"], names, whole=spec.whole)

@@ -7,29 +7,23 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import BlockGrid, Triple, triple
+from ..blocks.geometry import BlockGrid, Triple
 from ..config import ClassConfig
 from ..plan import Plan, Recipe, plan_stages
 from ..stages.relabel import final_labels
 from ..stages.tabulate import instance_columns
 from ..stores.scratch import find
+from .calls import later, set_up
 from .jobs import Spec, prepare_job
-from .leases import open_scratch
-from .options import Array, Options, choose_blocks, chunked_like_input, is_stored
+from .options import Array, Options, chunked_like_input, is_stored
 from .prepared import LOSSES, Prepared, lost_bundle, unreachable
-from .spilled import ARGUMENTS, stored_inputs
 
 
 def segment_lazily(recipe: Recipe, options: Options, *, config: ClassConfig | None = None, **arrays: Array) -> Any:
-    """Lazy labels of a recipe from `mask` and `flow`, or from `labels`."""
-    config = config or ClassConfig()
-    scratch = open_scratch(options.scratch)
-    volume = arrays.get("mask", arrays.get("labels"))
-    assert volume is not None
-    grid = choose_blocks(options, list(arrays.values()), triple(tuple(volume.shape), "shape", at_least=0))
-    stored = stored_inputs(arrays, ARGUMENTS, scratch)
+    """Lazy labels of a recipe from `mask` and `flow`, or from `labels` and perhaps `flow`, in this order."""
+    scratch, grid, stored = set_up(options, arrays)
     plan = plan_stages(recipe, "labels" if "labels" in arrays else "flow", grid.tiers)
-    labels = _deferred_labels(Spec(grid, scratch, config), plan, stored)
+    labels = _deferred_labels(Spec(grid, scratch, config or ClassConfig()), plan, stored)
     return chunked_like_input(labels, options, list(arrays.values()))
 
 
@@ -37,13 +31,12 @@ def segment_classes_lazily(
     classes: Mapping[str, tuple[int, ClassConfig]], options: Options, semantic: Array, flow: Array, threshold: float
 ) -> dict[str, Any]:
     """Lazy labels of several classes; they share the spilled inputs, which hold channels of these classes only."""
-    scratch = open_scratch(options.scratch)
-    grid = choose_blocks(options, [semantic, flow], triple(tuple(semantic.shape[1:]), "shape", at_least=0))
     inputs, names = {"mask": semantic, "flow": flow}, {"mask": "semantic_pred", "flow": "flow_pred"}
     taken = sorted(channel for channel, _ in classes.values())
     channels = {"mask": taken, "flow": [3 * channel + axis for channel in taken for axis in range(3)]}
     whole = len(taken) == semantic.shape[0]
-    stored = {**stored_inputs(inputs, names, scratch, {} if whole else channels), "threshold": threshold}
+    scratch, grid, stored = set_up(options, inputs, names, {} if whole else channels)
+    stored["threshold"] = threshold
     labels = {}
     for name, (channel, config) in classes.items():
         places = {key: taken.index(channel) for key, array in inputs.items() if not is_stored(array)}
@@ -55,15 +48,9 @@ def segment_classes_lazily(
 
 def tabulate_lazily(recipe: Recipe, options: Options, channel: int = 0, **arrays: Array) -> Any:
     """Delayed table of the instances of `labels`; if there is a `flow`, with the flow errors by channels of a class."""
-    import dask
-
-    scratch = open_scratch(options.scratch)
-    grid = choose_blocks(options, list(arrays.values()), triple(tuple(arrays["labels"].shape), "shape", at_least=0))
-    stored = stored_inputs(arrays, ARGUMENTS, scratch)
+    scratch, grid, stored = set_up(options, arrays)
     spec = Spec(grid, scratch, ClassConfig(), channel=channel)
-    return dask.delayed(_tabulated, pure=True)(
-        spec, plan_stages(recipe, "labels"), stored, dask_key_name=f"table-{uuid4().hex}"
-    )
+    return later("table", _tabulated, spec, plan_stages(recipe, "labels"), stored)
 
 
 def _tabulated(spec: Spec, plan: Plan, stored: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -71,10 +58,7 @@ def _tabulated(spec: Spec, plan: Plan, stored: Mapping[str, Any]) -> dict[str, N
 
 
 def _deferred_labels(spec: Spec, plan: Plan, stored: Mapping[str, Any]) -> Any:
-    import dask
-
-    key = f"prepare-{spec.name or 'labels'}-{uuid4().hex}"
-    job = dask.delayed(prepare_job, pure=True)(spec, plan.stages, dict(stored), dask_key_name=key)
+    job = later(f"prepare-{spec.name or 'labels'}", prepare_job, spec, plan.stages, dict(stored))
     return over_grid(job, plan, spec.grid)
 
 

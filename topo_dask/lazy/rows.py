@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,13 @@ from ..stages.trace import rows_of, trace
 from ..stores.scratch import FileScratch
 from ..surroundings import ambient, compute
 from ..workers import check_workers_reach
+from .calls import later, set_up
 from .jobs import Spec, make_job, prepare_job
 from .labels import over_grid
 from .leases import open_scratch
-from .options import Array, Options, choose_blocks, is_dask
+from .options import Array, Options, is_dask
 from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
-from .spilled import ARGUMENTS, Opaque, as_declared, stored_inputs
+from .spilled import Opaque, as_declared
 
 
 def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:
@@ -30,13 +30,9 @@ def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array
     import dask
     import dask.array as da
 
-    scratch = open_scratch(options.scratch)
-    grid = choose_blocks(options, [mask, flow], triple(tuple(mask.shape), "shape", at_least=0))
-    stored = stored_inputs({"mask": mask, "flow": flow}, ARGUMENTS, scratch)
-    spec = Spec(grid, scratch, config)
-    key = f"prepare-positions-{uuid4().hex}"
+    scratch, grid, stored = set_up(options, {"mask": mask, "flow": flow})
     stages = (Stage("trace", trace, EVERY, moves=True, products=("ends",)),)
-    prepared = dask.delayed(prepare_job, pure=True)(spec, stages, stored, "ends", dask_key_name=key)
+    prepared = later("prepare-positions", prepare_job, Spec(grid, scratch, config), stages, stored, "ends")
     layers = [dask.delayed(_layer, nout=2)(prepared, layer) for layer in range(grid.numblocks[0])]
     shape = (np.nan, 3)
     coords = [da.from_delayed(layer[0], shape, np.int64) for layer in layers]
@@ -61,7 +57,6 @@ def cluster_lazily(
     config: ClassConfig, options: Options, fg_coords: Array, final_positions: Array, shape: Triple
 ) -> Any:
     """Lazy labels from rows of voxels and rows of end points, in matching chunks."""
-    import dask
     import dask.array as da
 
     scratch = open_scratch(options.scratch)
@@ -77,9 +72,7 @@ def cluster_lazily(
     chosen = tuple(max(1, min(n, 128)) for n in shape)
     grid = BlockGrid(shape, triple(chosen if options.block_shape is None else options.block_shape, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")
-    spec = Spec(grid, scratch, config)
-    key = f"prepare-labels-{uuid4().hex}"
-    job = dask.delayed(_settled, pure=True)(spec, plan.stages, Opaque(rows), dask_key_name=key)
+    job = later("prepare-labels", _settled, Spec(grid, scratch, config), plan.stages, Opaque(rows))
     return over_grid(job, plan, grid)
 
 

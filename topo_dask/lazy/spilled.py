@@ -1,8 +1,7 @@
 """Dask inputs of lazy arrays, in scratch: written once, read with checks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stores.checked import CheckedArray
-from ..stores.inputs import absolute_node
 from ..stores.scratch import FileScratch, find
 from ..stores.volumes import check_unmasked
 from ..surroundings import ambient, compute
 from ..workers import check_workers_reach
-from .options import is_dask, is_stored
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
@@ -24,42 +21,11 @@ SPILL_CHUNK = 64
 _REMEDY = "tell map_blocks, or whatever made it, with "
 
 
-ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}
-"""The caller's names of the arrays, for messages."""
-
-
 class Opaque:
     """Carries dask arrays through a graph as a value."""
 
     def __init__(self, arrays: Any) -> None:
         self.arrays = arrays
-
-
-def stored_inputs(
-    arrays: Mapping[str, Any],
-    names: Mapping[str, str],
-    scratch: FileScratch,
-    channels: Mapping[str, Sequence[int]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Zarr arrays as they are, and delayed ones for the others, which a task will spill; `names` are for messages.
-
-    If an array has an entry in `channels`, only these channels are spilled.
-    """
-    import dask
-    import dask.array as da
-
-    found, deferred = dict[str, Any](), dict[str, Any]()
-    for key, array in arrays.items():
-        if is_stored(array):
-            found[key] = CheckedArray(absolute_node(array), names[key], "background")
-        else:
-            whole = as_declared(array if is_dask(array) else da.from_array(array), names[key])
-            deferred[key] = whole[list(channels[key])] if key in channels else whole
-    if deferred:
-        carrier, key = Opaque({names[key]: array for key, array in deferred.items()}), f"spill-{uuid4().hex}"
-        spilled = dask.delayed(spill, pure=True)(carrier, scratch, dask_key_name=key)
-        found |= {key: spilled[names[key]] for key in deferred}
-    return found
 
 
 def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
