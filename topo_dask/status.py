@@ -15,7 +15,7 @@ from .stores import ledger, locks
 from .stores.addresses import absolute
 from .stores.checked import CheckedArray
 from .stores.inputs import open_input
-from .stores.marks import read_marks, read_own_mark
+from .stores.marks import read_marks
 from .stores.multiscales import read_multiscales
 from .stores.scratch import FileScratch
 from .stores.volumes import Foreground, Source
@@ -84,9 +84,8 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
     """
     url = absolute(os.fspath(place)).rstrip("/")
     try:
-        own = read_own_mark(url)
-        marks = read_marks(url) if own is None else {"": own}
-    except (ValueError, FileExistsError):  # something else is there
+        marks = read_marks(url)
+    except ValueError:  # something else is there
         marks = {}
     noted = sorted({mark["scratch"] for mark in marks.values() if "scratch" in mark})
     void = ""

@@ -45,8 +45,24 @@ def _check_mark(mark: Any, run: str, what: str) -> None:
 
 
 def read_marks(url: str) -> dict[str, dict[str, Any]]:
-    """Mark of all labels in a group by their place in it, plain or OME-Zarr; empty where there is no group."""
-    group = existing_group(Target(absolute(url)))
+    """Marks of the labels at a path or URL: of those in a group, plain or OME-Zarr, by their place in it.
+
+    If the labels themselves, or a level of them, are there, their place is "". Empty where no run has written any.
+    """
+    return _marks_at(url, _group_at(url))
+
+
+def _group_at(url: str) -> Any:
+    # None where there is nothing, an array, or something that the caller will fail to open.
+    try:
+        return existing_group(Target(absolute(url)))
+    except FileExistsError:
+        return None
+
+
+def _marks_at(url: str, group: Any) -> dict[str, dict[str, Any]]:
+    if (own := _own_mark(url, group)) is not None:
+        return {"": own}
     return {} if group is None else _marks_in(group)
 
 
@@ -83,38 +99,32 @@ def find_labels(url: str, name: str | None = None) -> Found:
         When no class is named and there are several, when there are labels of other classes only, when the class has
         labels in both layouts, or when the run has not finished them.
     """
-    try:
-        group = existing_group(Target(absolute(url)))
-    except FileExistsError:  # an array, or something that the caller will fail to open
-        group = None
-    own = _own_mark(url, group)
-    name = None if own and own["class"] == name else name
-    marks = {} if group is None or own else _marks_in(group)
+    group = _group_at(url)
+    marks = _marks_at(url, group)
+    if own := marks.get(""):
+        _check_whole(own, url)
+        return Found(url if name in (None, own["class"]) else f"{url.rstrip('/')}/{name}", own)
     names = sorted(set(map(os.path.basename, marks)))
     if name is None and len(names) > 1:
         raise ValueError(f"{url} has labels of {', '.join(names)}: choose one with name=<class>")
     name = next(iter(names), None) if name is None else name
-    places = [] if name is None else [place for place in (name, f"{LABELS}/{name}") if place in marks]
+    if name is None:
+        return Found(url, {})
+    places = [place for place in (name, f"{LABELS}/{name}") if place in marks]
     if len(places) > 1:
         raise ValueError(f"{url} has labels of {name!r} in {' and in '.join(places)}: give the path of those you mean")
-    mark = marks[places[0]] if places else own
-    if mark is not None and not mark.get("complete"):
-        raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
-    if name is None:
-        return Found(url, mark or {})
-    candidates = places or [path for path in (f"{LABELS}/{name}", name) if group is not None and path in group]
-    if names and not candidates:
+    if places:
+        _check_whole(marks[places[0]], url)
+        return Found(f"{url.rstrip('/')}/{places[0]}", marks[places[0]])
+    others = [path for path in (f"{LABELS}/{name}", name) if group is not None and path in group]
+    if names and not others:
         raise ValueError(f"{url} has labels of {', '.join(names)}, and none of {name!r}")
-    return Found(f"{url.rstrip('/')}/{next(iter(candidates), name)}", mark or {})
+    return Found(f"{url.rstrip('/')}/{next(iter(others), name)}", {})
 
 
-def read_own_mark(url: str) -> dict[str, Any] | None:
-    """Mark of the labels that are at a path or URL, or whose level is there; None where there is something else."""
-    try:
-        group = existing_group(Target(absolute(url)))
-    except FileExistsError:
-        group = None
-    return _own_mark(url, group)
+def _check_whole(mark: dict[str, Any], url: str) -> None:
+    if not mark.get("complete"):
+        raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
 
 
 def _own_mark(url: str, group: Any) -> dict[str, Any] | None:
