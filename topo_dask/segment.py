@@ -377,26 +377,39 @@ class _Run:
 
     def _open_jobs(self, group: Any, run_name: str, *, new: bool) -> dict[str, Job]:
         # The job of each class, with its output open. If the run goes on, what was lost since is taken off the record.
-        plan, target, spec, jobs = self.plan, self.target, self.spec, {}
+        plan, target, jobs = self.plan, self.target, {}
         pages, flow = Pages(plan.pages_mem), RecentReads(plan.flow, plan.grid, plan.recent_mem)
         if target.url is not None:
             folder_at(target.beside(".tables")).sweep()
         for name in plan.classes:
-            compartment, stages = self._compartment(run_name, name), plan.plans[name].writers
-            for number in () if new else missing_levels(target, name, spec):
-                compartment.discard(stages[number].name)  # the labels that these tasks wrote are gone
+            compartment = self._compartment(run_name, name)
             go_on = not new and name in compartment.keys(CLEARED)
-            if not new and not go_on:
-                forget_stages(compartment, stages)  # the arrays are created again, and empty
-            if not go_on and target.url is not None:
-                remove_table(target.beside(".tables"), name)
-            arrays = open_output(target, group, name, spec, run_name, self.store.url, resume=go_on)
-            compartment.put(CLEARED, name)
-            check_workers_see("output", arrays[0])
+            if not new:
+                self._forget_labels_gone(compartment, name, all_gone=not go_on)
+            arrays = self._open_arrays(group, name, run_name, compartment, go_on=go_on)
             jobs[name] = make_job(plan, name, compartment, arrays, flow, pages)
             if not new:
-                forget_lost(jobs[name], (*plan.plans[name].stages, *stages))
+                forget_lost(jobs[name], (*plan.plans[name].stages, *plan.plans[name].writers))
         return jobs
+
+    def _forget_labels_gone(self, compartment: FileScratch, name: str, *, all_gone: bool) -> None:
+        writers = self.plan.plans[name].writers
+        for level in missing_levels(self.target, name, self.spec):
+            compartment.discard(writers[level].name)
+        if all_gone:  # the arrays are created again, and empty
+            forget_stages(compartment, writers)
+
+    def _open_arrays(
+        self, group: Any, name: str, run_name: str, compartment: FileScratch, *, go_on: bool
+    ) -> Sequence[Any]:
+        # The levels of a class. Earlier labels and their table are removed, unless this run has done so before.
+        target = self.target
+        if not go_on and target.url is not None:
+            remove_table(target.beside(".tables"), name)
+        arrays = open_output(target, group, name, self.spec, run_name, self.store.url, resume=go_on)
+        compartment.put(CLEARED, name)
+        check_workers_see("output", arrays[0])
+        return arrays
 
     def _publish(self, job: Job) -> None:
         # The table first: labels whose mark says that they are whole have one, and the mark holds its digest, so that
