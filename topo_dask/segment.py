@@ -310,9 +310,7 @@ class _Run:
             return
         if nested(target.url, scratch):
             raise ValueError(f"scratch {scratch} and output {target.url} must not lie in one another")
-        labels = (
-            [target.url] if target.is_array else [target.beside(f"/{self.spec.place(name)}") for name in plan.classes]
-        )
+        labels = [target.url] if target.is_array else [target.inside(self.spec.place(name)) for name in plan.classes]
         for name, url in inputs.items():
             if url is None:
                 continue

@@ -32,6 +32,10 @@ class Target:
             raise ValueError("an output that is not at a path or URL needs scratch=<path that all workers can reach>")
         return self.url.rstrip("/") + suffix
 
+    def inside(self, place: str) -> str:
+        """Path of a place in the output."""
+        return self.beside(f"/{place}")
+
     @property
     def locks(self) -> str | None:
         """Folder of the locks of the output, the same through all links that lead to it; None without a path or URL."""
