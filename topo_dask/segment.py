@@ -363,13 +363,10 @@ class _Run:
         if together := plan.shared_channels > 3:
             work(next(iter(jobs.values())), [track_together(list(jobs.values()))], new=new)
         for name, job in jobs.items():
-            stages, owned = plan.plans[name].stages, partial(check_owned, target, self.spec.place(name), run_name)
-            work(job, stages[:1], new=new and not together)
-            work(job, stages[1:], new=new)
-            for writer in plan.plans[name].writers:
-                owned()
-                work(job, (writer,), new=new)
-            owned()
+            first, *others = (*plan.plans[name].stages, *plan.plans[name].writers)
+            work(job, (first,), new=new and not together)
+            work(job, others, new=new)
+            check_owned(target, self.spec.place(name), run_name)
             self._publish(job)
         return jobs
 
