@@ -119,10 +119,7 @@ def check_outputs(
         if beside:
             _check_beside(group, name, other, where, name in replace)
         if there:
-            if _check_old(group, place, f"output {place!r} in {where}", run, name in replace):
-                for path, fits in spec.levels(name):
-                    if path in group:
-                        check_output(group[path], fits)
+            _check_there(group, name, spec, where, run, name in replace)
         elif (stray := leftover_file(group, place)) is not None:
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
@@ -195,36 +192,54 @@ def _check_beside(group: Any, name: str, other: str, where: Any, replace: bool) 
             f"output {where} has labels of {name!r} in the other layout, {other!r}: pass overwrite=True to replace "
             "them, or choose another"
         )
-    _check_old(group, other, f"output {other!r} in {where}", None, replace=True)
+    _check_replaceable(group, other, f"output {other!r} in {where}")
 
 
-def _check_old(group: Any, place: str, what: str, run: str | None, replace: bool) -> bool:
-    # Whether the labels are those of the run that goes on.
-    import zarr
-
-    old = group[place]
+def _check_there(group: Any, name: str, spec: OutputSpec, where: Any, run: str | None, replace: bool) -> None:
+    place = spec.place(name)
+    old, what = group[place], f"output {place!r} in {where}"
+    if replace:
+        _check_replaceable(group, place, what)
+    else:
+        _check_written_by_runs(old, what)
     mark = old.attrs.get(MARK)
-    ours = run is not None and isinstance(mark, dict) and mark.get("run") == run
-    foreign = unmarked_members(old) if isinstance(old, zarr.Group) else []
-    foreign = foreign or (unknown_files(old) if replace else [])
-    if MARK not in old.attrs or foreign:
-        held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
-        raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
-    if replace and (link := _link_in(group, place)) is not None:
+    if run is not None and isinstance(mark, dict) and mark.get("run") == run:
+        for path, fits in spec.levels(name):
+            if path in group:
+                check_output(group[path], fits)
+    elif not replace:
+        raise FileExistsError(_why_kept(mark, what, goes_on=run is not None))
+
+
+def _check_replaceable(group: Any, place: str, what: str) -> None:
+    _check_written_by_runs(group[place], what, each_file=True)
+    if (link := _link_in(group, place)) is not None:
         raise FileExistsError(
             f"{what} cannot be replaced, {link} is a symbolic link: move the folder that it leads to into its place, "
             "or choose another output"
         )
-    if ours or replace:
-        return ours
-    if run is not None:
-        raise FileExistsError(f"{what} was written by another run: pass overwrite=True to begin again")
+
+
+def _check_written_by_runs(old: Any, what: str, *, each_file: bool = False) -> None:
+    import zarr
+
+    foreign = unmarked_members(old) if isinstance(old, zarr.Group) else []
+    foreign = foreign or (unknown_files(old) if each_file else [])
+    if MARK not in old.attrs or foreign:
+        held = f" holds {foreign[0]!r}, which" if foreign and MARK in old.attrs else " exists and"
+        raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
+
+
+def _why_kept(mark: Any, what: str, *, goes_on: bool) -> str:
+    # Message about labels of another run that may not be replaced.
+    if goes_on:
+        return f"{what} was written by another run: pass overwrite=True to begin again"
     if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
-        raise FileExistsError(
+        return (
             f"{what} is not whole, and no record of its run is in this scratch: if the run had another one, pass "
             f"scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
         )
-    raise FileExistsError(
+    return (
         f"{what} exists: pass overwrite=True to replace it (resume=True gives back what a run of the same inputs and "
         "parameters has completed)"
     )
