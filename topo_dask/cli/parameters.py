@@ -1,7 +1,7 @@
 """Parameters of classes, from options and from a file."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -59,31 +59,20 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
     given, else for the one in the metadata of the inputs.
     """
     values = dict(values)
-    # Options win over the file, and the file over the published values.
-    flags = {name: values.pop(name) for name in PER_CLASS}
-    flags = {name: value for name, value in flags.items() if value is not None}
+    flags = {name: value for name in PER_CLASS if (value := values.pop(name)) is not None}
     classes, config = values.pop("classes"), values.pop("config")
+    names = classes or list(config or ())
     if flags:
-        names = classes or list(config or ())
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
-        preset, base = values["preset"], config
-        if not base:
-            base = _defaults(semantic, flow, values, flags)
-            values["preset"] = None  # used up: a run with given parameters refuses a preset
-        # A class that is neither in the file nor among the defaults gets the options as its parameters only if all
-        # essential ones are given: no default of the others would fit its objects.
-        own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
-        if preset and (outside := sorted(own.keys() - base.keys())):
-            raise click.UsageError(
-                f"--preset is for classes with default parameters; {outside[0]!r} has none: for objects that touch "
-                "give it --merge agglomerate --radius 1.5 --steps 200 --step-size 0.5"
-            )
-        found = {**own, **{name: {**parameters, **flags} for name, parameters in base.items()}}
+        # Options win over the file, and the file over the published values.
+        found = _with_flags(config or _defaults(semantic, flow, values, flags), flags, names, values["preset"])
         if found.keys().isdisjoint(names):
             raise ValueError(nothing_to_segment(names, config))
+        if not config:
+            values["preset"] = None  # used up: a run with given parameters refuses a preset
         config = found
-    _check_whole(config or {}, classes or list(config or ()))
+    _check_whole(config or {}, names)
     error = values.pop("flow_error_threshold")
     if config and error == 0:  # a 0 tells the functions to use each class's own threshold; here it turns all off
         config = {name: {**parameters, "flow_error_threshold": 0.0} for name, parameters in config.items()}
@@ -91,7 +80,21 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
-def _check_whole(config: dict[str, Any], names: list[str]) -> None:
+def _with_flags(
+    base: dict[str, Any], flags: dict[str, Any], names: Sequence[str], preset: str | None
+) -> dict[str, dict[str, Any]]:
+    # Some parameters of all classes replaced. A class that is neither in the file nor among the defaults gets the
+    # options as its parameters only if all essential ones are given: no default of the others would fit its objects.
+    own = dict.fromkeys(names, flags) if flags.keys() >= set(ESSENTIAL) else {}
+    if preset and (outside := sorted(own.keys() - base.keys())):
+        raise click.UsageError(
+            f"--preset is for classes with default parameters; {outside[0]!r} has none: for objects that touch "
+            "give it --merge agglomerate --radius 1.5 --steps 200 --step-size 0.5"
+        )
+    return {**own, **{name: {**parameters, **flags} for name, parameters in base.items()}}
+
+
+def _check_whole(config: dict[str, Any], names: Sequence[str]) -> None:
     # A gap in a published class is only warned of later, with the value that is used: its user may expect the published
     # value. For other classes no value can be expected.
     for name in names:
