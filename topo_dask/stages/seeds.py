@@ -7,6 +7,7 @@ Z-order. Tables are filed in bundles of consecutive rows, with the box of each b
 bundles, whether its instances are many or large, and finds out from the boxes which ones.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import z_order
 from ..kernels.nearest import box_distances2, box_reaches2
-from ..stores.scratch import Arrays, Scratch
+from ..stores.scratch import Scratch
 from .job import BlockRows, Job
 
 PIECE = 1 << 12
@@ -59,21 +60,21 @@ def file_seeds(
     instance, place = np.searchsorted(wanted, ids[seeds]), _places_in_z_order(rows)[seeds]
     order = _in_order_of_first(instance, place)
     seeds, instance, place = seeds[order], instance[order], place[order]
-    opens, enters = _runs(instance, place), _runs(instance)
-    begins = np.searchsorted(opens, enters)
-    instances = {
-        "ids": wanted[instance[enters]],
-        "begins": begins,
-        "ends": np.append(begins[1:], len(opens)),
-        "lowest": np.minimum.reduceat(new[seeds], enters),
-        "highest": np.maximum.reduceat(new[seeds], enters),
-    }
-    at = np.argsort(instance[enters])  # the row of each wanted instance
-    low = np.minimum.reduceat(lower[seeds], opens, axis=0)
-    high = np.maximum.reduceat(upper[seeds], opens, axis=0)
+    row_starts, instance_starts = _runs(instance, place), _runs(instance)
+    low = np.minimum.reduceat(lower[seeds], row_starts, axis=0)
+    high = np.maximum.reduceat(upper[seeds], row_starts, axis=0)
     file_table(job.scratch, TABLE, low, high)
-    own = ((block.key, ids[part][small[part]]) for block, part in rows)
-    mine = ((key, np.sort(at[np.searchsorted(wanted, np.unique(some))])) for key, some in own if len(some))
+    begins = np.searchsorted(row_starts, instance_starts)
+    instances = {
+        "ids": wanted[instance[instance_starts]],
+        "begins": begins,
+        "ends": np.append(begins[1:], len(row_starts)),
+        "lowest": np.minimum.reduceat(new[seeds], instance_starts),
+        "highest": np.maximum.reduceat(new[seeds], instance_starts),
+    }
+    row_of = np.argsort(instance[instance_starts])  # for each wanted instance its row in `instances`
+    own = ((block.key, np.unique(ids[part][small[part]])) for block, part in rows)
+    mine = ((key, np.sort(row_of[np.searchsorted(wanted, some)])) for key, some in own if len(some))
     job.scratch.put_each(SMALL, ((key, {name: column[i] for name, column in instances.items()}) for key, i in mine))
 
 
@@ -146,17 +147,12 @@ class SeedTable:
         The box of a row has seeds at all its faces. So each row bounds the distance of the nearest seed. Rows beyond
         the smallest bound are not returned, and bundles beyond it are not read.
         """
-        numbers = np.arange(begin // PIECE, (end - 1) // PIECE + 1)
-        # The first and the last bundle also hold rows of other instances, which make their boxes larger: a single one
-        # is read without a look at its box.
-        boxes = self._boxes() if len(numbers) != 1 else None
-        distances2 = np.zeros(1) if boxes is None else _distances2(boxes, numbers, start, stop)
         reach2 = np.inf
         found = [(np.empty((0, 3), np.int64),) * 2]
-        for i in np.argsort(distances2, kind="stable"):
-            if distances2[i] > reach2:
+        for distance2, number in self._bundles_near(begin, end, start, stop):
+            if distance2 > reach2:
                 break
-            bundle, skipped = self._bundle(int(numbers[i])), int(numbers[i]) * PIECE
+            bundle, skipped = self._bundle(number), number * PIECE
             part = slice(max(begin - skipped, 0), end - skipped)
             lower, upper = bundle["lower"][part], bundle["upper"][part]
             reach2 = min(reach2, box_reaches2(start, stop, lower, upper).min())
@@ -166,8 +162,16 @@ class SeedTable:
         kept = box_distances2(start, stop, lower, upper) <= reach2
         return lower[kept], upper[kept]
 
-
-def _distances2(
-    boxes: Arrays, numbers: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    return box_distances2(start, stop, boxes["lower"][numbers], boxes["upper"][numbers])
+    def _bundles_near(
+        self, begin: int, end: int, start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> Iterator[tuple[int, int]]:
+        # Squared distance and number of each bundle with rows in begin..end, the nearest first. The first and the last
+        # also hold rows of other instances, which make their boxes larger: a single one needs no look at its box.
+        numbers = np.arange(begin // PIECE, (end - 1) // PIECE + 1)
+        if len(numbers) == 1:
+            yield 0, int(numbers[0])
+            return
+        boxes = self._boxes()
+        distances2 = box_distances2(start, stop, boxes["lower"][numbers], boxes["upper"][numbers])
+        for i in np.argsort(distances2, kind="stable"):
+            yield int(distances2[i]), int(numbers[i])
