@@ -129,6 +129,9 @@ class RecentReads:
         return block if block.read == box else None
 
     def _put_together(self, channels: slice, box: Box, lower: Sequence[_Slab | None]) -> NDArray[Any]:
+        # The block before along an axis reads the same voxels along the other two. So the slab that it left begins at
+        # the start of the box along this axis, and spans the box along the others: what lies in no slab is the box that
+        # begins where they end.
         z, y, x = (slab.box.stop[axis] if slab else box.start[axis] for axis, slab in zip(_AXES, lower, strict=True))
         rest = Box((z, y, x), box.stop)
         if rest == box:
