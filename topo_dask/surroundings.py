@@ -102,29 +102,29 @@ def _compute(*collections: Any) -> None:
 
 @contextmanager
 def _own_pool(in_task: bool) -> Iterator[Pool | None]:
-    # Dask's scheduler of processes starts new ones for every graph, here for every stage, unless it is given a pool.
-    # Dask's own thread pool lets running tasks continue after an error, even into interpreter shutdown; our pool is
-    # joined first. A pool that the user has configured may be running this code as one of its tasks: we would wait for
-    # the thread that we hold.
+    # None where tasks need no pool, or Dask uses what the user has configured.
     import dask
     from dask.multiprocessing import get, get_context
 
     own = dask.config.get("pool", None) or dask.config.get("multiprocessing.initializer", None)
-    n = local_workers()
     configured = configured_scheduler()
-    if configured is get:
-        if own is not None:
-            yield None
-            return
-        with ProcessPoolExecutor(n, get_context(), _begin_process) as processes:
-            yield processes
-    elif configured is not dask.local.get_sync and (
-        in_task or current_thread() is not main_thread() or (own is None and configured is dask.threaded.get)
-    ):
-        with ThreadPoolExecutor(n) as pool:
-            yield pool
-    else:
+    if configured is dask.local.get_sync or (configured is get and own is not None):
         yield None
+        return
+    if configured is get:  # which starts new processes for every graph, here for every stage, unless it is given a pool
+        with ProcessPoolExecutor(local_workers(), get_context(), _begin_process) as processes:
+            yield processes
+        return
+    # A pool that the user has configured may be running this code as one of its tasks: we would wait for the thread
+    # that we hold.
+    may_be_in_task = in_task or current_thread() is not main_thread()
+    if not may_be_in_task and (own is not None or configured is not dask.threaded.get):
+        yield None
+        return
+    # Dask's own thread pool lets running tasks continue after an error, even into interpreter shutdown; ours is joined
+    # first.
+    with ThreadPoolExecutor(local_workers()) as pool:
+        yield pool
 
 
 def _begin_process() -> None:
