@@ -184,20 +184,19 @@ def plan_volume(
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
     margin = triple(default if halo is None else halo, "halo", at_least=0)
-    workers, threads, memory = machine or resources(memory_limit)
-    allowed = allowed_per_task(memory, threads)
+    have = machine or resources(memory_limit)
+    allowed = allowed_per_task(have.memory, have.threads)
     items = semantic.dtype.itemsize, flow.dtype.itemsize, used_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
     shared = flow.shape[0] if tracked_together(flow, len(classes)) else 3
     footprint = Footprint(shape, margin, *items, shared)
-    tasks = BLOCKS_EACH * workers * threads
+    tasks = BLOCKS_EACH * have.workers * have.threads
     block, chunks = _choose_blocks(block_shape, recorded, semantic, footprint, allowed, tasks)
     if ome_zarr is not None and image is not None:
         _check_image(image, shape, placement)
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
-    smaller = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
-    task_mem = check_memory(footprint, block, allowed, smaller)
-    left_over = threads * (allowed - task_mem)
+    remedy = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
+    memory = _choose_memory(have, footprint, block, remedy)
     grid = BlockGrid(shape, block, margin)
     return RunPlan(
         semantic=CheckedArray(semantic, "semantic", "background"),
@@ -211,12 +210,8 @@ def plan_volume(
         threshold=threshold,
         chunks=chunks,
         pyramid=pyramid,
-        task_mem=task_mem,
-        allowed_mem=allowed,
-        global_mem=allowed_per_task(memory, 1),
-        pages_mem=min(PAGES_MEM, left_over // 2),
-        recent_mem=min(RECENT_MEM, left_over // 2),
         shared_channels=shared,
+        **memory,
     )
 
 
@@ -252,6 +247,20 @@ def _choose_blocks(
         return choose_block_shape(footprint, chunks, allowed, tasks), chunks
     block = triple(block_shape, "block_shape")
     return block, _chunks_within(block, footprint.shape)
+
+
+def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy: str) -> dict[str, int]:
+    # The bytes of a plan; MemoryError when a task would take more than it may.
+    allowed = allowed_per_task(have.memory, have.threads)
+    task_mem = check_memory(footprint, block, allowed, remedy)
+    left_over = have.threads * (allowed - task_mem)
+    return {
+        "task_mem": task_mem,
+        "allowed_mem": allowed,
+        "global_mem": allowed_per_task(have.memory, 1),
+        "pages_mem": min(PAGES_MEM, left_over // 2),
+        "recent_mem": min(RECENT_MEM, left_over // 2),
+    }
 
 
 def warn_of_doubts(plan: RunPlan) -> None:
