@@ -191,7 +191,7 @@ def job_of_some_blocks(folder: Path) -> tuple[Stage, Job, list[str]]:
 def test_a_cluster_that_adapts_is_given_a_reason_to_start_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 20.0)
+    monkeypatch.setattr(cluster, "MAX_ABSENCE", 20.0)
     stage, job, keys = job_of_some_blocks(tmp_path)
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as adapting, Client(adapting) as client:
         adapting.adapt(minimum=0, maximum=1, interval="50ms")
@@ -207,7 +207,7 @@ def wait_paused(job: Job, key: str) -> None:
 
 
 def test_a_paused_worker_may_end_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 2.5)  # of heartbeats, half a second each, some have come by then
+    monkeypatch.setattr(cluster, "MAX_ABSENCE", 2.5)  # of heartbeats, half a second each, some have come by then
     monkeypatch.setattr(cluster, "_CHECK", 0.1)
     _, job, keys = job_of_some_blocks(tmp_path)
     with (
@@ -222,7 +222,7 @@ def test_a_paused_worker_may_end_its_task(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_cluster_whose_workers_are_all_paused_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "MAX_ABSENCE", 0.5)
     monkeypatch.setattr(cluster, "_CHECK", 0.1)
     stage, job, keys = job_of_some_blocks(tmp_path)
     with (

@@ -561,7 +561,7 @@ def test_workers_that_a_local_cluster_gives_up_are_asked_back(
 ) -> None:
     import dask
 
-    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 40)
+    monkeypatch.setattr("topo_dask.cluster.MAX_ABSENCE", 40)
     given_up = list(client.cluster.workers.values())
 
     def kill() -> None:
@@ -589,7 +589,7 @@ def test_scratch_that_workers_can_not_reach(folder: Path, client: Any) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(200)
 def test_a_cluster_without_workers_is_an_error(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+    monkeypatch.setattr("topo_dask.cluster.MAX_ABSENCE", 3)
     leave = threading.Thread(
         target=lambda: (wait_for(lambda: len(records(folder)) > 40), client.cluster.scale(0)),
     )
@@ -636,7 +636,7 @@ def test_scheduler_killed_or_stopped(folder: Path, number: signal.Signals, monke
     import dask
     from distributed import Client
 
-    monkeypatch.setattr("topo_dask.cluster.PATIENCE", 3)
+    monkeypatch.setattr("topo_dask.cluster.MAX_ABSENCE", 3)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
         cluster_of_processes(folder) as (where, (scheduler, _)),

@@ -15,7 +15,7 @@ from .stages.stage import Stage
 MAX_KILLERS = 8
 """Number of tasks that kill their worker after which a stage is given up."""
 
-PATIENCE = 300.0
+MAX_ABSENCE = 300.0
 """Seconds that a cluster may be without workers, or its scheduler out of reach, before the run ends with an error."""
 
 _AHEAD = 128
@@ -37,7 +37,7 @@ def on_cluster(client: Any) -> Executor:
 
     The scheduler gives up a task that was on several workers when they died, even if another task killed them. Such
     tasks are done again one by one. A task that kills its worker even then is left out, the rest of the stage is done,
-    and a RuntimeError names what was left out. A cluster that has no workers for longer than `PATIENCE` is a
+    and a RuntimeError names what was left out. A cluster that has no workers for longer than `MAX_ABSENCE` is a
     RuntimeError too: Dask itself would wait forever.
     """
 
@@ -122,7 +122,7 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
         elif time.monotonic() - checked > _CHECK:
             _wait_for_threads(client, stage, job)
             checked = time.monotonic()
-            if checked - ended > PATIENCE:
+            if checked - ended > MAX_ABSENCE:
                 _refuse_paused(client, stage, job)
         else:
             time.sleep(_LOOK)
@@ -134,7 +134,7 @@ def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if workers and all(worker["status"] == "paused" and not _is_busy(worker) for worker in workers):
         raise RuntimeError(
-            f"class {job.name!r}, stage {stage.name!r}: no task has ended for {PATIENCE:.0f} s, and all workers are "
+            f"class {job.name!r}, stage {stage.name!r}: no task has ended for {MAX_ABSENCE:.0f} s, and all workers are "
             "paused, as Dask does with those short of memory. Give them more or choose a smaller memory_limit; then "
             "run again with resume=True"
         )
@@ -160,13 +160,15 @@ def restore_workers(client: Any) -> None:
 
 def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
     # Number of threads of all workers; RuntimeError when there are none for too long.
-    end, demand = time.monotonic() + PATIENCE, None
+    end, demand = time.monotonic() + MAX_ABSENCE, None
     while True:
         restore_workers(client)
         reason = "has no workers"
         try:
             # Without a timeout, a scheduler whose process is suspended would be waited for without end.
-            threads: int = sum(client.sync(client.scheduler.ncores, workers=None, callback_timeout=PATIENCE).values())
+            threads: int = sum(
+                client.sync(client.scheduler.ncores, workers=None, callback_timeout=MAX_ABSENCE).values()
+            )
             if threads:
                 return threads
             # An adaptive cluster starts workers only when there is a task for them.
@@ -178,7 +180,7 @@ def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
                 f"class {job.name!r}, stage {stage.name!r}: the cluster {reason}. Start it, or its workers, again and "
                 "run with resume=True; their logs tell why they ended"
             )
-        time.sleep(min(1.0, PATIENCE))
+        time.sleep(min(1.0, MAX_ABSENCE))
 
 
 def _killed(stage: Stage, job: Job, keys: Sequence[str], state: str) -> RuntimeError:
