@@ -179,7 +179,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path: Path) -> Non
     scratch = FileScratch(str(tmp_path / "s"))
     with locks.claim(scratch):
         match = rf"another run is at work .* process {os.getpid()} of "
-        with pytest.raises(FileExistsError, match=match), locks.claim(scratch, insist=True):
+        with pytest.raises(FileExistsError, match=match), locks.claim(scratch, take_over=True):
             pass
     assert not (tmp_path / "s").exists()
     holder = "f" * 32
@@ -192,7 +192,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path: Path) -> Non
         scratch.put("lock", holder, holder=to_bytes({**gone, **elsewhere}))
         with pytest.raises(FileExistsError, match=f"of {elsewhere.get('host', gone['host'])}"), locks.claim(scratch):
             pass
-        with locks.claim(scratch, insist=True):
+        with locks.claim(scratch, take_over=True):
             assert len(scratch.keys("lock")) == 1
 
 

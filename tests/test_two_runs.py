@@ -206,7 +206,7 @@ def test_a_process_at_work_is_known_by_its_start_though_the_clock_was_set(
         scratch.put("lock", "other", holder=to_bytes(holder))
         told = pytest.raises(FileExistsError, match=f"is at work in .*: process {other.pid} of")
         with told if held else nullcontext():
-            locks.check_free(scratch, insist=True)
+            locks.check_free(scratch, take_over=True)
         other.communicate()
 
 
@@ -220,7 +220,7 @@ def test_a_lock_from_before_the_machine_was_booted_does_not_count(
             holder = {**locks._this_process(), "pid": other.pid, **start_of(other.pid), "boot": boot}
             scratch.put("lock", "other", holder=to_bytes(holder))
             with pytest.raises(FileExistsError, match="is at work") if held else nullcontext():
-                locks.check_free(scratch, insist=True)
+                locks.check_free(scratch, take_over=True)
         other.communicate()
 
 

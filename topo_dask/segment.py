@@ -213,14 +213,14 @@ def segment_volume(
     if resume and ledger.read_run(store) is None and (whole := asked.finished()):
         ledger.clear_void(store)
         return whole
-    insist = resume or overwrite
-    _check_free(target, store, insist)
+    take_over = resume or overwrite
+    _check_free(target, store, take_over)
     if asked.admit(lambda: there)[0] is None:  # refuse what can be refused before anything is written
         check_space(plan, store.url, target.url)
         warn_of_doubts(plan)
     with (
         _freed_memory_given_back(),
-        _claimed(target, store, insist) as check,
+        _claimed(target, store, take_over) as check,
         ambient() as executor,
         on_stderr() if progress is True else nullcontext(progress or None) as bars,
     ):
@@ -265,18 +265,20 @@ def _lock_places(target: Target, scratch: FileScratch) -> list[FileScratch]:
     return [scratch] if target.locks is None else [FileScratch(target.locks), scratch]
 
 
-def _check_free(target: Target, scratch: FileScratch, insist: bool) -> None:
+def _check_free(target: Target, scratch: FileScratch, take_over: bool) -> None:
     # Checked first: the scratch and labels of a run at work look like those of an interrupted one, and the errors about
     # these would advise to resume or replace it.
-    in_parallel(*(partial(locks.check_free, place, insist=insist) for place in _lock_places(target, scratch)))
+    in_parallel(*(partial(locks.check_free, place, take_over=take_over) for place in _lock_places(target, scratch)))
 
 
 @contextmanager
-def _claimed(target: Target, scratch: FileScratch, insist: bool) -> Iterator[Callable[[], None]]:
+def _claimed(target: Target, scratch: FileScratch, take_over: bool) -> Iterator[Callable[[], None]]:
     # Keeps other runs out of output and scratch. Yields a function that raises RuntimeError when another run has taken
     # over one of them.
     with ExitStack() as stack:
-        claims = [stack.enter_context(locks.claim(place, insist=insist)) for place in _lock_places(target, scratch)]
+        claims = [
+            stack.enter_context(locks.claim(place, take_over=take_over)) for place in _lock_places(target, scratch)
+        ]
 
         def check() -> None:
             for claim in claims:

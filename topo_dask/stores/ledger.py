@@ -173,5 +173,5 @@ def clear(scratch: FileScratch) -> None:
 def clear_void(scratch: FileScratch) -> None:
     """Remove the rest of a run whose removal was interrupted."""
     if is_void(scratch):
-        with claim(scratch, insist=True):
+        with claim(scratch, take_over=True):
             clear(scratch)

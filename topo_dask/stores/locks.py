@@ -37,20 +37,20 @@ class Claim:
 
 
 @contextmanager
-def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
+def claim(scratch: FileScratch, *, take_over: bool = False) -> Iterator[Claim]:
     """Keep every other run out of scratch, or another folder of locks, for as long as the context lasts.
 
     A run files its lock and then looks for other locks: when two runs begin at once, at most one of them goes on. The
     lock of a process of this machine that has ended is removed. Whether a process of another machine, or of another
-    container, is alive cannot be seen from here. A run that insists removes the lock of such a process; therefore each
+    container, is alive cannot be seen from here. A run that takes over removes the lock of such a process; so each
     run checks, between its stages, that its own lock is still there.
 
     Parameters
     ----------
     scratch : FileScratch
         Scratch of the run.
-    insist : bool
-        Whether to ignore locks of other machines: set when the caller passed `resume` or `overwrite`.
+    take_over : bool
+        Whether to take over from runs of other machines: set when the caller passed `resume` or `overwrite`.
 
     Yields
     ------
@@ -67,10 +67,10 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
     try:
         for _ in range(_CLAIMS):
             # One look is enough: a lock that the store hides now is found by the next call, after ours is filed.
-            if (other := _other_run(scratch, token, insist, looks=1)) is not None:
+            if (other := _other_run(scratch, token, take_over, looks=1)) is not None:
                 break
             _file_lock(scratch, token)
-            if (other := _other_run(scratch, token, insist)) is None:
+            if (other := _other_run(scratch, token, take_over)) is None:
                 break
             scratch.remove(LOCK, token)
             time.sleep(random.uniform(0.05, 0.5))
@@ -86,9 +86,9 @@ def claim(scratch: FileScratch, *, insist: bool = False) -> Iterator[Claim]:
         scratch.prune()
 
 
-def check_free(scratch: FileScratch, *, insist: bool) -> None:
+def check_free(scratch: FileScratch, *, take_over: bool) -> None:
     """Raise FileExistsError as `claim` does when another run is at work, but look only once and write nothing."""
-    if (other := _other_run(scratch, "", insist, looks=1)) is not None:
+    if (other := _other_run(scratch, "", take_over, looks=1)) is not None:
         raise _refusal(scratch, other)
 
 
@@ -113,7 +113,7 @@ def _file_lock(scratch: FileScratch, token: str) -> None:
             return
 
 
-def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None = None) -> dict[str, Any] | None:
+def _other_run(scratch: FileScratch, token: str, take_over: bool, looks: int | None = None) -> dict[str, Any] | None:
     # The holder of another lock, a process that may be at work here; None where there is no such lock.
     for key in sorted(scratch.keys(LOCK, looks) - {token}):
         bundle = find(scratch, LOCK, key)
@@ -121,7 +121,7 @@ def _other_run(scratch: FileScratch, token: str, insist: bool, looks: int | None
             holder: dict[str, Any] = json.loads(bytes(bundle["holder"]))
             ours = _this_process()
             here = all(holder.get(name) == ours[name] for name in ("host", "processes"))
-            if _is_held(key, holder) if here else not insist:
+            if _is_held(key, holder) if here else not take_over:
                 return holder
     return None
 
@@ -154,4 +154,4 @@ def at_work(scratch: FileScratch) -> dict[str, Any] | None:
 
     Whether a process of another machine is alive cannot be seen from here: it counts as being at work.
     """
-    return _other_run(scratch, "", insist=False)
+    return _other_run(scratch, "", take_over=False)
