@@ -300,6 +300,16 @@ def test_an_array_that_is_a_level_of_an_image_that_is_not_understood_is_refused(
         open_input(tmp_path / "a.zarr/s0", "flow")
 
 
+@pytest.mark.parametrize("kind", ["path", "open"])
+def test_damaged_metadata_of_the_image_around_an_array_are_an_error_of_the_argument(tmp_path, kind):
+    write_image(tmp_path / "a.zarr", image_of(NM, [scale(8, 4, 4)]))
+    given = tmp_path / "a.zarr/s0"
+    array = zarr.open_array(given) if kind == "open" else given
+    (tmp_path / "a.zarr/zarr.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^flow: .*a\.zarr: its zarr metadata cannot be read"):
+        open_input(array, "flow")
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("above", ["a.zarr", "a.zarr/predicted"])
 def test_an_array_that_lies_in_another_has_no_place(tmp_path, above, zarr_format):
