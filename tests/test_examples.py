@@ -132,6 +132,14 @@ def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path: Path, monke
         done = invoke(*places, *again)
         assert done.exit_code == 0, (command, done.output)
 
+    volumes, joined = python_blocks(ROOT / "docs" / "running.md")
+    names: dict[str, Any] = {}
+    exec(volumes, names)
+    assert names["volumes"] == {1: pytest.approx(18**3 * 0.032 * 0.008 * 0.008)}
+    zarr.create_array("truth.zarr", data=np.where(np.arange(24) < 12, truth, 2 * truth), overwrite=True)
+    exec(joined, names)
+    assert names["joined"] == {1: [1, 2]}
+
 
 @pytest.mark.parametrize(("name", "arguments", "says"), CASES, ids=[case[0] for case in CASES])
 def test_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
