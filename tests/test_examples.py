@@ -141,6 +141,17 @@ def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path: Path, monke
     assert names["joined"] == {1: [1, 2]}
 
 
+def test_the_parameters_of_the_worked_example_do_what_the_page_says() -> None:
+    page = ROOT / "docs" / "parameters.md"
+    (example,) = python_blocks(page)
+    told = re.findall(r"^\| ([^|]+) \| (\d+) \| (0\.\d+) \|", page.read_text(), re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["found"] == {name: (int(n), pytest.approx(float(error), abs=0.001)) for name, n, error in told}
+    assert names["truth"].max() == 12
+    assert np.bincount(names["truth"].ravel())[1:].min() == 3153
+
+
 @pytest.mark.parametrize(("name", "arguments", "says"), CASES, ids=[case[0] for case in CASES])
 def test_example_runs(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
     assert re.search(says, run(name, arguments, tmp_path))
