@@ -75,7 +75,7 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     truth[2:12, 3:13, 3:13], truth[58:68, 3:13, 3:13] = 1, 2
     mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
     page = ROOT / "docs" / "inputs.md"
-    in_memory, in_layers, cellpose = python_blocks(page)
+    in_memory, in_pieces, tiff, cellpose, flat = python_blocks(page)
 
     np.save("semantic.npy", mask)
     np.save("flow.npy", flow)
@@ -85,12 +85,27 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
         shutil.rmtree(name)
     held = nullcontext({"semantic": mask[None], "flow": flow})  # in the place of HDF5, which the tests do not need
     monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda name: held))
-    exec(in_layers, {})
+    exec(in_pieces, {})
     check_stored(mask, flow)
 
-    names: dict[str, Any] = {"flows": [None, 5 * flow, 12 * mask - 6]}
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite("flow.tif", flow, compression="zlib", metadata={"axes": "CZYX"})
+    Path("planes").mkdir()
+    for z, plane in enumerate(mask):
+        tifffile.imwrite(f"planes/{z:03}.tif", plane, compression="zlib")
+    names: dict[str, Any] = {}
+    exec(tiff, names)
+    np.testing.assert_array_equal(names["flow"][:], flow)
+    np.testing.assert_array_equal(names["semantic"][:], mask)
+    for name in ("flow", "semantic"):
+        names[name].store.close()
+
+    names = {"flows": [None, 5 * flow, 12 * mask - 6]}
     exec(cellpose, names)
     np.testing.assert_array_equal(names["labels"], truth)
+    plane_flow = direct_flow(truth[5:6])[1:, 0]
+    exec(flat, {**names, "flows": [None, 5 * plane_flow, 12 * mask[5] - 6]}, planar := {})
+    np.testing.assert_array_equal(planar["labels"], truth[5])
     zarr.create_array("semantic.zarr", data=12 * mask[None] - 6, overwrite=True, config={"write_empty_chunks": True})
     command = re.search(r"`topo-dask (run .*?)`", page.read_text())
     assert command
