@@ -50,11 +50,18 @@ def take_census(job: Job, stage: Stage, tasks: Collection[str], *, new: bool = F
     scratch.put(FILED, stage.name, **{kind: np.frombuffer(keys, np.uint8) for kind, keys in lines.items()})
 
 
-def check_filed(job: Job, stages: Iterable[Stage]) -> None:
-    """Raise OSError when a bundle that a stage has filed is not there."""
-    if isinstance(job.scratch, FileScratch):
-        for stage in stages:
-            _refuse_lost(job.scratch, _lost(job.scratch, stage))
+def check_done(job: Job, stages: Sequence[Stage]) -> None:
+    """Raise OSError when a bundle of these stages is lost, RuntimeError when a task of theirs is not on record."""
+    scratch = job.scratch
+    assert isinstance(scratch, FileScratch)
+    for stage in stages:
+        _refuse_lost(scratch, _lost(scratch, stage))
+    for stage in stages:
+        if left := stage.keys_left(job):
+            raise RuntimeError(
+                f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record in {scratch.url} after the run; "
+                "run again with resume=True"
+            )
 
 
 def _refuse_lost(scratch: FileScratch, lost: Sequence[tuple[str, str]]) -> None:

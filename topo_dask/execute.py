@@ -12,11 +12,10 @@ from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
 
-from .census import check_filed, take_census
+from .census import take_census
 from .machine import usable_cores
 from .stages.job import Job
 from .stages.stage import Stage
-from .stores.scratch import FileScratch
 
 WINDOW = 4096
 """Tasks handed to a local scheduler at once."""
@@ -79,18 +78,6 @@ def run(
         check()
         for one in stage.jobs_of(job):
             take_census(one, stage, keys, new=new)
-
-
-def check_done(job: Job, stages: Sequence[Stage]) -> None:
-    """Raise RuntimeError when a task of these stages is not on record, OSError when a bundle is lost."""
-    check_filed(job, stages)
-    for stage in stages:
-        if left := stage.keys_left(job):
-            where = f" in {job.scratch.url}" if isinstance(job.scratch, FileScratch) else ""
-            raise RuntimeError(
-                f"class {job.name!r}, stage {stage.name!r}: {left[0]} is not on record{where} after the run; "
-                "run again with resume=True"
-            )
 
 
 def serial(stage: Stage, job: Job, keys: Sequence[str], tick: Tick) -> None:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
-from .census import forget_lost, forget_stages
+from .census import check_done, forget_lost, forget_stages
 from .config import Preset
-from .execute import Progress, check_done, run
+from .execute import Progress, run
 from .plan import track_together
 from .progress import on_stderr
 from .readiness import make_ready
