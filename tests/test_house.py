@@ -22,7 +22,7 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages([str(ROOT)], "topo_dask.") if not module.name.endswith("__main__")
 )
 FLOORS = """
-version machine binding config kernels blocks
+version machine binding config given kernels blocks
 stores doubts synthetic targets scores
 stages looking
 plan
@@ -44,7 +44,7 @@ LEVEL = {name: level for level, names in enumerate(FLOORS.split("\n")) for name 
 
 NARROW = {
     "stores": {"blocks", "kernels"},
-    "stages": {"blocks", "config", "kernels", "stores"},
+    "stages": {"blocks", "config", "given", "kernels", "stores"},
     "plan": {"blocks", "config", "stages", "stores"},
     "census": {"plan", "stages", "stores"},
     "execute": {"census", "machine", "plan", "stages", "stores"},

@@ -355,6 +355,7 @@ REFUSED = [
     ),
     (lambda: contingency(A, [[1]]), TypeError, "labels is a list"),
     (lambda: contingency(A.astype(float), A), TypeError, "truth has dtype float64"),
+    (lambda: contingency(A, np.ma.masked_equal(A, 0)), TypeError, "labels has masked values"),
     (lambda: contingency(A, A, threads=0), ValueError, "threads is 0"),
     (lambda: contingency(A, np.full((2, 3), 2**63, np.uint64)), OverflowError, "9223372036854775808"),
     (lambda: adapted_rand_error(A), TypeError, "labels is missing"),
@@ -364,6 +365,33 @@ REFUSED = [
     (lambda: splits_and_merges(A, A, least_share=0), ValueError, "least_share is 0"),
     (lambda: ContingencyTable(A[0], A[0], A[0, :2]), ValueError, "expected three equal ones"),
 ]
+
+
+def unlike(cut):
+    """A lazy array of shape (2, 4) whose chunks are not what it declares."""
+    return da.map_blocks(cut, da.ones((2, 4), chunks=2, dtype=int), dtype=int)
+
+
+@pytest.mark.parametrize("other", [np.ones((2, 4), int), da.ones((2, 4), chunks=(1, 3), dtype=int)], ids=type)
+@pytest.mark.parametrize(
+    ("cut", "error", "message"),
+    [
+        (lambda block: block[:, :1], ValueError, r"must have the shape that it declares, \(2, 2\), got \(2, 1\)"),
+        (lambda block: block + 0.5, TypeError, "must hold what it declares, int64, got float64"),
+        (lambda block: np.ma.masked_array(block, True), TypeError, "has masked values"),
+    ],
+)
+def test_chunks_that_are_not_what_they_declare_are_refused(other, cut, error, message):
+    odd = unlike(cut)
+    with dask.config.set(scheduler="synchronous"):
+        for name, pair in (("truth", (odd, other)), ("labels", (other, odd))):
+            with pytest.raises(error, match=f"{name}.* {message}"):
+                contingency(*pair)
+
+
+def test_blocks_of_different_shapes_are_not_counted():
+    with pytest.raises(ValueError, match=r"shape \(1, 3\); expected that of truth, \(2, 3\)"):
+        counting._count_block(A, A[:1])
 
 
 @pytest.mark.parametrize(("call", "error", "message"), REFUSED)

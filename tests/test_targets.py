@@ -217,6 +217,8 @@ REFUSED = [
     (lambda: direct_flow(zarr.zeros((1, 1, 1), dtype="i4")), TypeError, r"labels is a Array; .*from_zarr\(array\)"),
     (lambda: direct_flow(ONES.astype(float)), TypeError, "float64"),
     (lambda: direct_flow(ONES.astype(bool)), TypeError, "bool"),
+    (lambda: direct_flow(np.ma.masked_equal(ONES, 1)), TypeError, "labels has masked values"),
+    (lambda: diffusion_flow(np.ma.masked_equal(ONES, 1)), TypeError, "labels has masked values"),
     (lambda: direct_flow(ONES[0]), ValueError, r"\(2, 2\)"),
     (lambda: direct_flow(LAZY[0]), ValueError, r"\(2, 2\)"),
     (lambda: diffusion_flow(ONES, 0), ValueError, "n_iter is 0"),
@@ -235,6 +237,22 @@ REFUSED = [
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda block: block[:, :1], ValueError, r"must have the shape that it declares, \(2, 2, 2\), got \(2, 1, 2\)"),
+        (lambda block: block + 0.5, TypeError, "must hold what it declares, int32, got float64"),
+        (lambda block: np.ma.masked_equal(block, 1), TypeError, "has masked values"),
+    ],
+)
+def test_chunks_that_are_not_what_they_declare_are_refused(change, error, message):
+    labels = da.from_array(np.ones((2, 4, 2), np.int32), chunks=2).map_blocks(change, dtype=np.int32)
+    with dask.config.set(scheduler="synchronous"):
+        for flow in (direct_flow(labels), diffusion_flow(labels, depth=2)):
+            with pytest.raises(error, match=f"labels.* {message}"):
+                flow.compute()
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 3), (3, 3, 0), (3, 3, 3)])

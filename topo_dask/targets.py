@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple, triple
+from .given import as_declared, check_unmasked
 from .kernels import flow_targets as kernels
 from .kernels.extents import Extents, measure
 from .kernels.hashing import number_values
@@ -55,9 +56,9 @@ def direct_flow(labels: Any) -> Any:
     Raises
     ------
     TypeError
-        `labels` is not a NumPy or dask array, or not of an integer type.
+        `labels` is not a NumPy or dask array, not of an integer type, or has masked values.
     ValueError
-        `labels` is not 3-D, or has chunks of unknown size.
+        `labels` is not 3-D, or has chunks of unknown size; or a chunk has another shape than it declares.
 
     Notes
     -----
@@ -73,7 +74,7 @@ def direct_flow(labels: Any) -> Any:
     """
     _check_labels(labels)
     if not isinstance(labels, np.ndarray):
-        return _lazy_direct(labels)
+        return _lazy_direct(as_declared(labels, "labels"))
     labels = _native(labels)
     return _direct_block(labels, _find_objects(labels), (0, 0, 0))
 
@@ -129,13 +130,13 @@ def diffusion_flow(
     Raises
     ------
     TypeError
-        `labels` is not a NumPy or dask array, or not of an integer type; `labels` is a dask array and there is no
-        `depth` (the flow of a voxel depends on its whole object), or a NumPy array and there is a `depth`; `place` is
-        not three integers.
+        `labels` is not a NumPy or dask array, not of an integer type, or has masked values; `labels` is a dask array
+        and there is no `depth` (the flow of a voxel depends on its whole object), or a NumPy array and there is a
+        `depth`; `place` is not three integers.
     ValueError
         `labels` is not 3-D or has chunks of unknown size; `depth` or `place` is below 0; `n_iter` or `threads` is
-        below 1. When a lazy result is computed: an object has voxels in a block, but its bounding box reaches more than
-        `depth` beyond the block.
+        below 1. When a lazy result is computed: a chunk of `labels` has another shape than it declares; or an object
+        has voxels in a block, but its bounding box reaches more than `depth` beyond the block.
 
     Notes
     -----
@@ -176,7 +177,7 @@ def diffusion_flow(
             "labels is a dask array: the flow of a voxel depends on its whole object; pass depth=, the "
             "number of voxels by which objects reach beyond the blocks they lie in; or pass labels.compute()"
         )
-    return _lazy_diffusion(labels, n_iter, place, depth)
+    return _lazy_diffusion(as_declared(labels, "labels"), n_iter, place, depth)
 
 
 def _check_labels(labels: Any) -> None:
@@ -194,6 +195,7 @@ def _check_labels(labels: Any) -> None:
         raise ValueError(f"labels has shape {labels.shape}; expected three axes (z, y, x)")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {labels.dtype}; expected an integer type")
+    check_unmasked(labels, "labels")
 
 
 def _check_at_least_one(name: str, value: int) -> None:

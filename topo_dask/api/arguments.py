@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from .. import in_memory, lazy
 from ..config import ClassConfig
+from ..given import check_unmasked
 from ..plan import Recipe
 from ..stores.addresses import Place
 from ..stores.inputs import check_named_axes
-from ..stores.volumes import COMPONENTS, check_array, check_unmasked
+from ..stores.volumes import COMPONENTS, check_array
 
 if TYPE_CHECKING:
     import dask.array as da

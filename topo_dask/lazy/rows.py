@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import BlockGrid, Triple, triple
 from ..config import ClassConfig
+from ..given import as_declared
 from ..plan import Recipe, plan_stages
 from ..stages.job import Job
 from ..stages.settle import PARTS, sort_rows
@@ -22,7 +23,7 @@ from .labels import over_grid
 from .leases import open_scratch
 from .options import Array, Options, is_dask
 from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
-from .spilled import Opaque, as_declared
+from .spilled import Opaque
 
 
 def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:

@@ -10,15 +10,11 @@ from numpy.typing import NDArray
 
 from ..stores.checked import CheckedArray
 from ..stores.scratch import FileScratch, find
-from ..stores.volumes import check_unmasked
 from ..surroundings import ambient, compute
 from ..workers import check_workers_reach
 
 SPILL_CHUNK = 64
 """Edge of the chunks of a spilled input."""
-
-
-_REMEDY = "tell map_blocks, or whatever made it, with "
 
 
 class Opaque:
@@ -114,32 +110,6 @@ def _writing(name: str, array: Any, url: str) -> Any:
             config={"write_empty_chunks": True},  # so that a missing chunk is a lost one
         )
     return array.rechunk(chunks).map_blocks(_write_chunk, target, name, dtype=np.bool_, meta=np.empty(0, np.bool_))
-
-
-def as_declared(array: Any, name: str) -> Any:
-    """A dask array that refuses each chunk whose shape or type is not the declared one, as users' code may return any.
-
-    The check comes before chunks are cut or joined: pieces of wrong chunks may fit by chance and would be taken for
-    data. The keys are new: the scheduler may be computing those of `array` for another graph, fused with other tasks.
-    """
-    meta = np.empty((0,) * array.ndim, array.dtype)
-    return array.map_blocks(_check_chunk, name, array.chunks, array.dtype, dtype=array.dtype, meta=meta)
-
-
-def _check_chunk(
-    given: Any, name: str, chunks: tuple[tuple[float, ...], ...], dtype: np.dtype[Any], block_id: Any = None
-) -> NDArray[Any]:
-    check_unmasked(given, name)
-    chunk: NDArray[Any] = np.asarray(given)
-    where = f"{name}: chunk {block_id} of this dask array"
-    declared = tuple(sizes[i] for i, sizes in zip(block_id, chunks, strict=True))
-    if chunk.ndim != len(declared) or any(n != m and m == m for n, m in zip(chunk.shape, declared, strict=True)):
-        raise ValueError(
-            f"{where} must have the shape that it declares, {declared}, got {chunk.shape}: {_REMEDY}chunks="
-        )
-    if not np.can_cast(chunk.dtype, dtype):
-        raise TypeError(f"{where} must hold what it declares, {dtype}, got {chunk.dtype}: {_REMEDY}dtype=")
-    return chunk
 
 
 def _write_chunk(chunk: NDArray[Any], target: Any, name: str, block_info: Any = None) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..given import as_declared, check_unmasked
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
 
@@ -83,9 +84,10 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     Raises
     ------
     TypeError
-        An argument is not one of these arrays, or does not hold integers.
+        An argument is not one of these arrays, does not hold integers, or has masked values.
     ValueError
-        The shapes differ, or `threads` is below 1. This is checked before anything is read.
+        The shapes differ, or `threads` is below 1. This is checked before anything is read. Or a chunk of a dask array
+        has another shape than it declares.
     OverflowError
         An unsigned id of 2**63 or more.
 
@@ -123,10 +125,13 @@ def _check_volume(name: str, array: Any) -> None:
             raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array, zarr.Array or dask array")
     if np.dtype(array.dtype).kind not in "iub":
         raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
+    check_unmasked(array, name)
 
 
 def _count_block(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Chunk: rows (truth, label, count) of one block, sorted."""
+    if truth.shape != labels.shape:  # the kernel would read beyond the end of one of them
+        raise ValueError(f"a block of labels has shape {labels.shape}; expected that of truth, {truth.shape}")
     flat = []
     for name, block in (("truth", truth), ("labels", labels)):
         kind = np.dtype(np.uint8) if block.dtype == bool else block.dtype.newbyteorder("=")
@@ -153,8 +158,9 @@ def _count_with_dask(truth: Any, labels: Any) -> np.ndarray:
     import dask
     import dask.array as da
 
-    left = truth if _is_dask(truth) else da.from_array(truth, labels.chunks, name=False)
-    right = labels if _is_dask(labels) else da.from_array(labels, left.chunks, name=False)
+    left, right = (as_declared(a, name) if _is_dask(a) else a for a, name in ((truth, "truth"), (labels, "labels")))
+    left = left if _is_dask(left) else da.from_array(truth, labels.chunks, name=False)
+    right = right if _is_dask(right) else da.from_array(labels, left.chunks, name=False)
     right = right.rechunk(left.chunks)
     chunk, combine = dask.delayed(_count_block), dask.delayed(_combine)
     pairs = zip(left.to_delayed().ravel(), right.to_delayed().ravel(), strict=True)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import BlockGrid, Triple
+from ..given import check_unmasked
 from ..kernels.sinks import CellGrid
 from ..stores.scratch import Scratch
-from ..stores.volumes import check_unmasked
 from .job import Job
 from .track import SinkTable, file_sinks
 

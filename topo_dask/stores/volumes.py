@@ -25,12 +25,6 @@ COMPONENTS = "its first axis must be the channels: dz, dy, dx"
 """The remedy in messages about a flow that has one axis too few."""
 
 
-def check_unmasked(array: Any, name: str) -> None:
-    """Raise TypeError if a NumPy array masks some of its values, because they would count like the rest."""
-    if np.ma.is_masked(array):
-        raise TypeError(f"{name} has masked values, which would count: say what they are, as with .filled(0)")
-
-
 def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     """Refuse arrays that cannot be an input: wrong number of axes, no numbers, a shape or a chunk beyond the limits.
 

@@ -1,0 +1,40 @@
+"""What holds of every array that a caller gives: no value is masked, and a dask array is what it declares."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_REMEDY = "tell map_blocks, or whatever made it, with "
+
+
+def check_unmasked(array: Any, name: str) -> None:
+    """Raise TypeError if a NumPy array masks some of its values, because they would count like the rest."""
+    if np.ma.is_masked(array):
+        raise TypeError(f"{name} has masked values, which would count: say what they are, as with .filled(0)")
+
+
+def as_declared(array: Any, name: str) -> Any:
+    """A dask array that refuses each chunk whose shape or type is not the declared one, as users' code may return any.
+
+    The check comes before chunks are cut or joined: pieces of wrong chunks may fit by chance and would be taken for
+    data. The keys are new: the scheduler may be computing those of `array` for another graph, fused with other tasks.
+    """
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    return array.map_blocks(_check_chunk, name, array.chunks, array.dtype, dtype=array.dtype, meta=meta)
+
+
+def _check_chunk(
+    given: Any, name: str, chunks: tuple[tuple[float, ...], ...], dtype: np.dtype[Any], block_id: Any = None
+) -> NDArray[Any]:
+    check_unmasked(given, name)
+    chunk: NDArray[Any] = np.asarray(given)
+    where = f"{name}: chunk {block_id} of this dask array"
+    declared = tuple(sizes[i] for i, sizes in zip(block_id, chunks, strict=True))
+    if chunk.ndim != len(declared) or any(n != m and m == m for n, m in zip(chunk.shape, declared, strict=True)):
+        raise ValueError(
+            f"{where} must have the shape that it declares, {declared}, got {chunk.shape}: {_REMEDY}chunks="
+        )
+    if not np.can_cast(chunk.dtype, dtype):
+        raise TypeError(f"{where} must hold what it declares, {dtype}, got {chunk.dtype}: {_REMEDY}dtype=")
+    return chunk
