@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import dask
@@ -361,6 +363,31 @@ def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str])
     assert [e["event"] for e in events] == ["begin", "progress", "end"]
     assert (events[1]["done"], events[1]["rate"], events[1]["eta_seconds"]) == (2, round(2 / 12, 3), 12.0)
     assert events[2]["seconds"] == 20.0
+
+
+class ReadOnly(io.StringIO):
+    """A file that is open for reading."""
+
+    def write(self, _: str) -> int:
+        raise io.UnsupportedOperation("not writable")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"file": "log.jsonl"}, TypeError, "file must be a text file that is open for writing, got 'log.jsonl'"),
+        ({"file": io.BytesIO()}, TypeError, "file must be a text file"),
+        ({"file": ReadOnly()}, TypeError, "file must be a text file that is open"),
+        ({"every": "10"}, TypeError, "every must be a number of seconds, got '10'"),
+        ({"every": -1}, ValueError, "every must be at least 0 seconds, got -1"),
+        ({"every": float("nan")}, ValueError, "every must be at least 0 seconds, got nan"),
+    ],
+)
+def test_a_log_that_could_not_be_written_is_refused_before_the_run(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        JsonLog(**arguments)
 
 
 def test_a_log_that_is_no_terminal_has_lines_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
+from numbers import Real
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -66,12 +67,30 @@ class ProgressBars:
         return lambda: self._bars.advance(bar)
 
 
+def _check_file(file: TextIO) -> None:
+    # Now: a run that has begun would end with its first line.
+    try:
+        file.write("")
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        raise TypeError(f"file must be a text file that is open for writing, got {file!r}") from error
+
+
+def _check_seconds(every: object) -> None:
+    if isinstance(every, bool) or not isinstance(every, Real):
+        raise TypeError(f"every must be a number of seconds, got {every!r}")
+    if not float(every) >= 0:
+        raise ValueError(f"every must be at least 0 seconds, got {every!r}")
+
+
 class _Lines(ABC):
     # A line when a stage begins and one when it ends; between them lines of progress, at least `every` seconds apart.
 
     def __init__(
         self, file: TextIO | None = None, every: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        if file is not None:
+            _check_file(file)
+        _check_seconds(every)
         self._file, self._every, self._clock = file, every, clock
 
     def begin(self, job: Job, stage: Stage, n: int) -> Tick:
@@ -121,6 +140,13 @@ class JsonLog(_Lines):
         Least seconds between two lines of ``progress``.
     clock : callable
         Seconds, always increasing.
+
+    Raises
+    ------
+    TypeError
+        When `file` is no text file that is open for writing, or `every` is no number.
+    ValueError
+        When `every` is below 0 or NaN.
     """
 
     def _format(self, event: str, values: dict[str, Any]) -> str:
