@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -350,7 +351,12 @@ def test_scratch_that_may_be_in_use_is_not_swept(tmp_path: Path, monkeypatch: py
         other.setattr(leases, "boot_id", lambda: None)
         leases._sweep.__wrapped__(str(tmp_path))
     assert [place.exists() for place in places] == [True, True]
-    leases._sweep.__wrapped__(str(tmp_path))
+    gone = folder(leases._machine())
+    gone.rmdir()
+    with monkeypatch.context() as first, os.scandir(tmp_path) as entries:  # another process is faster
+        listed = [SimpleNamespace(name=gone.name, path=str(gone), stat=lambda **_: os.lstat(gone)), *entries]
+        first.setattr(os, "scandir", lambda _: nullcontext(listed))
+        leases._sweep.__wrapped__(str(tmp_path))
     assert [place.exists() for place in places] == [False, True]
 
 

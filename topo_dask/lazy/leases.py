@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..stores.addresses import Place, is_memory, is_url
-from ..stores.places import place_of_scratch
+from ..stores.places import check_folder, place_of_scratch
 from ..stores.processes import boot_id, numbering
 from ..stores.scratch import FileScratch
 
@@ -45,6 +45,7 @@ def open_scratch(place: Place | None) -> FileScratch:
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     root = place_of_scratch(usual if place is None else place).rstrip("/")
     url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{uuid4().hex}"
+    check_folder(root, "the scratch of lazy arrays", "pass scratch=<another folder>")
     if not is_url(url):
         _sweep(root)
         return _Leased(url)
@@ -63,13 +64,16 @@ def _sweep(root: str) -> None:
     # processes it may be impossible to see whether they live.
     import psutil
 
-    with suppress(OSError):
-        for entry in os.scandir(root) if boot_id() is not None else ():
+    if boot_id() is None:
+        return
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
             match = _OURS.fullmatch(entry.name)
-            if match is None or match[1] != _machine() or entry.stat(follow_symlinks=False).st_uid != os.getuid():
+            if match is None or match[1] != _machine() or psutil.pid_exists(int(match[2])):
                 continue
-            if not psutil.pid_exists(int(match[2])):
-                shutil.rmtree(entry.path, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process may be sweeping, too
+                if entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class _Leased(FileScratch):
