@@ -43,7 +43,8 @@ def test_every_class_has_valid_parameters(resolution, preset):
 
 
 @pytest.mark.parametrize(
-    ("asked", "taken"), [(0.1, 8), (11.9, 8), (12, 8), (12.1, 16), (24, 16), (40, 32), (48, 32), (49, 64), (1e9, 64)]
+    ("asked", "taken"),
+    [(0.1, 8), (11.9, 8), (12, 8), (12.1, 16), (24, 16), (40, 32), (48, 32), (49, 64), (1e9, 64), (2**60, 64)],
 )
 @pytest.mark.parametrize("preset", ["published", "touching"])
 @pytest.mark.filterwarnings("ignore:resolution_nm .* is far from:UserWarning")
@@ -123,6 +124,7 @@ INVALID = [
     ((float("nan"),), ValueError, "resolution_nm must be finite"),
     (("8",), TypeError, "resolution_nm must be a number, got '8'"),
     ((True,), TypeError, "resolution_nm must be a number"),
+    ((10**400,), ValueError, "resolution_nm must be finite as a float, below 1.8e308; got a larger int"),
 ]
 
 
@@ -143,6 +145,8 @@ INVALID_CLASSES = [
     ({"flow_error_threshold": -0.1}, ValueError, "flow_error_threshold must be 0 or more"),
     ({"min_fragment_ratio": -1}, ValueError, "min_fragment_ratio must be 0 or more"),
     ({"radius": 4}, ValueError, "unknown parameter 'radius'; known are"),
+    ({"radius": 4, 3: 4}, ValueError, "unknown parameter 3; known are"),
+    ({"step_size": 10**400}, ValueError, "step_size must be finite as a float"),
     (7, TypeError, r"class_config\['mito'\] must be a mapping"),
 ]
 

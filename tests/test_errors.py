@@ -143,6 +143,10 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (4, 5)), TypeError, r"volume_shape must be three integers"),
     (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), 4.5), TypeError, r"volume_shape must be three integers .* got 4.5"),
     (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (4, -5, 6)), ValueError, "volume_shape must be at least 0"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (2**70, 1, 1)), ValueError, r"volume_shape must be below 2\*\*53"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (2**40, 1, 1)), ValueError, "volume_shape has .* may have up to"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (10**7,) * 3), ValueError, "volume_shape has .* may have up to"),
+    (lambda a: cluster(a, VOXEL, np.zeros((1, 3)), (4, 0, 6)), ValueError, r"fg_coords must lie in .*\(4, 0, 6\), got"),
     # Types and values of arrays.
     (lambda a: track(a, MASK.astype(complex)), TypeError, "sem_mask must hold booleans, integers or floats .*complex"),
     (lambda a: track(a, flow=FLOW.astype(complex)), TypeError, "flow must hold booleans, integers or floats"),
@@ -388,6 +392,36 @@ def test_chunks_may_be_of_a_smaller_type_or_another_byte_order() -> None:
     np.testing.assert_array_equal(compute(found), single(as_numpy, min_size=1))
 
 
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (None, "None"),
+        ("mask.zarr", "'mask.zarr'"),
+        (Path("mask.zarr"), r"PosixPath\('mask.zarr'\)"),
+        (zarr.create_group({}), "<Group memory:"),
+    ],
+    ids=str,
+)
+def test_functions_of_arrays_refuse_what_is_none(given: Any, got: str) -> None:
+    for name, call in (
+        ("sem_mask", lambda: topo_dask.postprocess_single(given, FLOW)),
+        ("flow", lambda: topo_dask.track_flows(as_dask(MASK), given, 2)),
+        ("instances", lambda: topo_dask.compact_relabel(given)),
+        ("semantic_pred", lambda: topo_dask.run_instance_segmentation(given, FLOW, ["nuc"], CONFIG)),
+        ("fg_coords", lambda: topo_dask.cluster_convergence(given, VOXEL, SHAPE)),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} must be an array, got {got}.*; segment_volume takes paths$"):
+            call()
+
+
+def test_masks_of_the_parts_of_lists_are_not_lost() -> None:
+    with pytest.raises(TypeError, match=r"^flow has masked values"):
+        topo_dask.postprocess_single(MASK, [np.ma.masked_equal(part, 1) for part in FLOW])
+    with pytest.raises(TypeError, match=r"^instances has masked values"):
+        topo_dask.compact_relabel([[np.ma.masked_array([0, 70, 4], [0, 0, 1])]])
+    np.testing.assert_array_equal(topo_dask.compact_relabel([[np.ma.masked_array([0, 70, 4])]]), [[[0, 2, 1]]])
+
+
 def test_lists_of_lazy_arrays_are_not_computed() -> None:
     def deny(block: np.ndarray) -> np.ndarray:
         raise AssertionError("computed")
@@ -398,6 +432,8 @@ def test_lists_of_lazy_arrays_are_not_computed() -> None:
             TypeError, match=f"^flow is a {kind.__name__} of lazy arrays, got 3: join them with da.stack"
         ):
             topo_dask.postprocess_single(MASK, kind(parts))
+    with pytest.raises(TypeError, match=r"^instances is a list of lazy arrays, got 1"):
+        topo_dask.compact_relabel([[da.from_array(LABELS[0, 0])]])
     np.testing.assert_array_equal(
         single(as_numpy, min_size=1), topo_dask.postprocess_single(MASK, list(FLOW), min_size=1)
     )
@@ -426,15 +462,18 @@ LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": (4, -1, 4)}, ValueError, r"block_shape must be at least 1 .* got \(4, -1, 4\)"),
     ({"block_shape": (1, 2, 3, 4)}, TypeError, r"block_shape must be three integers .* got \(1, 2, 3, 4\)"),
     ({"block_shape": (1.5, 2, 3)}, TypeError, r"block_shape must be three integers .* got \(1.5, 2, 3\)"),
+    ({"block_shape": 10**19}, ValueError, r"block_shape must be below 2\*\*53 along every axis"),
     ({"block_shape": "abc"}, TypeError, "block_shape must be three integers .* got 'abc'"),
     ({"scratch": b"/tmp"}, TypeError, "scratch must be a path or a URL, got b'/tmp'"),
     ({"scratch": ""}, ValueError, "scratch must be a path or a URL, got ''"),
     ({"scratch": 3}, TypeError, "scratch must be a path or a URL, got 3"),
+    ({"scratch": __file__}, FileExistsError, f"{__file__} is a file, but .* needed there for the scratch of lazy"),
     ({"scratch": "/tmp/a::b"}, ValueError, "scratch must be a path or a URL without '::', .* got '/tmp/a::b'"),
     ({"scratch": "none://a"}, ValueError, "scratch none://a: Protocol not known: none"),
     ({"halo": -1}, ValueError, r"halo must be at least 0 .* got \(-1, -1, -1\)"),
     ({"halo": (1, 2)}, TypeError, r"halo must be three integers .* got \(1, 2\)"),
     ({"halo": 1.5}, TypeError, "halo must be three integers .* got 1.5"),
+    ({"halo": 10**19}, ValueError, r"halo must be below 2\*\*53 along every axis"),
     ({"halo": True}, TypeError, "halo must be three integers .* got True"),
 ]
 
@@ -584,6 +623,11 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: segment(p, class_names=["mito"]), ValueError, r"no entry for any of \['mito'\]"),
     (lambda p: segment(p, class_config={}), ValueError, "no class to segment: class_config has no entry for any of"),
     (lambda p: segment(p, resolution_nm=True), TypeError, "resolution_nm must be a number, got True"),
+    (lambda p: segment(p, overwrite="no"), TypeError, "overwrite must be True or False, got 'no'"),
+    (lambda p: segment(p, resume="no"), TypeError, "resume must be True or False, got 'no'"),
+    (lambda p: segment(p, level="0"), TypeError, "level must be an integer, got '0'"),
+    (lambda p: segment(p, level=0.5), TypeError, "level must be an integer, got 0.5"),
+    (lambda p: segment(p, level=-1), ValueError, "level must be at least 0, got -1"),
     (lambda p: segment(p, progress="bar"), TypeError, "progress must be True, False or a Progress, got 'bar'"),
     (lambda p: segment(p, class_config=one("group", 5)), ValueError, r"class_config\['nuc'\]: group must be"),
     (lambda p: segment(p, threshold=NAN), ValueError, "threshold must be finite, got nan"),

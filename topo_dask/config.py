@@ -33,9 +33,14 @@ def finite_number(value: object, name: str) -> float:
     """The value as float; TypeError or ValueError, naming argument and value, if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # the digits would fill the screen
+        kind = type(value).__name__
+        raise ValueError(f"{name} must be finite as a float, below 1.8e308; got a larger {kind}") from None
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value!r}")
-    return float(value)
+    return number
 
 
 def _positive(value: object, name: str) -> float:
@@ -152,7 +157,7 @@ class ClassConfig:
         if not isinstance(values, Mapping):
             raise TypeError(f"class_config[{name!r}] must be a mapping of parameters, got {values!r}")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - known, key=str)
         if unknown:
             close = get_close_matches(str(unknown[0]), known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(known)}"
@@ -232,7 +237,8 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
     resolution = _positive(resolution_nm, "resolution_nm")
     if not _RESOLUTIONS[0] / 2 <= resolution <= _RESOLUTIONS[-1] * 2:
         warn(f"resolution_nm {resolution_nm!r} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest")
-    column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - resolution))
+    within = min(max(resolution, _RESOLUTIONS[0]), _RESOLUTIONS[-1])  # a float far outside is as far from all of them
+    column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - within))
     config: dict[str, dict[str, Any]] = {}
     for name, (group, merge, columns) in _PUBLISHED.items():
         n_steps, radius, min_size = columns[column]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
 from .census import check_done, forget_lost, forget_stages
-from .config import Preset
+from .config import Preset, integer
 from .execute import Progress, run
 from .plan import track_together
 from .progress import on_stderr
@@ -186,7 +186,7 @@ def segment_volume(
     """
     keep_freed_memory()  # early: threads that have begun before keep arenas of their own
     target = locate_output(output)
-    _check_options(resume, overwrite, progress)
+    _check_options(resume, overwrite, progress, level)
     store = FileScratch(target.beside(".scratch") if scratch is None else place_of_scratch(scratch))
     there = existing_group(target)
     _check_folders(target, store)
@@ -236,7 +236,12 @@ def segment_volume(
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
 
-def _check_options(resume: bool, overwrite: bool, progress: object) -> None:
+def _check_options(resume: bool, overwrite: bool, progress: object, level: int | None) -> None:
+    for name, value in (("resume", resume), ("overwrite", overwrite)):
+        if not isinstance(value, bool):  # any text is true, "no" too, and labels would be replaced
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    if level is not None:
+        integer(level, "level", 0)
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude one another: go on with the run, or begin again")
     if not isinstance(progress, bool | None) and not hasattr(progress, "begin"):

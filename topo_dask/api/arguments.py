@@ -1,6 +1,8 @@
 """What the public functions share: checks of their arguments, and the choice between lazy and in memory."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -52,8 +54,8 @@ def as_array(array: Array, name: str) -> Array:
     Raises
     ------
     TypeError
-        Naming it, when it is a masked array, whose mask would be lost, or a list of lazy arrays, which would be
-        computed.
+        Naming it, when it is no array but, say, a path; when values of it are masked, whose mask would be lost; or when
+        it is a list of lazy arrays, which would be computed.
     ValueError
         Naming it, when it is a zarr array whose axes have the names z, y and x in another order.
     """
@@ -63,10 +65,25 @@ def as_array(array: Array, name: str) -> Array:
         if lazy.is_stored(array):
             check_named_axes(array, name)
         return array
-    if isinstance(array, list | tuple) and any(lazy.is_lazy(part) for part in array):
-        raise TypeError(f"{name} is a {type(array).__name__} of lazy arrays, got {len(array)}: join them with da.stack")
-    check_unmasked(array, name)
+    if array is None or isinstance(array, str | bytes | os.PathLike) or _is_group(array):
+        raise TypeError(f"{name} must be an array, got {array!r}; segment_volume takes paths")
+    for part in _parts(array):
+        if lazy.is_lazy(part):
+            kind = type(array).__name__
+            raise TypeError(f"{name} is a {kind} of lazy arrays, got {len(array)}: join them with da.stack")
+        check_unmasked(part, name)
     return np.asarray(array)
+
+
+def _is_group(array: Array) -> bool:
+    return "zarr" in sys.modules and isinstance(array, sys.modules["zarr"].Group)
+
+
+def _parts(array: Array) -> Iterable[Array]:
+    # The arrays that lists hold, however deep; numbers are left out, as there may be millions.
+    if not isinstance(array, list | tuple):
+        return [array]
+    return (part for entry in array if not isinstance(entry, int | float) for part in _parts(entry))
 
 
 def as_sized(array: Array, name: str) -> Array:

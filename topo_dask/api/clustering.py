@@ -11,6 +11,7 @@ from ..blocks.geometry import triple
 from ..config import ClassConfig
 from ..stages.settle import as_rows
 from ..stores.addresses import Place
+from ..stores.limits import check_shape
 from ..stores.volumes import check_array
 from .arguments import Array, Blocks, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_array, as_flow, as_volume
 
@@ -172,6 +173,7 @@ def cluster_convergence(
     """
     config = ClassConfig(convergence_radius=convergence_radius, min_size=min_size)
     shape = triple(volume_shape, "volume_shape", at_least=0)
+    check_shape(shape, "volume_shape")
     fg_coords, final_positions = as_array(fg_coords, "fg_coords"), as_array(final_positions, "final_positions")
     deferred = lazy.is_lazy(fg_coords) or lazy.is_lazy(final_positions)
     for name, array in (("fg_coords", fg_coords), ("final_positions", final_positions)):

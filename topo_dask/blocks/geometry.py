@@ -30,7 +30,7 @@ def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
     TypeError
         When `values` is not a sequence of three integers (a single integer stands for three).
     ValueError
-        When one is below `at_least`.
+        When one is below `at_least`, or not below 2**53.
 
     Examples
     --------
@@ -44,6 +44,8 @@ def triple(values: object, what: str, *, at_least: int = 1) -> Triple:
     z, y, x = (v.__index__() for v in found)
     if min(z, y, x) < at_least:
         raise ValueError(f"{what} must be at least {at_least} along every axis, got {(z, y, x)}")
+    if max(z, y, x) >= 2**53:
+        raise ValueError(f"{what} must be below 2**53 along every axis, got {(z, y, x)}")
     return z, y, x
 
 

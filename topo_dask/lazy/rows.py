@@ -11,7 +11,7 @@ from ..config import ClassConfig
 from ..given import as_declared
 from ..plan import Recipe, plan_stages
 from ..stages.job import Job
-from ..stages.settle import PARTS, sort_rows
+from ..stages.settle import PARTS, as_rows, sort_rows
 from ..stages.stage import EVERY, Stage
 from ..stages.trace import rows_of, trace
 from ..stores.scratch import FileScratch
@@ -70,11 +70,19 @@ def cluster_lazily(
             f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
             f"{rows[1].numblocks[0]} of them along the first axis"
         )
+    if 0 in shape:  # there is no block whose task could find rows that lie in none
+        pairs = zip(*(array.to_delayed().ravel() for array in rows), strict=True)
+        checked = [dask.delayed(as_rows)(*pair, shape, f" in chunk {part}") for part, pair in enumerate(pairs)]
+        return da.from_delayed(dask.delayed(_no_labels)(shape, checked), shape, np.int32)
     chosen = tuple(max(1, min(n, 128)) for n in shape)
     grid = BlockGrid(shape, triple(chosen if options.block_shape is None else options.block_shape, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")
     job = later("prepare-labels", _settled, Spec(grid, scratch, config), plan.stages, Opaque(rows))
     return over_grid(job, plan, grid)
+
+
+def _no_labels(shape: Triple, checked: Sequence[Any]) -> NDArray[np.int32]:
+    return np.zeros(shape, np.int32)
 
 
 def _settled(spec: Spec, stages: Sequence[Stage], rows: Opaque) -> Prepared:

@@ -33,11 +33,7 @@ def check_metadata(array: Any, name: str) -> None:
         ...
     ValueError: flow has shape (1099511627776,); an axis may have up to 2147483647 voxels: split the volume
     """
-    shape = tuple(int(size) for size in array.shape)
-    if min(shape, default=0) < 0 or max(shape, default=0) > MAX_AXIS:
-        raise ValueError(f"{name} has shape {shape}; an axis may have up to {MAX_AXIS} voxels: split the volume")
-    if prod(max(size, 1) for size in shape) > MAX_VOXELS:
-        raise ValueError(f"{name} has shape {shape}; it may have up to {MAX_VOXELS} voxels: split the volume")
+    check_shape(tuple(int(size) for size in array.shape), name)
     chunks = getattr(array, "chunks", None)
     if chunks is None or not all(isinstance(size, int) for size in chunks):
         return
@@ -53,3 +49,11 @@ def check_metadata(array: Any, name: str) -> None:
             f"{name} has shards of shape {tuple(shards)} and chunks of shape {tuple(chunks)}; a shard may hold 1 to "
             f"{MAX_SHARD_CHUNKS} chunks: rechunk the array first"
         )
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Raise ValueError, naming the argument, when a shape is beyond reason."""
+    if min(shape, default=0) < 0 or max(shape, default=0) > MAX_AXIS:
+        raise ValueError(f"{name} has shape {shape}; an axis may have up to {MAX_AXIS} voxels: split the volume")
+    if prod(max(size, 1) for size in shape) > MAX_VOXELS:
+        raise ValueError(f"{name} has shape {shape}; it may have up to {MAX_VOXELS} voxels: split the volume")
