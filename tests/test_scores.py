@@ -293,6 +293,11 @@ def test_matching_rows_by_hand():
     assert (most.tp, nine.tp, nine.mean_iou) == (3, 1, 0.9)
 
 
+def test_thresholds_may_come_one_by_one():
+    truth = np.arange(4)
+    assert matching_scores(truth, truth, (t for t in (0.5, 0.9))) == matching_scores(truth, truth, (0.5, 0.9))
+
+
 def test_below_a_half_the_best_assignment_counts():
     # 1 and 8 overlap most, IoU 60 / 140; with them neither 7 nor 2, each at exactly 0.4, would find a partner.
     truth, labels = np.repeat([1, 1, 2], [60, 40, 40]), np.repeat([8, 7, 8], [60, 40, 40])
@@ -356,13 +361,20 @@ REFUSED = [
     (lambda: contingency(A, [[1]]), TypeError, "labels is a list"),
     (lambda: contingency(A.astype(float), A), TypeError, "truth has dtype float64"),
     (lambda: contingency(A, np.ma.masked_equal(A, 0)), TypeError, "labels has masked values"),
-    (lambda: contingency(A, A, threads=0), ValueError, "threads is 0"),
+    (lambda: contingency(A, A, threads=0), ValueError, "threads must be at least 1, got 0"),
+    (lambda: contingency(A, A, threads=1.5), TypeError, "threads must be an integer, got 1.5"),
+    (lambda: contingency(A, A, threads="2"), TypeError, "threads must be an integer, got '2'"),
     (lambda: contingency(A, np.full((2, 3), 2**63, np.uint64)), OverflowError, "9223372036854775808"),
     (lambda: adapted_rand_error(A), TypeError, "labels is missing"),
     (lambda: adapted_rand_error(contingency(A, A), A), TypeError, "no labels beside"),
     (lambda: matching_scores(A, A, [0.5, 0.0]), ValueError, "holds 0.0"),
     (lambda: matching_scores(A, A, [1.1]), ValueError, "holds 1.1"),
+    (lambda: matching_scores(A, A, 0.5), TypeError, r"thresholds is 0.5; .* such as \(0.5,\)"),
+    (lambda: matching_scores(A, A, ["0.5"]), TypeError, "each of thresholds must be a number, got '0.5'"),
     (lambda: splits_and_merges(A, A, least_share=0), ValueError, "least_share is 0"),
+    (lambda: splits_and_merges(A, A, least_share=None), TypeError, "least_share must be a number, got None"),
+    (lambda: adapted_rand_error(A, A, ignore=0), TypeError, r"ignore is 0; expected a sequence of integers"),
+    (lambda: adapted_rand_error(A, A, ignore=["0"]), TypeError, "ignore holds '0', a str; expected integers"),
     (lambda: ContingencyTable(A[0], A[0], A[0, :2]), ValueError, "expected three equal ones"),
 ]
 

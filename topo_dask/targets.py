@@ -8,7 +8,6 @@ The straight flow needs the centre of each object, from the whole volume: blocks
 rows of one id are added up (combine), and every block of the flow is written from the table (finalize).
 """
 
-import operator
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple, triple
+from .config import integer
 from .given import as_declared, check_unmasked
 from .kernels import flow_targets as kernels
 from .kernels.extents import Extents, measure
@@ -132,7 +132,7 @@ def diffusion_flow(
     TypeError
         `labels` is not a NumPy or dask array, not of an integer type, or has masked values; `labels` is a dask array
         and there is no `depth` (the flow of a voxel depends on its whole object), or a NumPy array and there is a
-        `depth`; `place` is not three integers.
+        `depth`; `place` is not three integers, or another argument is not an integer.
     ValueError
         `labels` is not 3-D or has chunks of unknown size; `depth` or `place` is below 0; `n_iter` or `threads` is
         below 1. When a lazy result is computed: a chunk of `labels` has another shape than it declares; or an object
@@ -163,13 +163,12 @@ def diffusion_flow(
     array([ 0.,  1.,  1., -1., -1.,  0.], dtype=float32)
     """
     _check_labels(labels)
-    _check_at_least_one("n_iter", n_iter)
+    n_iter = integer(n_iter, "n_iter", 1)
     place = None if place is None else triple(place, "place", at_least=0)
     if isinstance(labels, np.ndarray):
         if depth is not None:
             raise TypeError(f"depth={depth!r} is for dask arrays; labels is a NumPy array and read whole")
-        threads = usable_cores() if threads is None else threads
-        _check_at_least_one("threads", threads)
+        threads = usable_cores() if threads is None else integer(threads, "threads", 1)
         labels = _native(labels)
         return _diffuse_objects(labels, _find_objects(labels), place, np.ones(6, np.bool_), n_iter, threads)
     if depth is None:
@@ -196,11 +195,6 @@ def _check_labels(labels: Any) -> None:
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {labels.dtype}; expected an integer type")
     check_unmasked(labels, "labels")
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if operator.index(value) < 1:
-        raise ValueError(f"{name} is {value}; expected at least 1")
 
 
 def _native(labels: np.ndarray) -> np.ndarray:
@@ -323,9 +317,7 @@ def _lazy_direct(labels: "da.Array") -> "da.Array":
 def _lazy_diffusion(labels: "da.Array", n_iter: int, place: Place, depth: int) -> "da.Array":
     import dask.array as da
 
-    depth = operator.index(depth)
-    if depth < 0:
-        raise ValueError(f"depth is {depth}; expected at least 0")
+    depth = integer(depth, "depth", 0)
     # A block can be extended into its direct neighbours only, so no block may be narrower than the depth.
     wide = labels.rechunk(
         tuple(da.overlap.ensure_minimum_chunksize(min(depth, sum(sizes)), sizes) for sizes in labels.chunks)

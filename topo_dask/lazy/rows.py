@@ -72,8 +72,8 @@ def cluster_lazily(
         )
     if 0 in shape:  # there is no block whose task could find rows that lie in none
         pairs = zip(*(array.to_delayed().ravel() for array in rows), strict=True)
-        checked = [dask.delayed(as_rows)(*pair, shape, f" in chunk {part}") for part, pair in enumerate(pairs)]
-        return da.from_delayed(dask.delayed(_no_labels)(shape, checked), shape, np.int32)
+        checked = [later("check-rows", as_rows, *pair, shape, f" in chunk {part}") for part, pair in enumerate(pairs)]
+        return da.from_delayed(later("no-labels", _no_labels, shape, checked), shape, np.int32)
     chosen = tuple(max(1, min(n, 128)) for n in shape)
     grid = BlockGrid(shape, triple(chosen if options.block_shape is None else options.block_shape, "block_shape"))
     plan = plan_stages(Recipe.of(config), "rows")

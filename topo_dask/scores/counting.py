@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import integer
 from ..given import as_declared, check_unmasked
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
@@ -52,13 +53,21 @@ class ContingencyTable:
         Raises
         ------
         TypeError
-            `ignore` holds a value that is not an integer.
+            `ignore` is no sequence, or holds a value that is not an integer.
         """
+        if not isinstance(ignore, Iterable):
+            raise TypeError(f"ignore is {ignore!r}; expected a sequence of integers, such as (0,)")
         # NumPy turns a mix of int64 and uint64 into float64, in which different ids above 2**53 are the same.
         bounds = np.iinfo(self.truth.dtype)
-        ids = [i for i in map(operator.index, ignore) if bounds.min <= i <= bounds.max]
+        ids = [i for i in map(_as_id, ignore) if bounds.min <= i <= bounds.max]
         keep = ~np.isin(self.truth, np.array(ids, self.truth.dtype))
         return ContingencyTable(self.truth[keep], self.labels[keep], self.counts[keep])
+
+
+def _as_id(value: object) -> int:
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"ignore holds {value!r}, a {type(value).__name__}; expected integers")
+    return operator.index(value)
 
 
 def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> ContingencyTable:
@@ -84,7 +93,8 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     Raises
     ------
     TypeError
-        An argument is not one of these arrays, does not hold integers, or has masked values.
+        An argument is not one of these arrays, does not hold integers, or has masked values; or `threads` is not an
+        integer.
     ValueError
         The shapes differ, or `threads` is below 1. This is checked before anything is read. Or a chunk of a dask array
         has another shape than it declares.
@@ -102,9 +112,7 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         _check_volume(name, array)
     if truth.shape != labels.shape:
         raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
-    threads = usable_cores() if threads is None else threads
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; expected at least 1")
+    threads = usable_cores() if threads is None else integer(threads, "threads", 1)
     if _is_dask(truth) or _is_dask(labels):
         rows = _count_with_dask(truth, labels)
     else:

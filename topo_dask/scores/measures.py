@@ -1,11 +1,12 @@
 """Scores from a table of pairs of two label volumes: Rand error, information, matches, splits and mergers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..config import finite_number
 from ..kernels.labels import add_up
 from .counting import ContingencyTable, contingency
 
@@ -185,8 +186,10 @@ def matching_scores(
 
     Raises
     ------
+    TypeError
+        `thresholds` is not a sequence of numbers; or as for `contingency`.
     ValueError
-        A threshold is not above 0 and at most 1.
+        A threshold is not above 0 and at most 1; or as for `contingency`.
 
     Notes
     -----
@@ -203,7 +206,10 @@ def matching_scores(
     >>> row.tp, row.fp, row.fn, row.recall
     (1, 0, 1, 0.5)
     """
-    for threshold in thresholds:
+    if not isinstance(thresholds, Iterable):
+        raise TypeError(f"thresholds is {thresholds!r}; expected a sequence of numbers, such as (0.5,)")
+    least = [finite_number(threshold, "each of thresholds") for threshold in thresholds]
+    for threshold in least:
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"thresholds holds {threshold}; expected values above 0 and at most 1")
     table = _as_table(truth, labels)
@@ -214,7 +220,7 @@ def matching_scores(
     iou = table.counts / (of_truth + of_labels - table.counts)
     both = (table.truth != 0) & (table.labels != 0)
     rows = []
-    for threshold in thresholds:
+    for threshold in least:
         candidates = np.flatnonzero(both & (iou >= threshold))
         match = _first_of_each if threshold >= 0.5 else _best_assignment
         matched = iou[candidates][match(table.truth[candidates], table.labels[candidates], iou[candidates])]
@@ -242,8 +248,10 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
 
     Raises
     ------
+    TypeError
+        `least_share` is not a number; or as for `contingency`.
     ValueError
-        `least_share` is not above 0 and at most 1.
+        `least_share` is not above 0 and at most 1; or as for `contingency`.
 
     Examples
     --------
@@ -252,6 +260,7 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     >>> splits_and_merges(np.array([1, 1, 2, 3, 0]), np.array([1, 2, 3, 3, 4]))
     SplitsAndMerges(splits=1, merges=1, missed=0, spurious=1)
     """
+    least_share = finite_number(least_share, "least_share")
     if not 0.0 < least_share <= 1.0:
         raise ValueError(f"least_share is {least_share}; expected above 0 and at most 1")
     table = _as_table(truth, labels)
