@@ -149,7 +149,8 @@ def test_public_modules_come_with_the_package_when_they_are_used() -> None:
 import sys, topo_dask
 later = {"scores", "synthetic", "targets"}
 assert not {f"topo_dask.{name}" for name in later} & set(sys.modules)
-assert later < set(dir(topo_dask))
+assert later | {"binding", "progress"} < set(dir(topo_dask))
+assert topo_dask.binding.Binding and topo_dask.progress.JsonLog
 assert topo_dask.scores.matching_scores and topo_dask.targets.direct_flow and topo_dask.synthetic.blobs
 """
     subprocess.run([sys.executable, "-c", script], check=True)

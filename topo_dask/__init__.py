@@ -36,7 +36,7 @@ __all__ = [
     "track_flows",
 ]
 
-_ON_DEMAND = frozenset({"scores", "synthetic", "targets"})
+_ON_DEMAND = frozenset({"binding", "progress", "scores", "synthetic", "targets"})
 """Public modules that are imported when they are first used, so that ``import topo_dask`` stays quick."""
 
 
