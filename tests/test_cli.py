@@ -20,6 +20,7 @@ import dask
 import numpy as np
 import pytest
 import zarr
+from click.shell_completion import ShellComplete
 from command_line import invoke
 from distributed import Client, LocalCluster
 
@@ -226,6 +227,46 @@ def test_a_damaged_yaml_file_is_named(stored: Path) -> None:
     assert "run.yml is not valid YAML" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", "", "flow", "out"], "'SEMANTIC'"),
+        (["run", "semantic", "flow", ""], "'OUTPUT'"),
+        (["run", "semantic", "flow", "out", "--scratch", ""], "'--scratch'"),
+        (["plan", "semantic", ""], "'FLOW'"),
+        (["score", "", "one"], "'TRUTH'"),
+        (["score", "one", ""], "'OUTPUT|LABELS'"),
+        (["table", ""], "'OUTPUT|LABELS|TABLE.csv'"),
+        (["status", ""], "'OUTPUT|SCRATCH'"),
+        (["show", "one", ""], "'IMAGE|LABELS|FLOW...'"),
+    ],
+)
+def test_an_empty_place_is_not_this_folder(stored: Path, words: list[str], named: str) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert re.search(f"Invalid value for .*{re.escape(named[1:-1])}.*: it is empty; expected a path", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run"], ["run", "semantic"], ["run", "semantic", "flow"], ["run", "--scratch"], ["status"], ["table"],
+        ["table", "--flow"], ["score", "a"], ["show"], ["view", "a"], ["preview", "--image"],
+    ],
+)  # fmt: skip
+def test_shells_complete_places_as_files(words: list[str]) -> None:
+    found = ShellComplete(main, {}, "topo-dask", "_TOPO_DASK_COMPLETE").get_completions(words, "sem")
+    assert [(item.type, item.value) for item in found] == [("file", "sem")]
+
+
+@pytest.mark.parametrize("place", ["semantic", "flow"])
+def test_a_url_that_nothing_can_open_is_named(stored: Path, place: str) -> None:
+    places = {"semantic": "semantic", "flow": "flow", place: "none://bucket/volume"}
+    result = invoke("plan", *places.values())
+    assert result.exit_code == 2
+    assert f"{place} none://bucket/volume: Protocol not known: none" in result.stderr
+
+
 def test_a_class_without_parameters_is_skipped_with_a_warning(stored: Path) -> None:
     (stored / "run.toml").write_text(TOML)
     with warnings.catch_warnings():
@@ -319,7 +360,7 @@ def texts() -> list[str]:
 
 def test_what_messages_are_searched_for_occurs_in_them() -> None:
     whole = "\n".join(texts())
-    for words in errors._FLAGS:
+    for words in errors._FLAGS | errors._REFUSED:
         assert words in whole or re.sub("'.*'", "{}", words) in whole, f"no message has {words!r} any more"
 
 

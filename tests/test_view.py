@@ -1,6 +1,7 @@
 """What can be looked at, the figure of a box, and the viewer: in pieces, and in a real browser."""
 
 import io
+import re
 import shutil
 import socket
 import subprocess
@@ -148,7 +149,7 @@ def test_a_box_of_any_shape_has_a_figure_to_be_read(box: tuple[int, int, int]) -
         (["labels", "--box", "0:9,:,:"], "box must lie in 0:8 along z, and not be empty; got 0:9"),
         (["labels", "--box", "3:3,:,:"], "got 3:3"),
         (["labels", "--box", "3,4,5"], "expected three spans like 0:64,100:200,:"),
-        (["labels", "--at", "1,2,99"], "planes must lie in the box"),
+        (["labels", "--at", "1,2,99"], "--at must lie in the box"),
         (["labels", "--level", "1"], "level 1: none of ['labels'] has levels"),
         (["image.zarr", "--level", "2"], "image.zarr has 2 levels, from 0; got level 2"),
         (["image.zarr", "labels", "--level", "1"], "what is drawn together must have one shape at level 1"),
@@ -335,6 +336,14 @@ def test_a_port_that_is_taken_is_named(folder: Path) -> None:
     neuroglancer.stop()
     assert result.exit_code == 1
     assert f"cannot serve at 127.0.0.1, port {port}: Address already in use" in result.stderr
+    assert "; --port 0 takes one that is free" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "no.such.invalid"])
+def test_an_address_that_is_not_of_this_machine_is_named(folder: Path, address: str) -> None:
+    result = invoke("view", "image.zarr", "--no-open", "--address", address)
+    assert result.exit_code == 1
+    assert re.search(f"cannot serve at {address}, port 0: .*; give --address one of this machine", result.stderr)
 
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

@@ -24,6 +24,7 @@ _BAD_INPUT = (
     TypeError,
     FileExistsError,
     FileNotFoundError,
+    ImportError,
     IsADirectoryError,
     MemoryError,
     NotADirectoryError,
@@ -52,7 +53,13 @@ _FLAGS = {
     "resume": "--resume",
     "overwrite": "--overwrite",
 }
-_NAMES = re.compile(r"(?<![\w\-./'\"])(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.\[]))")
+_REFUSED = {"halo": "--halo", "planes": "--at", "threshold": "--threshold"}
+"""Words that are arguments only where a message says what they must be."""
+
+_NAMES = re.compile(
+    r"(?<![\w\-./'\"])(?:(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.\[]))"
+    r"|(?:" + "|".join(_REFUSED) + r")(?= must\b))"
+)
 
 
 def in_flags(message: str) -> str:
@@ -63,7 +70,7 @@ def in_flags(message: str) -> str:
     >>> in_flags("output 'a' exists: pass overwrite=True to replace it")
     "output 'a' exists: pass --overwrite to replace it"
     """
-    return " ".join(_NAMES.sub(lambda found: _FLAGS[found.group()], message).split())
+    return " ".join(_NAMES.sub(lambda found: (_FLAGS | _REFUSED)[found.group()], message).split())
 
 
 def _set_verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:

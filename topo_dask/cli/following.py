@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import Place
+
 if TYPE_CHECKING:
     from ..status import RunStatus, StageStatus
 
 
 @click.command()
-@click.argument("place", metavar="OUTPUT|SCRATCH")
+@click.argument("place", type=Place(), metavar="OUTPUT|SCRATCH")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(place: str, as_json: bool) -> None:
     """Show what is done and what is left of a run.

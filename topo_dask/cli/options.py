@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .config_file import read_config
 from .parameters import check_parameter, yields_to
@@ -21,10 +22,32 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in new versi
         """Integers of ``128``, ``64,128,128`` or, from a file, a list."""
         parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
         try:
-            numbers = tuple(int(part) for part in (parts if isinstance(parts, (list, tuple)) else [parts]))
+            numbers = tuple(map(_integer, parts if isinstance(parts, (list, tuple)) else [parts]))
         except (TypeError, ValueError):
             self.fail(f"expected one integer or three like 128,128,128, got {value!r}", param, ctx)
         return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def _integer(part: Any) -> int:
+    if isinstance(part, bool) or not isinstance(part, str | int):
+        raise TypeError  # int() would cut the fraction off
+    return int(part)
+
+
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """Path or URL, which shells complete as the name of a file."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The same text; an empty one, which is a variable of the shell that is not set, would be this folder."""
+        if not value:
+            self.fail("it is empty; expected a path or a URL, and . for this folder", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leave it to the shell, which knows the files."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
@@ -46,8 +69,8 @@ class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versio
 
 
 INPUT = (
-    click.argument("semantic"),
-    click.argument("flow"),
+    click.argument("semantic", type=Place()),
+    click.argument("flow", type=Place()),
 )
 
 CONFIG = click.option(

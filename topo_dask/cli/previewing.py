@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from .options import CLASSES, INPUT, LEVEL, MISSING, SHAPES, Spans, Triple, options
+from .options import CLASSES, INPUT, LEVEL, MISSING, SHAPES, Place, Spans, Triple, options
 from .parameters import read_parameters
 from .showing import figure_option, open_layers
 
@@ -23,7 +23,11 @@ EDGE = 256
 @options(INPUT, CLASSES, SHAPES, (MISSING, LEVEL))
 @click.option("--box", type=Spans(), help=f"Box to segment, in voxels.  [default: the centre, {EDGE} at most]")
 @click.option("--at", type=Triple(), help="Where the three planes of the figure lie.  [default: the middle of the box]")
-@click.option("--image", help="Image to draw beside them, and the labels over it.  [default: over the foreground]")
+@click.option(
+    "--image",
+    type=Place(),
+    help="Image to draw beside them, and the labels over it.  [default: over the foreground]",
+)
 @figure_option("preview.png")
 def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
     """Segment a box in memory and draw it, to see what parameters do.

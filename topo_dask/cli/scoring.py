@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from .options import LEVEL
+from .options import LEVEL, Place
 
 LABELS = {"adapted_rand": "adapted Rand", "variation_of_information": "variation of information, bits"}
 """What people read in place of keys of the JSON, where the two differ."""
 
 
 @click.command()
-@click.argument("truth", metavar="TRUTH")
-@click.argument("labels", metavar="OUTPUT|LABELS")
+@click.argument("truth", type=Place(), metavar="TRUTH")
+@click.argument("labels", type=Place(), metavar="OUTPUT|LABELS")
 @click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: the only one]")
 @LEVEL
 @click.option(

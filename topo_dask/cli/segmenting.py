@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from .errors import JSON_LOG, ON_RECORD, OVERWRITE
-from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, options
+from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, Place, options
 from .parameters import read_parameters
 from .schedulers import Scheduling
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options(INPUT, (click.argument("output"),), CLASSES, SHAPES, GEOMETRY, SCHEDULER)
-@click.option("--scratch", help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]")
+@options(INPUT, (click.argument("output", type=Place()),), CLASSES, SHAPES, GEOMETRY, SCHEDULER)
+@click.option(
+    "--scratch",
+    type=Place(),
+    help="Folder or URL for intermediates, reachable by all workers.  [default: OUTPUT.scratch]",
+)
 @options(EARLIER, LOG)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: path, instances, and what was dropped, of each class."

@@ -1,5 +1,6 @@
 """``show`` and ``view``: look at images, labels and flow, in a figure or in the browser."""
 
+import errno
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 
 import click
 
-from .options import Command, Spans, Triple
+from .options import Command, Place, Spans, Triple
 
-LAYERS = click.argument("layers", metavar="IMAGE|LABELS|FLOW...", nargs=-1, required=True)
+LAYERS = click.argument("layers", type=Place(), metavar="IMAGE|LABELS|FLOW...", nargs=-1, required=True)
 
 
 def open_layers(paths: tuple[str, ...]) -> list[Any]:
@@ -110,6 +111,8 @@ def _check_port(address: str, port: int) -> None:
         family, *_ = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         socket.create_server((address, port), family=family).close()
     except OSError as error:
+        absent = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "give --address one of this machine" if absent else "--port 0 takes one that is free"
         raise click.ClickException(
-            f"cannot serve at {address}, port {port}: {error.strerror or error}; --port 0 takes one that is free"
+            f"cannot serve at {address}, port {port}: {error.strerror or error}; {remedy}"
         ) from error

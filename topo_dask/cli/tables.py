@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import warn
-from .options import LEVEL
+from .options import LEVEL, Place
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -38,9 +38,13 @@ class Condition(NamedTuple):
 
 
 @click.command()
-@click.argument("place", metavar="OUTPUT|LABELS|TABLE.csv")
+@click.argument("place", type=Place(), metavar="OUTPUT|LABELS|TABLE.csv")
 @click.option("--class", "name", metavar="NAME", help="Class of OUTPUT.  [default: the only one]")
-@click.option("--flow", help="Flow of the instances of LABELS, (3N, D, H, W), for their flow errors.  [default: none]")
+@click.option(
+    "--flow",
+    type=Place(),
+    help="Flow of the instances of LABELS, (3N, D, H, W), for their flow errors.  [default: none]",
+)
 @click.option(
     "--channel",
     type=click.IntRange(0),

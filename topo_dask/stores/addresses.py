@@ -48,6 +48,17 @@ def absolute(address: str) -> str:
     return address if is_url(address) else os.path.abspath(os.path.expanduser(address))
 
 
+def check_protocol(address: str, name: str) -> None:
+    """Raise ValueError or ImportError, naming argument and address, if nothing here can open such URLs."""
+    if is_url(address):
+        from fsspec import get_filesystem_class
+
+        try:
+            get_filesystem_class(address.partition("://")[0])
+        except (ValueError, ImportError) as error:
+            raise type(error)(f"{name} {address}: {error}") from error
+
+
 def followed(address: str) -> str:
     """The place that a path leads to through symbolic links; a URL without slashes at its end.
 

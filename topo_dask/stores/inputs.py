@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .addresses import absolute, check_protocol
 from .chunk_form import document_of
 from .first_axis import without_first_axis
 from .multiscales import (
@@ -62,6 +63,9 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
 
     if not isinstance(array, str | os.PathLike | zarr.Array):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{_way_in(array)}")
+    if not os.fspath(array):
+        raise ValueError(f"{name} must be a path or a URL, got ''; . is this folder")
+    check_protocol(absolute(os.fspath(array)), name)
     try:
         node = absolute_node(array) if isinstance(array, zarr.Array) else open_node(os.fspath(array))
         if isinstance(node, zarr.Array):

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .addresses import Place, absolute, followed, is_memory, is_url
+from .addresses import Place, absolute, check_protocol, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
 from .persistent import impatient, persistent, store_at
@@ -68,10 +68,12 @@ class Target:
 
 
 def locate_output(output: Any) -> Target:
-    """Find out what kind of output was given; TypeError when it is neither a path, a URL, a group nor an array."""
+    """Find out what kind of output was given; TypeError or ValueError when it is no path, URL, group or array."""
     import zarr
 
     if isinstance(output, (str, os.PathLike)):
+        if not os.fspath(output):
+            raise ValueError("output must be a path or a URL, got ''; . is this folder")
         return Target(absolute(os.fspath(output)))
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
@@ -88,13 +90,7 @@ def place_of_scratch(place: Place) -> str:
     url = absolute(os.fspath(place))
     if "::" in url:
         raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
-    if is_url(url):
-        from fsspec import get_filesystem_class
-
-        try:
-            get_filesystem_class(url.partition("://")[0])
-        except (ValueError, ImportError) as error:
-            raise type(error)(f"scratch {url}: {error}") from error
+    check_protocol(url, "scratch")
     return url
 
 
