@@ -186,7 +186,7 @@ FILES = [
     ("[run]\nconfig = 4\n[classes.nuc]\ngroup = 1", "unknown option 'config'"),
     ("run = 3\n[classes.nuc]\ngroup = 1", r"\[run\] must be a table of options, got 3"),
     ("[run]\nthreshold = 'high'\n[classes.nuc]\ngroup = 1", "'high' is not a valid float"),
-    ("[run]\nblock = [4, 'a', 4]\n[classes.nuc]\ngroup = 1", "expected one integer or three"),
+    ("[run]\nblock = [4, 'a', 4]\n[classes.nuc]\ngroup = 1", "'block' must be one integer or a list of three"),
     (
         "[classes.own]\ngroup = 1",
         r"--config gives 'own' no n_steps, convergence_radius, min_size, .*classes.own.* --steps, --radius, --min-size",
@@ -208,6 +208,18 @@ FILES = [
     ("[run]\nresolution_nm = 4\nresolution-nm = 4", r"\[run\] has 'resolution_nm' and 'resolution-nm', two names"),
     ("[run]\nmin_fragment_ratio = 0.5", r"'min_fragment_ratio' belongs to \[classes.NAME\], not to \[run\]"),
     ("[run]\nconvergence_radius = 5", r"'convergence_radius' belongs to \[classes.NAME\], not to \[run\]"),
+    ("[run]\nblock = [4.7, 4, 4]", r"\[run\]: 'block' must be one integer or a list of three, got \[4.7, 4, 4\]"),
+    ("[run]\nblock = true", r"\[run\]: 'block' must be one integer or a list of three, got True"),
+    ("[run]\nhalo = 2.5", r"\[run\]: 'halo' must be one integer or a list of three, got 2.5"),
+    ("[run]\nlevel = 1.9", r"\[run\]: 'level' must be an integer, got 1.9"),
+    ("[run]\nworkers = true", r"\[run\]: 'workers' must be an integer, got True"),
+    ("[run]\nthreshold = true", r"\[run\]: 'threshold' must be a number, got True"),
+    ("[run]\nthreshold = [1]", r"\[run\]: 'threshold' must be a number, got \[1\]"),
+    ("[run]\nresume = 2", r"\[run\]: 'resume' must be true or false, got 2"),
+    ("[run]\nclass = 3", r"\[run\]: 'class' must be text, or a list of texts, got 3"),
+    ("[run]\nclass = [3]", r"\[run\]: 'class' must be text, or a list of texts, got \[3\]"),
+    ("[run]\nscratch = true", r"\[run\]: 'scratch' must be text or a number, got True"),
+    ("[run]\nzzz = 4", r"unknown option 'zzz'; known are block, block_shape, class, class_names, estimate, flow"),
     ("[runs]\nblock = 4", r"unknown table 'runs'; known are \[run\] and \[classes.NAME\]"),
 ]
 
@@ -220,11 +232,37 @@ def test_mistakes_in_a_file_are_named(stored: Path, text: str, message: str) -> 
     assert re.search(message, result.stderr.splitlines()[-1])
 
 
-def test_a_damaged_yaml_file_is_named(stored: Path) -> None:
-    (stored / "run.yml").write_text("run: [")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: [", "run.yml is not valid YAML"),
+        ("run: {block: 4}\nclasses: {own: {n_steps: 3, n_steps: 4}}", "not valid YAML: 'n_steps' is given twice"),
+        ("run: {block: 4}\nrun: {halo: 4}", "not valid YAML: 'run' is given twice"),
+        ("classes: {1: {group: 1}}", "run.yml: names of classes must be text, got 1: put the name in quotes"),
+        ("classes: {no: {group: 1}}", "run.yml: names of classes must be text, got False: put the name in quotes"),
+    ],
+)
+def test_mistakes_in_a_yaml_file_are_named(stored: Path, text: str, message: str) -> None:
+    (stored / "run.yml").write_text(text)
     result = invoke("plan", *COMMON, "--config", "run.yml")
     assert result.exit_code == 2
-    assert "run.yml is not valid YAML" in result.stderr
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.toml", TOML), ("run.yaml", YAML)])
+def test_a_file_may_begin_with_a_byte_order_mark(stored: Path, name: str, text: str) -> None:
+    (stored / name).write_text(text, encoding="utf-8-sig")
+    planned = json.loads(invoke("plan", *COMMON, "--config", name, "--json").stdout)
+    assert planned["block_shape"] == [4, 4, 4]
+
+
+def test_a_file_that_asks_for_a_log_of_json_gets_its_errors_so(stored: Path) -> None:
+    (stored / "run.toml").write_text("[run]\njson-log = true\n" + TOML.partition("[run]\n")[2])
+    for slip, message in ((["--halo", "x"], "expected one integer"), (["--class", "own"], "must name the class")):
+        result = invoke("run", *COMMON, "out", "--config", "run.toml", *slip)
+        (event,) = map(json.loads, result.stderr.splitlines())
+        assert (event["event"], event["exit_code"]) == ("error", 2)
+        assert message in event["message"]
 
 
 @pytest.mark.parametrize(

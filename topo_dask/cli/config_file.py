@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..config import ClassConfig
+from .errors import JSON_LOG
 from .parameters import OPTION_OF, PER_CLASS
 
 _CLASS_PARAMETERS = [field.name for field in fields(ClassConfig)]
@@ -29,12 +30,18 @@ def read_config(ctx: click.Context, option: click.Parameter, path: Path | None) 
     run, known = content.get("run", {}), _options(ctx)
     if not isinstance(run, dict):
         raise click.UsageError(f"{path}: [run] must be a table of options, got {run!r}")
-    ctx.default_map = {**(ctx.default_map or {}), **_read_run(f"{path}: [run]", run, known)}
+    options = _read_run(f"{path}: [run]", run, known)
+    if options.get("json_log"):  # errors in other options are found before `run` begins
+        ctx.meta[JSON_LOG] = True
+    ctx.default_map = {**(ctx.default_map or {}), **options}
     classes = content.get("classes")
     if (classes is None and not run) or (classes is not None and not (classes and isinstance(classes, dict))):
         raise click.UsageError(f"{path} has no table [classes.NAME]")
     if classes is None:
         return None
+    for name in classes:
+        if not isinstance(name, str):
+            raise click.UsageError(f"{path}: names of classes must be text, got {name!r}: put the name in quotes")
     return {name: _read_class(f"{path}: [classes.{name}]", given, known) for name, given in classes.items()}
 
 
@@ -43,13 +50,28 @@ def _parse(path: Path) -> dict[Any, Any]:
 
     kind = "YAML" if path.suffix in (".yaml", ".yml") else "TOML"
     try:
-        text = path.read_text()
-        content = yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
+        content = _load_yaml(text) if kind == "YAML" else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path} is not valid {kind}: {error}") from None
     if not isinstance(content, dict):
         raise click.UsageError(f"{path} has no table [classes.NAME]")
     return content
+
+
+def _load_yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+        # Refuses a key that is given twice: as in TOML, neither value is surely the one that was meant.
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for at, key in enumerate(keys):
+                if key.value in [earlier.value for earlier in keys[:at]]:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)
 
 
 def _options(ctx: click.Context) -> dict[str, click.Option]:
@@ -68,13 +90,39 @@ def _options(ctx: click.Context) -> dict[str, click.Option]:
 
 def _read_run(where: str, run: dict[Any, Any], options: Mapping[str, click.Option]) -> dict[str, Any]:
     by_name = {str(option.name): option for option in options.values()}
-    names = dict.fromkeys(_CLASS_PARAMETERS) | {spelling: str(option.name) for spelling, option in options.items()}
+    names = {key: None if option.name in PER_CLASS else str(option.name) for key, option in options.items()}
     found = {}
-    for name, (key, value) in _by_name(where, run, names, "option").items():
-        if name is None or name in PER_CLASS:
+    for name, (key, value) in _by_name(where, run, dict.fromkeys(_CLASS_PARAMETERS) | names, "option").items():
+        if name is None:
             raise click.UsageError(f"{where}: {key!r} belongs to [classes.NAME], not to [run]")
+        _check_type(f"{where}: {key!r}", by_name[name], value)
         found[name] = [value] if by_name[name].multiple and isinstance(value, str) else value
     return found
+
+
+def _check_type(what: str, option: click.Option, value: Any) -> None:
+    # click would cut fractions off, and take a truth value for a number. It reads text itself, as on the command line.
+    if isinstance(value, str) or value is None:
+        return
+    of_type: tuple[type, ...]
+    if option.is_flag:
+        expected, of_type = "true or false", (bool,)
+    elif option.multiple:
+        expected, of_type = "text, or a list of texts", (list,) if _are(value, str) else ()
+    elif option.nargs == 1 and option.type.name == "Z,Y,X":
+        expected, of_type = "one integer or a list of three", (int, list) if _are(value, int) else (int,)
+    elif isinstance(option.type, click.types.FloatParamType):
+        expected, of_type = "a number", (int, float)
+    elif isinstance(option.type, click.types.IntParamType):
+        expected, of_type = "an integer", (int,)
+    else:
+        expected, of_type = "text or a number", (int, float)
+    if not isinstance(value, of_type) or (isinstance(value, bool) and not option.is_flag):
+        raise click.UsageError(f"{what} must be {expected}, got {value!r}")
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
 
 
 def _read_class(where: str, given: Any, options: Mapping[str, click.Option]) -> dict[str, Any]:
