@@ -31,6 +31,7 @@ from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.cli import errors, main, schedulers
 from topo_dask.cli.parameters import PER_CLASS, read_parameters
 from topo_dask.cli.schedulers import Scheduling, size_cluster
+from topo_dask.cli.tables import read_condition, select
 from topo_dask.config import get_postprocess_config
 from topo_dask.looking.layers import find_layers
 from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
@@ -442,6 +443,16 @@ def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str])
     assert [e["event"] for e in events] == ["begin", "progress", "end"]
     assert (events[1]["done"], events[1]["rate"], events[1]["eta_seconds"]) == (2, round(2 / 12, 3), 12.0)
     assert events[2]["seconds"] == 20.0
+
+
+def test_labels_that_no_float_holds_are_compared_and_sorted_as_they_are() -> None:
+    top = 2**64 - 1
+    for kind, labels in ((np.int64, [2**53 + 1, 2**53, 3]), (np.uint64, [top, top - 1, 3])):
+        columns = {"label": np.array(labels, kind), "voxels": np.array([1, 1, 1])}
+        for text, kept in ((f"label == {labels[1]}", labels[1:2]), (f"label > {labels[1]}", labels[:1])):
+            assert select(columns, [read_condition(text)], "label")["label"].tolist() == kept
+        assert select(columns, [read_condition("label > -1")], "label", True)["label"].tolist() == labels
+        assert select(columns, [], "label")["label"].tolist() == labels[::-1]
 
 
 class ReadOnly(io.StringIO):

@@ -96,6 +96,14 @@ def test_a_table_is_read_as_it_was_written_to_the_bit(n: int, tmp_path: Path) ->
     assert peak < 1e5 + size + 3 * sum(column.nbytes for column in columns.values())
 
 
+def test_labels_that_need_all_bits_are_read_as_they_were_written(tmp_path: Path) -> None:
+    labels = np.array([[[0, 2**63, 2**64 - 1, 4]]], np.uint64)
+    columns = topo_dask.instance_table(labels)
+    write_table(columns, "wide", str(tmp_path))
+    for name, column in read_table(f"{tmp_path}/wide.csv").items():
+        np.testing.assert_array_equal(column, columns[name])
+
+
 ROWS = [b"a,b\r\n", b"1,2,3\r\n", b",".join([b"1"] * 13), b",".join([b"one"] * 12)]
 
 

@@ -136,13 +136,14 @@ def read_condition(text: str) -> Condition:
     Examples
     --------
     >>> read_condition("voxels >= 500")[1:]
-    ('voxels', <built-in function ge>, 500.0)
+    ('voxels', <built-in function ge>, 500)
     """
     found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*([-+.\w]+)\s*", text)
     if found is None:
         raise click.UsageError(f"--where must be like 'voxels >= 500', got {text!r}")
     try:
-        number = float(found[3])
+        # Labels may be larger than the integers of which a float holds each.
+        number = int(found[3]) if re.fullmatch(r"[-+]?\d+", found[3]) else float(found[3])
     except ValueError:
         raise click.UsageError(f"--where {text!r}: {found[3]!r} is not a number") from None
     _check_column(found[1])
@@ -217,7 +218,9 @@ def select(columns: Columns, conditions: Sequence[Condition], sort: str, descend
             raise _unknown(condition)
         keep &= condition.compare(values, condition.number)
     values = columns[sort][keep]
-    order = np.lexsort((columns["label"][keep], -values.astype(np.float64) if descending else values))
+    if descending:  # no integer overflows when its bits are inverted
+        values = ~values if values.dtype.kind in "iu" else -values
+    order = np.lexsort((columns["label"][keep], values))
     return {name: column[keep][order] for name, column in columns.items()}
 
 

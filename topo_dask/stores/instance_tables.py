@@ -137,19 +137,31 @@ def read_table(place: str) -> dict[str, NDArray[Any]]:
 
 
 def _parse(text: bytes, place: str) -> dict[str, NDArray[Any]]:
-    whole = len(COLUMNS) - 4  # centroids and the flow error are fractions
-    kinds = np.dtype([(name, np.int64 if i < whole else np.float64) for i, name in enumerate(COLUMNS)])
     lines = io.BytesIO(text)
     head = lines.readline()
     try:
         if tuple(next(csv.reader([head.decode()]), ())) != COLUMNS:
             raise ValueError("other columns")
-        # Not row by row: as Python strings they take fifteen times the memory, and the time.
-        rows = np.empty(0, kinds)
+        rows = np.empty(0, _kinds(np.int64))
         if len(head) < len(text):
-            rows = np.loadtxt(lines, kinds, comments=None, delimiter=",", quotechar='"', ndmin=1)
+            try:
+                rows = _read_rows(lines, np.int64)
+            except ValueError:
+                lines.seek(len(head))
+                rows = _read_rows(lines, np.uint64)  # labels of other programs may be 2**63 or more
     except ValueError as error:
         raise ValueError(
             f"{place} is no table of topo_dask: its columns must be {', '.join(COLUMNS)}, all of numbers"
         ) from error
     return {name: np.ascontiguousarray(rows[name]) for name in COLUMNS}
+
+
+def _kinds(label: type[np.integer]) -> np.dtype[Any]:
+    whole = len(COLUMNS) - 4  # centroids and the flow error are fractions
+    kinds = [label, *[np.int64] * (whole - 1), *[np.float64] * 4]
+    return np.dtype(list(zip(COLUMNS, kinds, strict=True)))
+
+
+def _read_rows(lines: io.BytesIO, label: type[np.integer]) -> NDArray[Any]:
+    # Not row by row: as Python strings they take fifteen times the memory, and the time.
+    return np.loadtxt(lines, _kinds(label), comments=None, delimiter=",", quotechar='"', ndmin=1)
