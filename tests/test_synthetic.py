@@ -54,26 +54,83 @@ def test_plates_touch_their_neighbours_in_the_stack_over_their_whole_face():
         pytest.fail("no axis along which each plate is 4 thick and covered by the next")
 
 
+FLOW, ONES = np.zeros((3, 2, 2, 2)), np.ones((2, 2, 2), int)
+CUBE = (32, 32, 32)
+REFUSED = [
+    (lambda: blobs(CUBE, 500), ValueError, "found no free place in 1000 tries"),
+    (lambda: blobs((8, 64, 64), 1), ValueError, "expected room"),
+    (lambda: blobs((32, 32), 1), TypeError, r"shape must be three integers .* got \(32, 32\)"),
+    (lambda: blobs(CUBE, -1), ValueError, "n must be at least 0, got -1"),
+    (lambda: blobs(CUBE, 1, margin=-1), ValueError, "margin must be at least 0, got -1"),
+    (lambda: blobs(CUBE, 5, radius=(0.3, 0.5)), ValueError, r"radius is \(0.3, 0.5\); expected at least 1"),
+    (lambda: blobs(CUBE, 5, radius=(5, 3)), ValueError, r"radius is \(5, 3\); expected the lowest first"),
+    (lambda: blobs(CUBE, 5, radius=(5, np.nan)), ValueError, "each of radius must be finite, got nan"),
+    (lambda: blobs(CUBE, 5, radius=5), TypeError, "radius is 5; expected two numbers"),
+    (lambda: tubes(CUBE, -1), ValueError, "n must be at least 0, got -1"),
+    (lambda: tubes(CUBE, 1, radius=0.5), ValueError, "radius is 0.5"),
+    (lambda: tubes(CUBE, 1, radius=np.nan), ValueError, "radius must be finite, got nan"),
+    (lambda: tubes(CUBE, 1, length=0), ValueError, "length must be at least 1, got 0"),
+    (lambda: tubes(CUBE, 1, margin=-3), ValueError, "margin must be at least 0, got -3"),
+    (lambda: touching_plates(CUBE, 1), ValueError, "expected room"),
+    (lambda: touching_plates(CUBE, -1), ValueError, "n_stacks must be at least 0, got -1"),
+    (lambda: touching_plates(CUBE, plates=1.5), TypeError, "plates must be an integer, got 1.5"),
+    (lambda: touching_plates(CUBE, bend=np.inf), ValueError, "bend must be finite, got inf"),
+    (lambda: touching_plates(CUBE, radius=(-3, -2)), ValueError, r"radius is \(-3.0, -2.0\); expected above 0"),
+    (lambda: touching_plates((96, 96, 96), thickness=1), ValueError, "thickness is 1; expected at least 2 for bend"),
+    (
+        lambda: touching_plates((96, 96, 96), thickness=2, bend=-9, radius=(12, 16)),
+        ValueError,
+        "expected at least 3 for bend",
+    ),
+    (lambda: noisy(FLOW, -1.0), ValueError, "sigma is -1.0"),
+    (lambda: noisy(FLOW, np.nan), ValueError, "sigma must be finite, got nan"),
+    (lambda: noisy(FLOW, np.inf), ValueError, "sigma must be finite, got inf"),
+    (lambda: noisy(FLOW, 1e300), ValueError, r"sigma is 1e\+300; expected at least 0 and below 1e30"),
+    (lambda: noisy(FLOW, "1"), TypeError, "sigma must be a number, got '1'"),
+    (lambda: noisy(FLOW.tolist(), 1.0), TypeError, "flow is a list; expected a NumPy array"),
+    (lambda: noisy(FLOW.astype(int), 1.0), TypeError, "flow has dtype int64; expected floats"),
+    (lambda: noisy(np.ma.masked_equal(FLOW, 0), 1.0), TypeError, "flow has masked values"),
+    (lambda: noisy(FLOW[:2], 1.0), ValueError, r"flow has shape \(2, 2, 2, 2\); expected \(3, D, H, W\)"),
+    (lambda: noisy(FLOW[0], 1.0), ValueError, r"flow has shape \(2, 2, 2\); expected \(3, D, H, W\)"),
+    (lambda: noisy(FLOW[:, :0], 1.0), ValueError, r"\(3, 0, 2, 2\); .* of at least two voxels"),
+    (lambda: noisy(FLOW[:, :1, :1, :1], 1.0), ValueError, r"\(3, 1, 1, 1\); .* of at least two voxels"),
+    (lambda: noisy(FLOW, 1.0, labels=np.zeros((2, 2))), ValueError, r"shape \(2, 2\)"),
+    (lambda: noisy(FLOW, 1.0, labels=ONES.tolist()), TypeError, "labels is a list; expected a NumPy array"),
+    (lambda: Tiling(ONES, np.zeros((3, 2, 2, 3)), (4, 4, 4)), ValueError, r"\(3, 2, 2, 3\)"),
+    (lambda: Tiling(ONES, FLOW, (4, 0, 4)), ValueError, r"\(4, 0, 4\)"),
+    (lambda: Tiling(ONES, FLOW, (4, 4.5, 4)), TypeError, "shape must be three integers"),
+    (lambda: Tiling(ONES.tolist(), FLOW, (4, 4, 4)), TypeError, "labels is a list"),
+    (lambda: Tiling(np.ma.masked_equal(ONES, 1), FLOW, (4, 4, 4)), TypeError, "labels has masked values"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("options", "error", "message"),
     [
-        (lambda: blobs((32, 32, 32), 500), "found no free place in 1000 tries"),
-        (lambda: blobs((8, 64, 64), 1), "expected room"),
-        (lambda: tubes((32, 32, 32), 1, radius=0.5), "radius is 0.5"),
-        (lambda: tubes((32, 32, 32), 1, length=0), "length is 0"),
-        (lambda: blobs((32, 32, 32), 5, radius=(0.3, 0.5)), r"radius is \(0.3, 0.5\); expected at least 1"),
-        (lambda: touching_plates((32, 32, 32), 1), "expected room"),
-        (lambda: touching_plates((96, 96, 96), thickness=1), "thickness is 1; expected at least 2 for bend 4.0"),
-        (lambda: touching_plates((96, 96, 96), thickness=2, bend=-9, radius=(12, 16)), "expected at least 3 for bend"),
-        (lambda: noisy(np.zeros((3, 2, 2, 2)), -1.0), "sigma is -1.0"),
-        (lambda: noisy(np.zeros((3, 2, 2, 2)), 1.0, labels=np.zeros((2, 2))), r"shape \(2, 2\)"),
-        (lambda: Tiling(np.zeros((2, 2, 2)), np.zeros((3, 2, 2, 3)), (4, 4, 4)), r"\(3, 2, 2, 3\)"),
-        (lambda: Tiling(np.zeros((2, 2, 2)), np.zeros((3, 2, 2, 2)), (4, 0, 4)), r"\(4, 0, 4\)"),
+        ({"chunks": (64, 64)}, TypeError, "chunks must be three integers"),
+        ({"chunks": (0, 1, 1)}, ValueError, "chunks must be at least 1"),
+        ({"dtype": "int8"}, ValueError, "dtype is 'int8'; expected a type of floats"),
+        ({"dtype": "float99"}, TypeError, "float99"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        ({"threads": 1.5}, TypeError, "threads must be an integer, got 1.5"),
     ],
 )
-def test_refusals(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_nothing_is_written_where_options_cannot_be_used(options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        Tiling(ONES, FLOW, (4, 4, 4)).write_zarr(tmp_path / "mask", tmp_path / "flow", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tilings_are_compared_as_objects():
+    one, other = (Tiling(ONES, FLOW, (4, 4, 4)) for _ in range(2))
+    assert one == one
+    assert len({one, other}) == 2
 
 
 def test_noise_has_the_deviation_asked_for_and_leaves_unit_vectors():

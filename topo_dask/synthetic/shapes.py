@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+from ..blocks.geometry import triple
+from ..config import finite_number, integer
+from ..given import check_unmasked
 from ..kernels import painting
 
 Shape = tuple[int, int, int]
@@ -38,8 +41,11 @@ def blobs(
 
     Raises
     ------
+    TypeError
+        A parameter is not of its type.
     ValueError
-        An object finds no free place in 1000 tries, is larger than the volume, or is thinner than 1.
+        An object finds no free place in 1000 tries, is larger than the volume, or is thinner than 1; or a parameter is
+        out of its range.
 
     Examples
     --------
@@ -48,6 +54,8 @@ def blobs(
     >>> labels.shape, int(labels.max())
     ((64, 64, 64), 9)
     """
+    shape, margin, n = triple(shape, "shape"), integer(margin, "margin", 0), integer(n, "n", 0)
+    radius = _range(radius)
     if min(radius) < 1.0:
         raise ValueError(f"radius is {radius}; expected at least 1, so that no object lies between the voxels")
     rng = np.random.default_rng(seed)
@@ -94,8 +102,11 @@ def tubes(
 
     Raises
     ------
+    TypeError
+        A parameter is not of its type.
     ValueError
-        A tube finds no free place in 1000 tries, is wider than the volume, or is thinner or shorter than 1.
+        A tube finds no free place in 1000 tries, is wider than the volume, or is thinner or shorter than 1; or a
+        parameter is out of its range.
 
     Examples
     --------
@@ -103,10 +114,10 @@ def tubes(
     >>> int(tubes((48, 48, 48), 5, seed=1, radius=2.0, length=60).max())
     5
     """
+    shape, margin, n = triple(shape, "shape"), integer(margin, "margin", 0), integer(n, "n", 0)
+    radius, length = finite_number(radius, "radius"), integer(length, "length", 1)
     if radius < 1.0:
         raise ValueError(f"radius is {radius}; expected at least 1, so that tubes are connected through faces")
-    if length < 1:
-        raise ValueError(f"length is {length}; expected at least 1")
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
     for label in range(1, n + 1):
@@ -162,8 +173,11 @@ def touching_plates(
 
     Raises
     ------
+    TypeError
+        A parameter is not of its type.
     ValueError
-        A stack finds no free place in 1000 tries, or is larger than the volume; or plates are too thin for their bend.
+        A stack finds no free place in 1000 tries, or is larger than the volume; plates are too thin for their bend; or
+        a parameter is out of its range.
 
     Examples
     --------
@@ -171,6 +185,11 @@ def touching_plates(
     >>> int(touching_plates((96, 96, 96), seed=1).max())
     25
     """
+    shape, margin, n_stacks = triple(shape, "shape"), integer(margin, "margin", 0), integer(n_stacks, "n_stacks", 0)
+    plates, thickness = integer(plates, "plates", 1), integer(thickness, "thickness", 1)
+    radius, bend = _range(radius), finite_number(bend, "bend")
+    if radius[0] <= 0:
+        raise ValueError(f"radius is {radius}; expected above 0")
     # A rim rises by less than this from voxel to voxel: twice the bend over the shorter radius of the ellipse.
     rise = 2 * abs(bend) / (_LEAST_STRETCH * max(1.0, min(radius)))
     if thickness < 1 + rise:
@@ -220,8 +239,12 @@ def noisy(flow: np.ndarray, sigma: float, seed: int = 0, labels: np.ndarray | No
 
     Raises
     ------
+    TypeError
+        `flow` is not a NumPy array of floats, `labels` is not a NumPy array, or `sigma` is not a number; or values are
+        masked.
     ValueError
-        `sigma` is negative or `labels` does not fit `flow`.
+        `sigma` is negative, not finite or 1e30 or more; `flow` does not have the shape (3, D, H, W), or has less than
+        two voxels, so that noise cannot vary; or `labels` does not fit `flow`.
 
     Examples
     --------
@@ -234,8 +257,17 @@ def noisy(flow: np.ndarray, sigma: float, seed: int = 0, labels: np.ndarray | No
     """
     from scipy.ndimage import gaussian_filter
 
-    if sigma < 0:
-        raise ValueError(f"sigma is {sigma}; expected at least 0")
+    for name, array in (("flow", flow), ("labels", flow if labels is None else labels)):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array")
+        check_unmasked(array, name)
+    if flow.dtype.kind != "f":
+        raise TypeError(f"flow has dtype {flow.dtype}; expected floats, as noise in integers is cut off")
+    if flow.ndim != 4 or len(flow) != 3 or flow[0].size < 2:
+        raise ValueError(f"flow has shape {flow.shape}; expected (3, D, H, W) of at least two voxels")
+    sigma = finite_number(sigma, "sigma")
+    if not 0 <= sigma < 1e30:  # there would be no float32 for the noise
+        raise ValueError(f"sigma is {sigma}; expected at least 0 and below 1e30")
     if labels is not None and labels.shape != flow.shape[1:]:
         raise ValueError(f"labels has shape {labels.shape}; expected {flow.shape[1:]}, as flow has {flow.shape}")
     moving = (flow != 0).any(axis=0)
@@ -247,6 +279,15 @@ def noisy(flow: np.ndarray, sigma: float, seed: int = 0, labels: np.ndarray | No
         component[where] += (noise * (sigma / noise.std()))[where]
     length = np.sqrt((out.astype(np.float64) ** 2).sum(axis=0))
     return (out / np.where(moving & (length > 0), length, 1.0)).astype(flow.dtype)
+
+
+def _range(radius: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(radius, tuple | list) or len(radius) != 2:
+        raise TypeError(f"radius is {radius!r}; expected two numbers, the lowest and the highest")
+    low, high = (finite_number(value, "each of radius") for value in radius)
+    if low > high:
+        raise ValueError(f"radius is {radius}; expected the lowest first")
+    return low, high
 
 
 def _full(what: str, number: int, n: int, shape: Shape) -> ValueError:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..blocks.geometry import triple
+from ..config import integer
+from ..given import check_unmasked
 from .shapes import Shape
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 Box = tuple[slice, slice, slice]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays give no single truth value
 class Tiling:
     """A volume of any size made of copies of a small one, read block by block.
 
@@ -33,6 +36,8 @@ class Tiling:
 
     Raises
     ------
+    TypeError
+        `labels` or `flow` is not a NumPy array, or has masked values; `shape` is not three integers.
     ValueError
         Shapes that do not fit, or an empty axis.
 
@@ -53,10 +58,14 @@ class Tiling:
     shape: Shape
 
     def __post_init__(self) -> None:
+        for name, array in (("labels", self.labels), ("flow", self.flow)):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array")
+            check_unmasked(array, name)
         if self.labels.ndim != 3 or self.flow.shape != (3, *self.labels.shape):
             raise ValueError(f"flow has shape {self.flow.shape}; expected (3, d, h, w) for labels {self.labels.shape}")
-        if len(self.shape) != 3 or min(*self.shape, *self.labels.shape) < 1:
-            raise ValueError(f"shape is {self.shape}; expected three sizes of at least 1, as of labels")
+        triple(self.shape, "shape")
+        triple(self.labels.shape, "the shape of labels")
 
     def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Return the mask (bool, [d, h, w]) and the flow ([3, d, h, w]) of a box, in O(box)."""
@@ -95,9 +104,15 @@ class Tiling:
 
         Raises
         ------
+        TypeError, ValueError
+            `chunks` are not three integers of at least 1, `dtype` is no type of floats, or `threads` is no integer of
+            at least 1. Nothing is written then.
         zarr.errors.ContainsArrayError
             There is an array at a path already.
         """
+        chunks, threads = triple(chunks, "chunks"), integer(threads, "threads", 1)
+        if np.dtype(dtype).kind != "f":
+            raise ValueError(f"dtype is {dtype!r}; expected a type of floats, as 'float16'")
         mask = _new_array(mask_path, (1, *self.shape), (1, *chunks), "uint8")
         flow = _new_array(flow_path, (3, *self.shape), (3, *chunks), dtype)
 
