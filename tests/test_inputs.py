@@ -1,6 +1,7 @@
 """What may be an input of a run: paths and URLs, both formats of zarr, levels of images, and their voxel sizes."""
 
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,31 @@ from topo_dask.admission import plan_volume
 from topo_dask.looking.layers import find_layers
 from topo_dask.stores.inputs import open_input, open_prediction
 from topo_dask.stores.multiscales import read_multiscales
+
+
+class NoCredentialsError(Exception):
+    """What clients of stores raise, which knows neither arguments nor URLs."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (NoCredentialsError("Unable to locate credentials"), PermissionError),
+        (PermissionError("Forbidden"), PermissionError),
+        (OSError(None, "Could not connect"), OSError),
+    ],
+    ids=str,
+)
+def test_errors_of_object_stores_name_argument_and_url(
+    raised: Exception, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("topo_dask.stores.inputs.resolve_input", fail)
+    with pytest.raises(error, match=re.escape(f"flow memory://bucket/flow cannot be opened: {raised}")):
+        open_input("memory://bucket/flow", "flow")
+
 
 SHAPE, BLOCK = (6, 9, 10), (6, 5, 10)
 CONFIG = {"nuc": {"group": 1, "n_steps": 4, "convergence_radius": 1.0, "min_size": 1}}

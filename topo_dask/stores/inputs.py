@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .addresses import absolute, check_protocol
+from .addresses import absolute, check_protocol, is_url
 from .chunk_form import document_of
 from .first_axis import without_first_axis
 from .multiscales import (
@@ -55,19 +55,18 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
         When `array` is neither a zarr array nor the place of one.
     FileNotFoundError, NotADirectoryError
         When there is nothing at the path, or when there is a file.
+    ImportError, PermissionError, OSError
+        When a URL cannot be opened.
     ValueError
-        When a group is no multiscale image, its metadata cannot be used, its last axes are not z, y, x, it has several
-        time points, or it has no such level; when a level other than 0 is asked of an array.
+        When a path is empty; when a group is no multiscale image, its metadata cannot be used, its last axes are not
+        z, y, x, it has several time points, or it has no such level; when a level other than 0 is asked of an array.
     """
     import zarr
 
     if not isinstance(array, str | os.PathLike | zarr.Array):
         raise TypeError(f"{name} must be a path, a URL or a zarr.Array, got {type(array).__name__}{_way_in(array)}")
-    if not os.fspath(array):
-        raise ValueError(f"{name} must be a path or a URL, got ''; . is this folder")
-    check_protocol(absolute(os.fspath(array)), name)
     try:
-        node = absolute_node(array) if isinstance(array, zarr.Array) else open_node(os.fspath(array))
+        node = absolute_node(array) if isinstance(array, zarr.Array) else _node_at(os.fspath(array), name)
         if isinstance(node, zarr.Array):
             if level:
                 raise ValueError(f"{name} is an array and has no levels; give the path of the image, or no level")
@@ -84,6 +83,22 @@ def open_input(array: Any, name: str, level: int | None = None) -> "tuple[Any, P
     if not 0 <= number < len(levels):
         raise ValueError(f"level must be at least 0 and below {len(levels)}, the number of levels; got {level!r}")
     return as_volume(node[levels[number].path], multiscale.axes, name), levels[number].placement
+
+
+def _node_at(place: str, name: str) -> Any:
+    if not place:
+        raise ValueError(f"{name} must be a path or a URL, got ''; . is this folder")
+    check_protocol(url := absolute(place), name)
+    try:
+        return open_node(place)
+    except (FileNotFoundError, MetadataError, NotADirectoryError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        if not is_url(url):
+            raise
+        # Clients of stores name neither the argument nor the URL.
+        denied = isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+        raise (PermissionError if denied else OSError)(f"{name} {url} cannot be opened: {error}") from error
 
 
 def _way_in(array: Any) -> str:
