@@ -577,9 +577,12 @@ def test_missing_is_both_kinds_of_error():
 
 
 class Slow(MemoryStore):
-    """Memory that takes its time, but for the first chunk."""
+    """Memory that takes its time, but for the first chunk, and counts what it was asked for."""
+
+    asked = 0
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        self.asked += 1
         await asyncio.sleep(0 if key == "c/0" else 0.2)
         return await super().get(key, *arguments, **options)
 
@@ -597,3 +600,20 @@ def test_a_read_that_fails_leaves_no_reads_behind():
             with pytest.raises(MissingChunkError, match="c/0 is missing"):
                 read.result(timeout=5)
     assert sync(at_work()) == 1
+
+
+def test_a_read_that_fails_does_not_begin_with_the_chunks_that_are_left():
+    slow = Slow()
+    array = zarr.create_array(slow, shape=(200,), chunks=(1,), dtype="u1", fill_value=0)
+    array[1:] = 1
+    slow.asked = 0
+    checked = CheckedArray(array, "flow")
+    with pytest.raises(MissingChunkError, match="c/0 is missing"):
+        checked[:,]
+
+    async def at_work() -> int:
+        return len(asyncio.all_tasks())
+
+    assert slow.asked < 50
+    assert sync(at_work()) == 1
+    assert checked[7:8,].tolist() == [1]

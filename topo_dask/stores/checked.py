@@ -10,9 +10,11 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import product
+from threading import Event
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -31,6 +33,9 @@ OnMissing = Literal["error", "background"]
 
 _SETTLING, _PATIENCE = "settling", 1.0
 """Seconds that a failed read waits at most for all reads under way; zarr does not say which were begun with it."""
+
+_FAILED: ContextVar[Event | None] = ContextVar("failed", default=None)
+"""Whether the read has failed that the present code works for; zarr's tasks inherit it from the thread that reads."""
 
 
 class ChunkError(OSError):
@@ -93,7 +98,7 @@ class _CheckedStore(Store):
         """Bytes of a chunk, or of a part of a shard."""
         if isinstance(byte_range, RangeByteRequest) and not 0 <= byte_range.start < byte_range.end:
             raise self.refuse(key, "is damaged: its index points outside the shard")
-        found: Buffer | None = await self._fetch(key, self._store.get(key, prototype, byte_range))
+        found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range))
         if found is None:
             await self._judge_missing(key, byte_range)
         else:
@@ -117,16 +122,18 @@ class _CheckedStore(Store):
         for part in byte_ranges:
             if not isinstance(part, RangeByteRequest) or not 0 <= part.start < part.end:
                 raise self.refuse(key, "is damaged: its index points outside the shard")
-        parts = await self._fetch(key, look())
+        parts = await self._fetch(key, look)
         for at, found in parts or [(0, None)]:
             if found is None:
                 raise self.refuse(key, "vanished while it was read")
             self._judge(key, found, byte_ranges[at])
         yield parts or []
 
-    async def _fetch(self, key: str, look: Awaitable[T]) -> T:
+    async def _fetch(self, key: str, look: Callable[[], Awaitable[T]]) -> T:
+        if (failed := _FAILED.get()) is not None and failed.is_set():
+            raise self.refuse(key, "is not needed any more: another one of the same read failed")
         try:
-            return await look
+            return await look()
         except Exception as error:
             raise self.refuse(key, f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -292,11 +299,14 @@ class CheckedArray:
         ChunkError
             When a chunk is damaged or cannot be read; an OSError.
         """
-        box = self._box(index)
+        box, failed = self._box(index), Event()
+        _FAILED.set(failed)
         try:
             return np.asarray(self._view.get_basic_selection(box))
         except Exception as error:
+            failed.set()
             sync(_settle())
+            _FAILED.set(None)
             if isinstance(error, ChunkError):
                 raise
             raise self._culprit(box, error) from error
