@@ -59,6 +59,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     zarr.create_array(tmp_path / "one", data=semantic[:1])
     zarr.create_array(tmp_path / "one_flow", data=flow)
+    zarr.create_array(tmp_path / "both", data=np.concatenate([semantic, flow, flow]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -350,6 +351,12 @@ SLIPS = [
     ),
     ("plan flow semantic --class nuc --resolution-nm 8", "flow must have 3 channels .*"),
     ("plan one_flow one --class a --class b --class c --resolution-nm 8", "they seem to be exchanged"),
+    (
+        "plan both both --class a --class b --resolution-nm 8",
+        r"got 8; they seem to be foreground and flow in one array: write array\[:2\] and array\[2:\]$",
+    ),
+    ("plan both flow --class a --class b --resolution-nm 8", r"got 6; they seem to be .* write array\[:2\] and"),
+    ("plan semantic both --class a --class b --resolution-nm 8", r"got 8; they seem to be .* write array\[:2\] and"),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
     ("plan one flow --class nuc --resolution-nm 8", "flow must have 3 channels for each of the 1 classes of semantic"),
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),

@@ -59,12 +59,9 @@ def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semant
     if not _fits(semantic.shape, flow.shape):
         _check_channels_first(semantic.shape, flow.shape, names)
     if n == 0 or flow.shape[0] != 3 * n:
-        hint = "; they seem to be exchanged" if n and n == 3 * flow.shape[0] else ""
-        hint = (
-            "; flow within planes needs a dz of 0 before dy, dx of each class" if n and flow.shape[0] == 2 * n else hint
-        )
         raise ValueError(
-            f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}{hint}"
+            f"{of_flow} must have 3 channels for each of the {n} classes of {of_semantic}, got {flow.shape[0]}"
+            f"{_hint_at_channels(n, flow.shape[0])}"
         )
     if tuple(flow.shape[1:]) != tuple(semantic.shape[1:]):
         turned = sorted(flow.shape[1:]) == sorted(semantic.shape[1:])
@@ -73,6 +70,18 @@ def check_prediction(semantic: Any, flow: Any, names: tuple[str, str] = ("semant
             f"{of_flow} and {of_semantic} must cover the same volume, got {tuple(flow.shape[1:])} and "
             f"{tuple(semantic.shape[1:])}{hint}"
         )
+
+
+def _hint_at_channels(n: int, n_flow: int) -> str:
+    # What numbers of channels that do not fit together may mean, if anything.
+    if n and n == 3 * n_flow:
+        return "; they seem to be exchanged"
+    if n and n_flow == 2 * n:
+        return "; flow within planes needs a dz of 0 before dy, dx of each class"
+    both, rest = divmod(max(n, n_flow), 4)
+    if both and not rest and (n, n_flow) in ((4 * both, 4 * both), (4 * both, 3 * both), (both, 4 * both)):
+        return f"; they seem to be foreground and flow in one array: write array[:{both}] and array[{both}:]"
+    return ""
 
 
 def _fits(semantic: tuple[int, ...], flow: tuple[int, ...]) -> bool:
