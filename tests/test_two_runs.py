@@ -141,6 +141,20 @@ def test_labels_that_are_not_whole_tell_where_the_scratch_of_their_run_was(tmp_p
     segment(tmp_path, scratch=tmp_path / "first", resume=True)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_whose_scratch_was_removed_is_begun_again(tmp_path: Path, resume: bool) -> None:
+    stop_at = patch.object(plan, "relabel", stop)
+    store_inputs(tmp_path)
+    with patch("topo_dask.segment.make_ready"), stop_at, pytest.raises(StopHereError):
+        segment(tmp_path)
+    shutil.rmtree(tmp_path / "out.scratch")
+    gone = f"{tmp_path / 'out.scratch'}"
+    with pytest.raises(FileExistsError, match=f"the record of its run is gone from {gone}: overwrite=True begins"):
+        segment(tmp_path, resume=resume)
+    with pytest.raises(FileNotFoundError, match=f"its record is gone from {gone}: .* begin again with overwrite=True"):
+        read_status(tmp_path / "out")
+
+
 def test_a_run_is_resumed_whatever_its_inputs_are_called_and_noted_to_be(tmp_path: Path) -> None:
     interrupt(tmp_path, "link")
     zarr.open_array(tmp_path / "semantic", mode="r+").attrs["note"] = "looked at"

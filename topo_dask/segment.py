@@ -340,7 +340,8 @@ class _Run:
             look,
             *(partial(find_table, target.beside(".tables"), name) for name in classes if target.url is not None),
         )
-        check_outputs(target, group, classes, self.spec, run_name, self._to_replace(run_name))
+        replace = self._to_replace(run_name)
+        check_outputs(target, group, classes, self.spec, run_name, replace, self.store.url)
         # An array that was given has no mark, so nobody would take a table beside it for that of its labels.
         if not (run_name or self.overwrite or target.is_array) and (old := ", ".join(filter(None, tables))):
             raise FileExistsError(

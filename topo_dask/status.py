@@ -107,10 +107,15 @@ def read_status(place: str | os.PathLike[str]) -> RunStatus:
             f"{place} is the output of a run that has not finished {partial}, and whose record in {void} was being "
             "removed: begin again with overwrite=True"
         )
+    if partial and noted:
+        raise FileNotFoundError(
+            f"{place} is the output of a run that has not finished {partial}, and its record is gone from "
+            f"{', '.join(noted)}: give that folder if it was moved, else begin again with overwrite=True"
+        )
     if partial:
         raise FileNotFoundError(
             f"{place} is the output of a run that has not finished {partial}, and there is no record of it in "
-            f"{', '.join(noted) or f'{url}.scratch'}: give the folder that was its scratch"
+            f"{url}.scratch: give the folder that was its scratch"
         )
     for inner, mark in marks.items():
         _check_levels(f"{url}/{inner}".rstrip("/"), mark["class"])

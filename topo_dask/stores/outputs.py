@@ -62,6 +62,7 @@ def check_outputs(
     spec: OutputSpec,
     run: str | None,
     replace: Collection[str],
+    scratch: str | None = None,
 ) -> None:
     """Raise an error if an output cannot take the labels; nothing is written.
 
@@ -79,6 +80,8 @@ def check_outputs(
         Name of the run that goes on, with the arrays that are there; None for a run that begins.
     replace : collection of str
         Classes whose labels may be replaced, unless they are labels of the run that goes on.
+    scratch : str, optional
+        Where the record of a run would be.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def check_outputs(
         if beside:
             _check_beside(group, name, other, where, name in replace)
         if there:
-            _check_there(group, name, spec, where, run, name in replace)
+            _check_there(group, name, spec, where, run, name in replace, scratch)
         elif (stray := leftover_file(group, place)) is not None:
             raise FileExistsError(
                 f"output {place!r} in {where} is no array or group but holds {stray!r}: remove it or choose another"
@@ -195,7 +198,9 @@ def _check_beside(group: Any, name: str, other: str, where: Any, replace: bool) 
     _check_replaceable(group, other, f"output {other!r} in {where}")
 
 
-def _check_there(group: Any, name: str, spec: OutputSpec, where: Any, run: str | None, replace: bool) -> None:
+def _check_there(
+    group: Any, name: str, spec: OutputSpec, where: Any, run: str | None, replace: bool, scratch: str | None
+) -> None:
     place = spec.place(name)
     old, what = group[place], f"output {place!r} in {where}"
     if replace:
@@ -208,7 +213,7 @@ def _check_there(group: Any, name: str, spec: OutputSpec, where: Any, run: str |
             if path in group:
                 check_output(group[path], fits)
     elif not replace:
-        raise FileExistsError(_why_kept(mark, what, goes_on=run is not None))
+        raise FileExistsError(_why_kept(mark, what, scratch, goes_on=run is not None))
 
 
 def _check_replaceable(group: Any, place: str, what: str) -> None:
@@ -230,11 +235,13 @@ def _check_written_by_runs(old: Any, what: str, *, each_file: bool = False) -> N
         raise FileExistsError(f"{what}{held} was not written by topo_dask: choose another")
 
 
-def _why_kept(mark: Any, what: str, *, goes_on: bool) -> str:
+def _why_kept(mark: Any, what: str, scratch: str | None, *, goes_on: bool) -> str:
     # Message about labels of another run that may not be replaced.
     if goes_on:
         return f"{what} was written by another run: pass overwrite=True to begin again"
     if isinstance(mark, dict) and "scratch" in mark and not mark.get("complete"):
+        if mark["scratch"] == scratch:
+            return f"{what} is not whole, and the record of its run is gone from {scratch}: overwrite=True begins again"
         return (
             f"{what} is not whole, and no record of its run is in this scratch: if the run had another one, pass "
             f"scratch={mark['scratch']} and resume=True to go on; overwrite=True begins again"
