@@ -31,6 +31,9 @@ _BAD_INPUT = (
     PermissionError,
 )
 
+_OF_CLASSES = "preview", "run", "plan"
+"""Commands that take several classes."""
+
 _ALL_OWN = "--group, --steps, --radius and --min-size"
 
 _FLAGS = {
@@ -93,7 +96,7 @@ class Errors(click.Group):
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(ctx, "warning", in_flags(str(message)))
             try:
-                return super().invoke(ctx)
+                return self._invoke(ctx)
             except (click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise  # click itself ends quietly when the reader of the output has gone
             except click.ClickException as error:
@@ -113,6 +116,16 @@ class Errors(click.Group):
                 ctx.exit(code)
             finally:
                 _empty_stderr()
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        names_classes = any(word.partition("=")[0] == "--class" for word in ctx.args)
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            several = names_classes and ctx.invoked_subcommand in _OF_CLASSES
+            if several and "unexpected extra argument" in error.message:
+                raise click.UsageError(f"{error.message}; of several classes repeat --class", error.ctx) from None
+            raise
 
 
 def _way_on(ctx: click.Context) -> str:

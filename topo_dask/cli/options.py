@@ -68,6 +68,13 @@ class Spans(click.ParamType):  # type: ignore[type-arg]  # generic in new versio
         return [slice(*span) for span in ends]
 
 
+def _check_names(ctx: click.Context, option: click.Parameter, names: Any) -> Any:
+    for name in names:
+        if "," in name:
+            raise click.BadParameter(f"{name!r} holds a comma: of several repeat --class", ctx, option)
+    return names
+
+
 INPUT = (
     click.argument("semantic", type=Place()),
     click.argument("flow", type=Place()),
@@ -88,6 +95,7 @@ CLASSES = (
         "classes",
         multiple=True,
         metavar="NAME",
+        callback=_check_names,
         help="Name of each channel of SEMANTIC, in order; repeat it. A class without parameters, in --config or the "
         "default ones, is skipped unless all of --group, --steps, --radius and --min-size are given.  "
         "[default: those of --config, else the nine published classes]",
