@@ -13,6 +13,7 @@ import topo_dask
 from topo_dask import preview
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import Box
+from topo_dask.looking import sections
 from topo_dask.looking.layers import Crop
 from topo_dask.synthetic import blobs
 from topo_dask.targets import direct_flow
@@ -90,6 +91,27 @@ def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
     assert mito.startswith("mito: 0 instances; 0 of 41040 voxels above the threshold; ")
     assert all(Path(f"look_{name}.png").stat().st_size > 1000 for name in ("nuc", "mito"))
     assert {path.name for path in stored.iterdir()} == {"semantic", "flow", "look_nuc.png", "look_mito.png"}
+
+
+def test_the_figure_shows_the_planes_with_most_foreground(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    semantic = zarr.open_array("semantic", mode="r+")
+    semantic[:] = 0
+    semantic[0, 6:8, 40:43, 20:30] = semantic[0, 7, 40, 20] = 1
+    semantic[0, 6, 40, 20] = 0
+    drawn, draw = [], sections.draw_sections
+    monkeypatch.setattr(sections, "draw_sections", lambda *a, **k: drawn.append(k) or draw(*a, **k))
+    words = ["preview", "semantic", "flow", *OPTIONS.split(), "--box", "4:40,10:48,0:30"]
+    for more, seen in (
+        ([], [((7, 41, 21), True), ((22, 29, 15), True)]),
+        (["--at", "5,11,3"], [((5, 11, 3), True)] * 2),
+    ):
+        drawn.clear()
+        assert invoke(*words, *more).exit_code == 0
+        assert [(tuple(one["planes"]), one["dim"]) for one in drawn] == seen
+    drawn.clear()
+    zarr.create_array("image", data=np.zeros((48, 48, 48), np.uint8))
+    assert invoke(*words, "--image", "image").exit_code == 0
+    assert not any(one["dim"] for one in drawn)
 
 
 @pytest.mark.filterwarnings("ignore:semantic holds nothing above the threshold")

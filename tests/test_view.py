@@ -20,8 +20,9 @@ from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
 from topo_dask.cli.showing import open_layers
-from topo_dask.looking.colours import colour_flow, colour_labels, flow_wheel, stretch
+from topo_dask.looking.colours import colour_flow, colour_labels, flow_wheel, outline, stretch
 from topo_dask.looking.layers import Layer, find_layers
+from topo_dask.looking.overview import FLOW_NOTE, NOTES
 from topo_dask.looking.sections import choose_box, choose_level, draw_sections
 from topo_dask.looking.viewer import Pyramid, open_viewer
 
@@ -104,6 +105,22 @@ def test_a_section_is_that_of_the_array(folder: Path) -> None:
     for picture, array in zip(pictures, expected, strict=True):
         np.testing.assert_array_equal(picture, array)
     assert tuple(figure.axes[0].images[0].get_extent()) == (1.5, 14.5, 11.5, -0.5)
+
+
+def test_labels_over_a_dimmed_image_keep_their_colours(folder: Path) -> None:
+    # White below all labels, as the foreground that they were made from.
+    bright = zarr.create_array({}, data=(zarr.open("labels")[:] > 0).astype(np.uint8), chunks=(8, 12, 16))
+    layers = [Layer("image", "foreground", (bright,)), *find_layers("labels")]
+    for dim in (True, False):
+        drawn = np.asarray(draw_sections(layers, dim=dim).axes[1].images[0].get_array(), float)
+        inside = (zarr.open("labels")[4] > 0) & ~outline(zarr.open("labels")[4])
+        saturation = np.ptp(drawn[inside], axis=-1) / drawn[inside].max(axis=-1)
+        assert (saturation.min() > 0.3) == dim, saturation.min()
+
+
+def test_the_legend_of_a_flow_tells_what_brightness_is(folder: Path) -> None:
+    *_, wheel = draw_sections(find_layers("flow")[:1]).axes
+    assert wheel.get_title() == FLOW_NOTE == NOTES[2]
 
 
 def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:

@@ -24,8 +24,8 @@ class Preview:
 
     Parameters
     ----------
-    foreground : int
-        Voxels above the threshold.
+    mask : array of bool, shape of the box
+        Whether a voxel is above the threshold.
     dropped : Dropped
         What was dropped on the way to the labels.
     labels : array of int32, shape of the box
@@ -38,7 +38,7 @@ class Preview:
         Time for tracking, clustering and the rest, without reading.
     """
 
-    foreground: int
+    mask: NDArray[np.bool_]
     dropped: Dropped
     labels: NDArray[np.int32]
     voxels: NDArray[np.int64]
@@ -75,8 +75,7 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
         raise
     seconds = perf_counter() - begin
     table = in_memory.tabulate(Recipe(table=True), labels, None)
-    foreground, cut = int(np.count_nonzero(mask)), _cut(table, box, plan.grid.shape)
-    return Preview(foreground, dropped, labels, table["voxels"], cut, seconds)
+    return Preview(mask, dropped, labels, table["voxels"], _cut(table, box, plan.grid.shape), seconds)
 
 
 def _cut(table: dict[str, NDArray[Any]], box: Box, shape: tuple[int, int, int]) -> NDArray[np.bool_]:

@@ -22,11 +22,11 @@ EDGE = 256
 @click.command()
 @options(INPUT, CLASSES, SHAPES, (MISSING, LEVEL))
 @click.option("--box", type=Spans(), help=f"Box to segment, in voxels.  [default: the centre, {EDGE} at most]")
-@click.option("--at", type=Triple(), help="Where the three planes of the figure lie.  [default: the middle of the box]")
+@click.option("--at", type=Triple(), help="Where the figure's three planes lie.  [default: where foreground is most]")
 @click.option(
     "--image",
     type=Place(),
-    help="Image to draw beside them, and the labels over it.  [default: over the foreground]",
+    help="Image to draw beside them, labels over it.  [default: over the dimmed foreground]",
 )
 @figure_option("preview.png")
 def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
@@ -43,7 +43,7 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
     """
     from ..admission import plan_volume, warn_of_doubts
     from ..looking.layers import Crop, Layer
-    from ..looking.sections import choose_box, choose_level, choose_planes, draw_sections
+    from ..looking.sections import choose_box, choose_level, choose_planes, draw_sections, fullest_in
     from ..preview import check_box, preview_class
 
     planned = plan_volume(semantic, flow, **read_parameters(semantic, flow, values))
@@ -60,7 +60,8 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
         crop = Crop(found.labels, place, planned.grid.shape)
         labels = Layer("labels", f"labels of {name}", (crop,), layers[-1].placement)
         path = output if len(drawn) == 1 else output.with_stem(f"{output.stem}_{name}")
-        draw_sections([*layers, labels], place.slices, planes=at).savefig(path)
+        planes = at or fullest_in(place, found.mask)
+        draw_sections([*layers, labels], place.slices, planes=planes, dim=not images).savefig(path)
         click.echo(f"{name}: {_say(found)}; {found.seconds:.1f} s; figure: {path}")
 
 
@@ -81,6 +82,7 @@ def _say(found: "Preview") -> str:
     if len(whole):
         others = ", the others of" if cut else " of"
         text += f"{others} {whole.min()} to {whole.max()} voxels, median {np.median(whole):.0f}"
-    if found.foreground and (dropped := str(found.dropped)):
+    foreground = np.count_nonzero(found.mask)
+    if foreground and (dropped := str(found.dropped)):
         text += f"; {dropped}"
-    return f"{text}; {found.foreground} of {found.labels.size} voxels above the threshold"
+    return f"{text}; {foreground} of {found.labels.size} voxels above the threshold"

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 AXES = "zyx"
 TITLES = ("Image", "Foreground", "Flow", "Labels")
+FLOW_NOTE = "hue: direction\nbrightness: length\n(both in the plane)"
 NOTES = {
     0: "dashed: the other\ntwo planes",
-    2: "hue: direction\nbrightness: length\n(both in the plane)",
+    2: FLOW_NOTE,
     3: "outlines: labels\nstraight lines: block borders",
 }
 CUT = "#ffd23f"

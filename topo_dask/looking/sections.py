@@ -5,11 +5,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..blocks.geometry import Box, Triple, triple
 from .colours import RGB, colour_flow, colour_labels, flow_wheel, overlay, stretch
 from .layers import Layer
-from .overview import AXES
+from .overview import AXES, FLOW_NOTE, fullest_planes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,9 @@ THINNEST = 0.03
 
 LOWEST = 0.3
 """Least height of a row over the width of a column: the names of its axes need as much."""
+
+DIM = 3
+"""A dimmed image has its brightness divided by this."""
 
 LINE = 28
 """Characters of a title that fit over a column."""
@@ -127,6 +131,19 @@ def choose_planes(box: Box, planes: Sequence[int] | None = None) -> Triple:
     return at
 
 
+def fullest_in(box: Box, mask: NDArray[np.bool_]) -> Triple:
+    """Positions (z, y, x) of the three planes of a box with most foreground; its middle where there is none.
+
+    Examples
+    --------
+    >>> fullest_in(Box((0, 0, 4), (1, 1, 8)), np.array([[[False, True, False, False]]]))
+    (0, 0, 5)
+    """
+    if not mask.any():
+        return choose_planes(box)
+    return choose_planes(box, [a + n for a, n in zip(box.start, fullest_planes(mask), strict=True)])
+
+
 def _read_plane(layer: Layer, level: int, box: Box, axis: int, at: int) -> Any:
     start, stop = list(box.start), list(box.stop)
     start[axis], stop[axis] = at, at + 1
@@ -134,7 +151,7 @@ def _read_plane(layer: Layer, level: int, box: Box, axis: int, at: int) -> Any:
     return np.squeeze(plane, axis=axis - 3)
 
 
-def _draw_planes(levels: dict[Layer, int], box: Box, axis: int, at: int, seed: int) -> list[RGB]:
+def _draw_planes(levels: dict[Layer, int], box: Box, axis: int, at: int, seed: int, dim: bool) -> list[RGB]:
     planes = {layer: _read_plane(layer, level, box, axis, at) for layer, level in levels.items()}
     images = [stretch(plane) for layer, plane in planes.items() if layer.kind == "image"]
     pictures = []
@@ -144,8 +161,14 @@ def _draw_planes(levels: dict[Layer, int], box: Box, axis: int, at: int, seed: i
         elif layer.kind == "image":
             pictures.append(stretch(plane))
         else:
-            pictures.append(overlay(images[0], plane, seed=seed) if images else colour_labels(plane, seed))
+            pictures.append(_draw_labels(images[:1], plane, seed, dim))
     return pictures
+
+
+def _draw_labels(images: Sequence[RGB], labels: Any, seed: int, dim: bool) -> RGB:
+    if not images:
+        return colour_labels(labels, seed)
+    return overlay(images[0] // DIM, labels, opacity=0.8, seed=seed) if dim else overlay(images[0], labels, seed=seed)
 
 
 def draw_sections(
@@ -155,6 +178,7 @@ def draw_sections(
     level: int = 0,
     planes: Sequence[int] | None = None,
     seed: int = 0,
+    dim: bool = False,
 ) -> "Figure":
     """Draw each layer in three planes of a box; labels lie over the first image. Only these planes are read.
 
@@ -172,6 +196,8 @@ def draw_sections(
         Positions (z, y, x) of the planes; by default the middle of the box.
     seed : int
         Another seed gives the labels other colours.
+    dim : bool
+        Whether labels lie over a dimmed image, and cover it: for one that is bright wherever there are labels.
 
     Returns
     -------
@@ -198,7 +224,7 @@ def draw_sections(
     for axis, row in enumerate(grid[:3]):
         down, right = (a for a in range(3) if a != axis)
         extent = (box.start[right] - 0.5, box.stop[right] - 0.5, box.stop[down] - 0.5, box.start[down] - 0.5)
-        for axes, layer, picture in zip(row, levels, _draw_planes(levels, box, axis, at[axis], seed), strict=True):
+        for axes, layer, picture in zip(row, levels, _draw_planes(levels, box, axis, at[axis], seed, dim), strict=True):
             aspect = slopes[axis] * box.shape[right] / box.shape[down]
             axes.imshow(picture, extent=extent, aspect=aspect, interpolation="nearest")
             _set_ticks(axes, WIDTH * min(1.0, 1 / slopes[axis]), len(str(box.stop[right])))
@@ -225,4 +251,4 @@ def _draw_wheels(row: Sequence[Any], are_flows: Sequence[bool]) -> None:
         axes.set_axis_off()
         if is_flow:
             axes.imshow(flow_wheel(96))
-            axes.set_title("direction in the plane", size=FONT)
+            axes.set_title(FLOW_NOTE, size=FONT)
