@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 import topo_dask
 from topo_dask.blocks.sampling import sample_boxes
-from topo_dask.doubts import _chunks_to_look, warn_of_prediction
+from topo_dask.doubts import _chunks_to_look, warn_of_box, warn_of_prediction
 from topo_dask.kernels.plausibility import doubt_flow, doubt_foreground
 from topo_dask.synthetic import blobs, noisy, touching_plates, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
@@ -122,6 +122,12 @@ def test_what_is_hardly_meant_is_warned_of(semantic: Any, flow: Any, message: st
     with pytest.warns(UserWarning, match=message.format("")):
         found = topo_dask.segment_volume(*stored, tmp_path / "out", on_missing="background", **options)["nuc"]
     np.testing.assert_array_equal(found[:], expected)
+
+
+@pytest.mark.parametrize(("semantic", "flow", "message"), [*WRONG, (SEMANTIC, FLOW, None)])
+def test_a_box_that_was_read_is_looked_at(semantic: Any, flow: Any, message: str | None) -> None:
+    with pytest.warns(UserWarning, match=message.format("")) if message else nullcontext():
+        warn_of_box(semantic[0], semantic[0] > 0.5, flow, 0.5, "nuc")
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])

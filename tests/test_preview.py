@@ -114,6 +114,31 @@ def test_the_figure_shows_the_planes_with_most_foreground(stored: Path, monkeypa
     assert not any(one["dim"] for one in drawn)
 
 
+@pytest.mark.filterwarnings("default")
+def test_what_a_few_voxels_do_not_tell_the_box_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = np.indices((24, 24, 24)) - 11.5
+    ball = np.linalg.norm(at, axis=0) < 11
+    semantic, flow = np.zeros((2, 24, 160, 160), np.float32), np.zeros((6, 24, 160, 160), np.float32)
+    semantic[:, :, 136:, 136:] = ball
+    flow[:3, :, 136:, 136:] = flow[3:, :, 136:, 136:] = -at / np.linalg.norm(at, axis=0) * ball
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("semantic", data=semantic, chunks=(1, 24, 80, 80))
+    words = ["preview", "semantic", "flow", *OPTIONS.split(), "--box", ":,100:160,100:160"]
+    for given, told in (
+        (flow, ""),
+        (-flow, "Warning: flow of class 'nuc' points away from the middle of objects: "),
+        (flow[[0, 3, 1, 4, 2, 5]], "Warning: flow of class 'nuc' fits foreground better if the dz of all classes come"),
+    ):
+        zarr.create_array("flow", data=np.ascontiguousarray(given), chunks=(3, 24, 80, 80), overwrite=True)
+        warned = invoke(*words).stderr
+        assert warned.startswith(told)
+        assert bool(warned) == bool(told)
+    for threshold, told in (("127", "1: is it a probability of 0 to 1?; "), ("0.5", "0.4; ")):
+        seen = invoke(*words, "--threshold", threshold).stdout
+        assert seen.count(f"; 0 of 86400 voxels above the threshold; the largest value is {told}") == 2
+        zarr.create_array("semantic", data=0.4 * semantic, chunks=(1, 24, 80, 80), overwrite=True)
+
+
 @pytest.mark.filterwarnings("ignore:semantic holds nothing above the threshold")
 @pytest.mark.parametrize("merge", ["adjacent", "agglomerate"])
 def test_what_was_dropped_is_counted_by_preview_and_run(stored: Path, merge: str) -> None:

@@ -1,6 +1,6 @@
 """A second look before the work: a few voxels are read, and a warning tells of input that is probably not meant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -23,6 +23,9 @@ LARGEST_CHUNK = 256 << 20
 
 _THICK = 16
 """Voxels to which thin chunks are joined along an axis."""
+
+_SLAB = 8
+"""Planes of a box that are looked at together: of each part the same number of voxels is taken."""
 
 _PLACES, _CLASSES = 5, 3
 
@@ -68,6 +71,43 @@ def warn_of_prediction(
             if doubt := doubt_flow(looks, apart if whole and n > 1 else None):
                 warn(f"{names[1]} of class {name!r} {doubt}")
                 return
+
+
+def warn_of_box(
+    values: NDArray[Any],
+    mask: NDArray[np.bool_],
+    flow: NDArray[Any],
+    threshold: float,
+    name: str,
+    apart: Callable[[], NDArray[Any]] | None = None,
+) -> None:
+    """The same for a class in a box that has been read: its places are looked at all over the box.
+
+    Parameters
+    ----------
+    values, mask : ndarray, shape (d, h, w)
+        Stored foreground, and whether it is above the threshold.
+    flow : ndarray, shape (3, d, h, w)
+        Vectors of the class.
+    threshold : float
+        A voxel is foreground if its value is above this.
+    name : str
+        The class.
+    apart : callable, optional
+        Returns the vectors if the dz of all classes come first.
+    """
+    with np.errstate(over="ignore"):
+        doubt = doubt_foreground(values, threshold)
+    if doubt:
+        warn(f"semantic {doubt}")
+        return
+    slabs = [slice(z, z + _SLAB) for z in range(0, len(mask), _SLAB)]
+
+    def looks(vectors: NDArray[Any]) -> Looks:
+        return [(mask[slab], vectors[:, slab]) for slab in slabs if mask[slab].any()]
+
+    if doubt := doubt_flow(looks(flow), None if apart is None else lambda: looks(apart())):
+        warn(f"flow of class {name!r} {doubt}")
 
 
 def _look(masks: Sequence[NDArray[np.bool_]], boxes: Sequence[Box], flow: Any, channels: Sequence[slice]) -> Looks:

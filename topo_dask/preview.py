@@ -1,6 +1,7 @@
 """The labels that a run would give in a box of its inputs: the box is segmented in memory, as a volume of its own."""
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from . import in_memory
 from .admission import RunPlan
 from .blocks.geometry import Box
+from .doubts import warn_of_box
 from .machine import machine_memory
 from .plan import Recipe
 from .stages.drop import Dropped
@@ -26,6 +28,8 @@ class Preview:
     ----------
     mask : array of bool, shape of the box
         Whether a voxel is above the threshold.
+    largest : float
+        The largest value of the stored foreground.
     dropped : Dropped
         What was dropped on the way to the labels.
     labels : array of int32, shape of the box
@@ -39,6 +43,7 @@ class Preview:
     """
 
     mask: NDArray[np.bool_]
+    largest: float
     dropped: Dropped
     labels: NDArray[np.int32]
     voxels: NDArray[np.int64]
@@ -57,7 +62,7 @@ def check_box(plan: RunPlan, box: Box) -> None:
 
 
 def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
-    """Segment a box of one class of a planned run; nothing is written.
+    """Segment a box of one class of a planned run; nothing is written. Warns of input that is probably not meant.
 
     Raises
     ------
@@ -65,8 +70,14 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
         As in a run, when values or chunks cannot be used.
     """
     channel, config = plan.classes[name]
-    mask = plan.foreground(name).read(box)
+    foreground = plan.foreground(name)
+    values = foreground.source.read(box)[0]
+    mask, largest = foreground.mask_of(values, box), float(values.max())
     flow = np.asarray(plan.flow[(slice(3 * channel, 3 * channel + 3), *box.slices)])
+    n = plan.flow.shape[0] // 3
+    apart = partial(_read_apart, plan.flow, range(channel, 3 * n, n), box) if n > 1 else None
+    warn_of_box(values, mask, flow, plan.threshold, name, apart)
+    del values
     begin = perf_counter()
     try:
         labels, dropped = in_memory.segment(Recipe.of(config), config=config, mask=mask, flow=flow, name=name)
@@ -75,7 +86,11 @@ def preview_class(plan: RunPlan, name: str, box: Box) -> Preview:
         raise
     seconds = perf_counter() - begin
     table = in_memory.tabulate(Recipe(table=True), labels, None)
-    return Preview(mask, dropped, labels, table["voxels"], _cut(table, box, plan.grid.shape), seconds)
+    return Preview(mask, largest, dropped, labels, table["voxels"], _cut(table, box, plan.grid.shape), seconds)
+
+
+def _read_apart(flow: Any, channels: range, box: Box) -> NDArray[Any]:
+    return np.concatenate([flow[(slice(channel, channel + 1), *box.slices)] for channel in channels])
 
 
 def _cut(table: dict[str, NDArray[Any]], box: Box, shape: tuple[int, int, int]) -> NDArray[np.bool_]:

@@ -41,7 +41,7 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16
       topo-dask preview semantic.zarr flow.zarr --config run.toml --box 0:128,1000:1400,: --image raw.zarr -o try.png
     """
-    from ..admission import plan_volume, warn_of_doubts
+    from ..admission import plan_volume
     from ..looking.layers import Crop, Layer
     from ..looking.sections import choose_box, choose_level, choose_planes, draw_sections, fullest_in
     from ..preview import check_box, preview_class
@@ -54,7 +54,6 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
     drawn = {name: [*images, *_prediction(planned, name)] for name in planned.classes}
     for layers in drawn.values():
         choose_level(layers, 0)
-    warn_of_doubts(planned)
     for name, layers in drawn.items():
         found = preview_class(planned, name, place)
         crop = Crop(found.labels, place, planned.grid.shape)
@@ -62,7 +61,7 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
         path = output if len(drawn) == 1 else output.with_stem(f"{output.stem}_{name}")
         planes = at or fullest_in(place, found.mask)
         draw_sections([*layers, labels], place.slices, planes=planes, dim=not images).savefig(path)
-        click.echo(f"{name}: {_say(found)}; {found.seconds:.1f} s; figure: {path}")
+        click.echo(f"{name}: {_say(found, planned.threshold)}; {found.seconds:.1f} s; figure: {path}")
 
 
 def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
@@ -76,7 +75,7 @@ def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
     ]
 
 
-def _say(found: "Preview") -> str:
+def _say(found: "Preview", threshold: float) -> str:
     n, cut, whole = len(found.voxels), np.count_nonzero(found.cut), found.voxels[~found.cut]
     text = f"{n} {'instance' if n == 1 else 'instances'}" + (f", {cut} cut by the box" if cut else "")
     if len(whole):
@@ -85,4 +84,8 @@ def _say(found: "Preview") -> str:
     foreground = np.count_nonzero(found.mask)
     if foreground and (dropped := str(found.dropped)):
         text += f"; {dropped}"
-    return f"{text}; {foreground} of {found.labels.size} voxels above the threshold"
+    text += f"; {foreground} of {found.labels.size} voxels above the threshold"
+    if not foreground:
+        fraction = 0 < found.largest <= 1 <= threshold
+        text += f"; the largest value is {found.largest:.3g}{': is it a probability of 0 to 1?' if fraction else ''}"
+    return text

@@ -244,7 +244,10 @@ class Foreground:
         ValueError
             When a probability is NaN.
         """
-        values = self.source.read(box)
+        return self.mask_of(self.source.read(box), box)
+
+    def mask_of(self, values: NDArray[Any], box: Box) -> NDArray[np.bool_]:
+        """The same of the values of a box that have been read."""
         if values.ndim == 4:
             values = values[0]
         if values.dtype.kind == "f" and np.isnan(values).any():
