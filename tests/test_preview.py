@@ -84,7 +84,10 @@ OPTIONS = "--class nuc --class mito --resolution-nm 32 --on-missing background -
 def test_each_class_gets_a_figure_and_a_line(stored: Path) -> None:
     result = invoke("preview", "semantic", "flow", *OPTIONS.split(), "--box", "4:40,10:48,0:30", "-o", "look.png")
     assert result.exit_code == 0, result.stderr
-    nuc, mito = result.stdout.splitlines()
+    of_nuc, nuc, of_mito, mito = result.stdout.splitlines()
+    planned = invoke("plan", "semantic", "flow", *OPTIONS.split()).stdout.splitlines()
+    assert {of_nuc, of_mito} < set(planned)
+    assert "group 1, n_steps 662, step_size 1.0, convergence_radius 3.0, min_size 20" in of_nuc
     assert nuc.startswith("nuc: ")
     assert " cut by the box, the others of " in nuc
     assert nuc.endswith("figure: look_nuc.png")
@@ -137,6 +140,21 @@ def test_what_a_few_voxels_do_not_tell_the_box_does(tmp_path: Path, monkeypatch:
         seen = invoke(*words, "--threshold", threshold).stdout
         assert seen.count(f"; 0 of 86400 voxels above the threshold; the largest value is {told}") == 2
         zarr.create_array("semantic", data=0.4 * semantic, chunks=(1, 24, 80, 80), overwrite=True)
+
+
+def test_one_instance_of_nearly_all_foreground_is_told(stored: Path) -> None:
+    words = ["preview", "semantic", "flow", *OPTIONS.split(), "--box", ":,:,:"]
+    for more, told in (
+        ([], ""),
+        (
+            ["--radius", "40"],
+            "nuc: one instance holds 100% of the foreground: .* the radius of 40 voxels may be larger",
+        ),
+        (["--radius", "40", "--merge", "adjacent"], " than they are, or merge adjacent unites them\n"),
+    ):
+        seen = invoke(*words, *more).stdout
+        assert ("one instance" in seen) == bool(told)
+        assert re.search(told, seen)
 
 
 @pytest.mark.filterwarnings("ignore:semantic holds nothing above the threshold")

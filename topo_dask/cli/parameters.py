@@ -80,6 +80,12 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
     return {**values, "class_names": list(classes) or (list(config) if config else None), "class_config": config}
 
 
+def say_parameters(name: str, config: ClassConfig) -> str:
+    """Line that tells the parameters of a class, but those that are 0 or None."""
+    given = ", ".join(f"{key} {value}" for key, value in config.to_dict().items() if value)
+    return f"parameters of {name:<20} {given}"
+
+
 def _with_flags(
     base: dict[str, Any], flags: dict[str, Any], names: Sequence[str], preset: str | None
 ) -> dict[str, dict[str, Any]]:

@@ -7,13 +7,17 @@ import click
 import numpy as np
 
 from .options import CLASSES, INPUT, LEVEL, MISSING, SHAPES, Place, Spans, Triple, options
-from .parameters import read_parameters
+from .parameters import read_parameters, say_parameters
 from .showing import figure_option, open_layers
 
 if TYPE_CHECKING:
     from ..admission import RunPlan
+    from ..config import ClassConfig
     from ..looking.layers import Layer
     from ..preview import Preview
+
+NEARLY_ALL = 0.9
+"""Share of the foreground from which one instance is told to hold nearly all of it."""
 
 EDGE = 256
 """Edge of the box, at most, where the user gives none."""
@@ -32,10 +36,11 @@ EDGE = 256
 def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, output: Path, **values: Any) -> None:
     """Segment a box in memory and draw it, to see what parameters do.
 
-    Takes the options of `run` that choose classes and parameters, and the same --config. It tells how many instances
-    there are, how large they are, and how many were dropped and why. It draws foreground, flow and labels in three
-    planes. The labels are those of the box alone: instances that its faces cut are counted, and may look different in
-    the whole volume. Nothing is written but the figure; several classes get a figure each, with the class in its name.
+    Takes the options of `run` that choose classes and parameters, and the same --config. It tells the parameters, how
+    many instances there are, how large they are, and how many were dropped and why. It draws foreground, flow and
+    labels in three planes. The labels are those of the box alone: instances that its faces cut are counted, and may
+    look different in the whole volume. Nothing is written but the figure; several classes get a figure each, with the
+    class in its name.
 
     \b
       topo-dask preview semantic.zarr flow.zarr --class nuc --resolution-nm 16
@@ -55,6 +60,8 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
     for layers in drawn.values():
         choose_level(layers, 0)
     for name, layers in drawn.items():
+        config = planned.classes[name][1]
+        click.echo(say_parameters(name, config))
         found = preview_class(planned, name, place)
         crop = Crop(found.labels, place, planned.grid.shape)
         labels = Layer("labels", f"labels of {name}", (crop,), layers[-1].placement)
@@ -62,6 +69,8 @@ def preview(semantic: str, flow: str, box: Any, at: Any, image: str | None, outp
         planes = at or fullest_in(place, found.mask)
         draw_sections([*layers, labels], place.slices, planes=planes, dim=not images).savefig(path)
         click.echo(f"{name}: {_say(found, planned.threshold)}; {found.seconds:.1f} s; figure: {path}")
+        if hint := _hint(found, config):
+            click.echo(f"{name}: {hint}")
 
 
 def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
@@ -73,6 +82,17 @@ def _prediction(planned: "RunPlan", name: str) -> "list[Layer]":
         Layer("image", f"foreground of {name}", (planned.semantic.array,), placement, channel),
         Layer("flow", f"flow of {name}", (planned.flow.array,), placement, slice(3 * channel, 3 * channel + 3)),
     ]
+
+
+def _hint(found: "Preview", config: "ClassConfig") -> str | None:
+    foreground, largest = np.count_nonzero(found.mask), found.voxels.max(initial=0)
+    if not foreground or largest < NEARLY_ALL * foreground:
+        return None
+    united = "" if config.merge is None else f", or merge {config.merge} unites them"
+    return (
+        f"one instance holds {largest / foreground:.0%} of the foreground: if it is several objects, the radius of "
+        f"{config.convergence_radius:g} voxels may be larger than they are{united}"
+    )
 
 
 def _say(found: "Preview", threshold: float) -> str:

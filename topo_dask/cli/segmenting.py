@@ -12,7 +12,7 @@ import click
 
 from .errors import JSON_LOG, ON_RECORD, OVERWRITE
 from .options import CLASSES, EARLIER, GEOMETRY, INPUT, LOG, SCHEDULER, SHAPES, Place, options
-from .parameters import read_parameters
+from .parameters import read_parameters, say_parameters
 from .schedulers import Scheduling
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any)
         if key in found:
             click.echo(f"{figure.label:<34} {figure.show(found[key])}")
     for name, stages in found["stages"].items():
-        given = ", ".join(f"{key} {value}" for key, value in found["parameters"][name].items() if value)
-        click.echo(f"parameters of {name:<20} {given}")
+        click.echo(say_parameters(name, planned.classes[name][1]))
         click.echo(f"stages of {name:<24} {' > '.join(stages)}")
 
 
