@@ -23,6 +23,7 @@ import zarr
 from click.shell_completion import ShellComplete
 from command_line import invoke
 from distributed import Client, LocalCluster
+from ome_images import image_of, scale, space, write_image
 
 import topo_dask
 from topo_dask import scores
@@ -342,6 +343,27 @@ def test_options_give_a_class_parameters_of_its_own_only_all_together(stored: Pa
     assert beside.stderr == f"Warning: {skipped}--radius and --min-size; did you mean 'mito'?\n"
     assert list(json.loads(beside.stdout)["parameters"]) == ["nuc"]
     assert json.loads(beside.stdout)["parameters"]["nuc"]["min_size"] == (1 if left_out == 6 else 4)
+
+
+@pytest.mark.filterwarnings("default")
+def test_default_parameters_are_doubted_where_edges_of_voxels_differ(stored: Path) -> None:
+    for name, array in (("semantic", zarr.open("semantic")), ("flow", zarr.open("flow"))):
+        axes = [{"name": "c", "type": "channel"}, *space("nanometer")]
+        group = write_image(stored / f"{name}.zarr", image_of(axes, [scale(1, 32, 8, 8)], paths=["s0"]), shape=())
+        group.create_array("s0", data=array[:], overwrite=True)
+    plan = ["plan", "semantic.zarr", "flow.zarr", "--class", "nuc", "--class", "mito"]
+    told = (
+        "Warning: voxels are 32 × 8 × 8 nm, but the default parameters count voxels: the radius of 58 of 'nuc' is 1856 "
+        "nm along z and 464 nm along x; if that does not fit the objects, give parameters of your own in --config\n"
+    )
+    own = ["--group", 1, "--steps", 9, "--radius", 2, "--min-size", 9]
+    for more, warned in (([], told), (["--resolution-nm", 8], told), (["--min-size", 9], told), (own, "")):
+        assert invoke(*plan, *more).stderr == warned
+    run = invoke("run", *plan[1:3], "out", *plan[3:], "--quiet")
+    assert run.stderr.count(told) == 1
+    ours = [*plan[:3], "--config", "run.toml"]
+    Path("run.toml").write_text(TOML)
+    assert invoke(*ours).stderr == ""
 
 
 SLIPS = [

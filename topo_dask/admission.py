@@ -11,7 +11,7 @@ import numpy as np
 
 from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes, warn
+from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes, warn, warn_of_edges
 from .doubts import warn_of_prediction
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
@@ -180,6 +180,8 @@ def plan_volume(
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     if not classes:
         raise ValueError(nothing_to_segment(class_names, class_config))
+    if class_config is None and placement is not None:
+        warn_of_edges(placement.voxel_size_nm, {name: one.convergence_radius for name, (_, one) in classes.items()})
     _check_names(classes)
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]

@@ -259,6 +259,28 @@ def _for_touching(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **_TOUCHING, "n_steps": max(for_travel, _TOUCHING["n_steps"])}
 
 
+def warn_of_edges(voxel_size_nm: tuple[float, float, float] | None, radii: Mapping[str, float]) -> None:
+    """Warn that default parameters count voxels, if the edges of a voxel differ by more than a tenth.
+
+    Parameters
+    ----------
+    voxel_size_nm : tuple of 3 float, optional
+        Edges of a voxel along z, y, x in nanometres, if they are known.
+    radii : mapping
+        Class name to its convergence radius in voxels.
+    """
+    if voxel_size_nm is None or not radii or max(voxel_size_nm) <= 1.1 * min(voxel_size_nm):
+        return
+    name = max(radii, key=radii.__getitem__)
+    edges = sorted(zip(voxel_size_nm, "zyx", strict=True))
+    short, long = (f"{radii[name] * edge:.4g} nm along {axis}" for edge, axis in (edges[0], edges[-1]))
+    warn(
+        f"voxels are {' × '.join(f'{edge:g}' for edge in voxel_size_nm)} nm, but the default parameters count voxels: "
+        f"the radius of {radii[name]:g} of {name!r} is {long} and {short}; if that does not fit the objects, give "
+        "parameters of your own in class_config"
+    )
+
+
 def resolve_classes(
     class_names: object,
     class_config: Mapping[str, Any] | None,

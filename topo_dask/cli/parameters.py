@@ -1,7 +1,7 @@
 """Parameters of classes, from options and from a file."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from ..config import (
     ClassConfig,
     get_postprocess_config,
     nothing_to_segment,
+    warn_of_edges,
 )
 
 _FILE, _COMMAND_LINE = ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE
@@ -66,7 +67,8 @@ def read_parameters(semantic: str, flow: str, values: dict[str, Any]) -> dict[st
         if not names:
             raise click.UsageError("parameters given as options need --class to say what they are for")
         # Options win over the file, and the file over the published values.
-        found = _with_flags(config or _defaults(semantic, flow, values, flags), flags, names, values["preset"])
+        base = config or _defaults(semantic, flow, values, flags, names)
+        found = _with_flags(base, flags, names, values["preset"])
         if found.keys().isdisjoint(names):
             raise ValueError(nothing_to_segment(names, config))
         if not config:
@@ -114,13 +116,15 @@ def _check_whole(config: dict[str, Any], names: Sequence[str]) -> None:
             )
 
 
-def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+def _defaults(
+    semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any], names: Collection[str]
+) -> dict[str, Any]:
     from ..stores.inputs import open_prediction
 
     resolution = values["resolution_nm"]
+    _, _, *places = open_prediction(semantic, flow, values["level"])
+    place = places[0] or places[1]
     if resolution is None:
-        _, _, *places = open_prediction(semantic, flow, values["level"])
-        place = places[0] or places[1]
         resolution = None if place is None else place.edge_nm
     if resolution is None and not flags.keys() >= OF_RESOLUTION:
         warnings.warn(
@@ -129,4 +133,8 @@ def _defaults(semantic: str, flow: str, values: dict[str, Any], flags: dict[str,
             UserWarning,
             stacklevel=2,
         )
-    return get_postprocess_config(8 if resolution is None else resolution, values["preset"] or "published")
+    config = get_postprocess_config(8 if resolution is None else resolution, values["preset"] or "published")
+    if place is not None and "convergence_radius" not in flags:
+        radii = {name: config[name]["convergence_radius"] for name in names if name in config}
+        warn_of_edges(place.voxel_size_nm, radii)
+    return config
