@@ -64,7 +64,7 @@ def test_what_is_left_and_how_to_go_on(interrupted: Path, place: str) -> None:
     assert mito["link"] == (0, 1)
     assert mito["fragments"] == (0, None)
     text = status(place)
-    assert "interrupted; to go on: topo-dask run mask flow 'a b' --resume" in text
+    assert "to go on, once that is mended: topo-dask run mask flow 'a b' --resume" in text
     assert json.loads(status(place, "--json"))["complete"] is False
 
 
@@ -109,7 +109,7 @@ def test_scratch_of_its_own_is_found_by_the_output(interrupted: Path) -> None:
 
 def test_elsewhere_the_command_says_where(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    assert f"to go on: cd {interrupted} && topo-dask run" in status(str(interrupted / "a b"))
+    assert f"to go on, once that is mended: cd {interrupted} && topo-dask run" in status(str(interrupted / "a b"))
 
 
 CALL = "call segment_volume as before with resume=True"
@@ -128,7 +128,24 @@ def test_how_to_go_on_depends_on_what_was_called(
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(ValueError, match="flow is not finite"):
         segment(scheduler="synchronous", overwrite=True)
-    assert f"interrupted; to go on: {way}" in status("a b")
+    assert f"to go on, once that is mended: {way}" in status("a b")
+
+
+def test_an_error_is_told_until_the_run_goes_on(interrupted: Path) -> None:
+    told = "flow is not finite"
+    assert f"\nfailed: {told}" in status("a b")
+    assert "[in class 'mito', stage 'track'" in json.loads(status("a b", "--json"))["failure"]
+    with locks.claim(FileScratch(str(interrupted / "a b.scratch"))):
+        assert told not in status("a b")
+
+    class Kill:
+        def begin(self, job: Any, stage: Any, n: int) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment(scheduler="synchronous", resume=True, progress=Kill())
+    assert told not in status("a b")
+    assert "\ninterrupted; to go on: topo-dask" in status("a b")
 
 
 def test_a_run_at_work_is_seen_and_not_disturbed(interrupted: Path) -> None:
@@ -157,7 +174,7 @@ def test_labels_tell_of_their_run(interrupted: Path) -> None:
     (interrupted / "a b.scratch").rename(interrupted / "elsewhere")
     with pytest.raises(ValueError, match="flow is not finite"):
         segment(scheduler="synchronous", scratch="far", overwrite=True)
-    assert "interrupted; to go on" in status("a b/labels/mito")
+    assert "to go on, once that is mended" in status("a b/labels/mito")
     zarr.open("flow")[5, 3, 3, 3] = 0.5
     segment(resume=True, scratch="far")
     for place in ("a b/labels/nuc", "a b/labels/nuc/0"):

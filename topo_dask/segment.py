@@ -364,9 +364,13 @@ class _Run:
 
     def segment(self, earlier: str | None, group: Any, work: Callable[..., None]) -> dict[str, Job]:
         # Does all stages of all classes but those that an `earlier` run has done; `work` does some stages of a job.
-        plan, target, new = self.plan, self.target, earlier is None
         go_on = ledger.go_on if earlier else partial(ledger.begin, overwrite=self.overwrite)
         run_name = go_on(self.store, self.record)
+        with ledger.noting_failure(self.store, run_name):
+            return self._segment(run_name, group, work, new=earlier is None)
+
+    def _segment(self, run_name: str, group: Any, work: Callable[..., None], *, new: bool) -> dict[str, Job]:
+        plan, target = self.plan, self.target
         jobs = self._open_jobs(open_group(target, group, self.spec), run_name, new=new)
         if together := plan.shared_channels > 3:
             work(next(iter(jobs.values())), [track_together(list(jobs.values()))], new=new)

@@ -51,6 +51,8 @@ class RunStatus:
         Machine (``host``) and process (``pid``) that is at work on the run; None if none is.
     origin : dict, optional
         How the run was begun: its ``command``, as a list of words, and its ``folder``. None for a finished run.
+    failure : str, optional
+        The error that ended the run when it was last at work; None if it was killed, or is at work.
     """
 
     place: str
@@ -58,6 +60,7 @@ class RunStatus:
     classes: dict[str, list[StageStatus]]
     holder: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    failure: str | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -141,7 +144,9 @@ def _unfinished(scratch: FileScratch, record: dict[str, Any], origin: dict[str, 
         candidates = cache(lambda channel=channels[name]: _candidates(record, grid, channel, [*channels.values()]))
         plan = plan_stages(Recipe.of(ClassConfig(**values), table=True), tiers=grid.tiers, pyramid=pyramid)
         classes[name] = _stages(ledger.compartment(scratch, record["run"], name), plan, candidates)
-    return RunStatus(scratch.url, record["output"], classes, locks.at_work(scratch), origin)
+    holder = locks.at_work(scratch)
+    failure = None if holder else ledger.failure(scratch, record["run"])
+    return RunStatus(scratch.url, record["output"], classes, holder, origin, failure)
 
 
 def _stages(scratch: FileScratch, plan: Plan, candidates: Callable[[], int]) -> list[StageStatus]:

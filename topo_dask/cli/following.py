@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .errors import in_flags
 from .options import Place
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def status(place: str, as_json: bool) -> None:
     """Show what is done and what is left of a run.
 
-    For each class and stage: how many of its tasks are done. Then whether a process is at work; if none is, the command
-    that resumes the run. Nothing is changed, so that a run at work may be watched.
+    For each class and stage: how many of its tasks are done. Then whether a process is at work; if none is, the error
+    that ended the run, and the command that resumes it. Nothing is changed, so that a run at work may be watched.
     """
     from ..status import read_status
 
@@ -53,11 +54,14 @@ def _outlook(found: "RunStatus") -> str:
         return f"at work: process {found.holder['pid']} of {found.holder['host']}"
     assert found.origin is not None
     command, folder = found.origin["command"], found.origin["folder"]
+    begin = "interrupted; to go on"
+    if found.failure is not None:
+        begin = f"failed: {in_flags(found.failure)}\nto go on, once that is mended"
     if not _is_run(command):
-        return f"interrupted; to go on: call segment_volume as before with resume=True (it was called by {command[0]})"
+        return f"{begin}: call segment_volume as before with resume=True (it was called by {command[0]})"
     words = [word for word in command[1:] if word not in ("--resume", "--overwrite")]
     there = "" if folder == os.getcwd() else f"cd {shlex.quote(folder)} && "
-    return f"interrupted; to go on: {there}{shlex.join(['topo-dask', *words, '--resume'])}"
+    return f"{begin}: {there}{shlex.join(['topo-dask', *words, '--resume'])}"
 
 
 def _is_run(command: list[str]) -> bool:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +18,9 @@ from .retries import in_parallel
 from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
+
+_FAILURE = "_failure"
+"""Kind of the bundle that holds the error of a run; no class can have this name."""
 
 
 def describe_array(array: Any) -> dict[str, Any]:
@@ -118,10 +123,14 @@ def begin(scratch: FileScratch, record: dict[str, Any], *, overwrite: bool) -> s
 
 
 def go_on(scratch: FileScratch, record: dict[str, Any]) -> str:
-    """Name of the run in scratch, which `admit` accepted; if missing chunks now mean background, its record says so."""
+    """Name of the run in scratch, which `admit` accepted; if missing chunks now mean background, its record says so.
+
+    The error that ended it is forgotten.
+    """
     old = recorded(scratch)
     assert old is not None
     name: str = old["run"]
+    _notes(scratch, name).discard(_FAILURE)
     if _met_none_missing(old) and not _met_none_missing(record):
         _file_record(scratch, record, name, may_replace(scratch))
     return name
@@ -151,6 +160,30 @@ def may_replace(scratch: FileScratch) -> bool:
     """Whether the unfinished run in scratch was begun with `overwrite`: it may not have removed all old labels yet."""
     found = read_run(scratch)
     return found is not None and bool(found[1]["overwrite"])
+
+
+@contextmanager
+def noting_failure(scratch: FileScratch, run: str) -> Iterator[None]:
+    """File the error that ends a run, for people who ask how far it has come; `go_on` removes it."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error) + "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
+        with suppress(Exception):  # the disk may be full: the error itself must not be lost
+            _notes(scratch, run).put(_FAILURE, _FAILURE, note=to_bytes({"error": text}))
+        raise
+
+
+def failure(scratch: FileScratch, run: str) -> str | None:
+    """Error that ended a run; None if there was none, or the run was killed before it could tell."""
+    with suppress(DamagedBundleError):
+        bundle = find(_notes(scratch, run), _FAILURE, _FAILURE)
+        return None if bundle is None else str(json.loads(bytes(bundle["note"]))["error"])
+    return None
+
+
+def _notes(scratch: FileScratch, run: str) -> FileScratch:
+    return scratch.within(CLASSES).within(run)
 
 
 def compartment(scratch: FileScratch, run: str, name: str) -> FileScratch:
