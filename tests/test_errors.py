@@ -400,7 +400,7 @@ def test_chunks_may_be_of_a_smaller_type_or_another_byte_order() -> None:
         (Path("mask.zarr"), r"PosixPath\('mask.zarr'\)"),
         (zarr.create_group({}), "<Group memory:"),
     ],
-    ids=str,
+    ids=["None", "text", "path", "group"],
 )
 def test_functions_of_arrays_refuse_what_is_none(given: Any, got: str) -> None:
     for name, call in (

@@ -114,6 +114,7 @@ def test_a_run_that_was_taken_over_does_not_go_on(tmp_path: Path) -> None:
         segment(tmp_path, resume=True)
     np.testing.assert_array_equal(*found, expected)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out" / "labels" / "thin" / "0", mode="r"), expected)
+    assert not list(tmp_path.rglob("_failure"))  # scratch is not this run's any more
 
 
 @pytest.mark.parametrize("place", ["out.lock", "out.scratch"])

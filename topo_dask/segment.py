@@ -231,7 +231,7 @@ def segment_volume(
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_workers_see(name, checked.array)
         make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
-        jobs = asked.segment(earlier, group, partial(run, executor=executor, progress=bars, check=check))
+        jobs = asked.segment(earlier, group, partial(run, executor=executor, progress=bars, check=check), check)
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
 
@@ -362,11 +362,13 @@ class _Run:
     def _compartment(self, run_name: str, name: str) -> FileScratch:
         return ledger.compartment(self.store, run_name, name)
 
-    def segment(self, earlier: str | None, group: Any, work: Callable[..., None]) -> dict[str, Job]:
+    def segment(
+        self, earlier: str | None, group: Any, work: Callable[..., None], check: Callable[[], None]
+    ) -> dict[str, Job]:
         # Does all stages of all classes but those that an `earlier` run has done; `work` does some stages of a job.
         go_on = ledger.go_on if earlier else partial(ledger.begin, overwrite=self.overwrite)
         run_name = go_on(self.store, self.record)
-        with ledger.noting_failure(self.store, run_name):
+        with ledger.noting_failure(self.store, run_name, check):
             return self._segment(run_name, group, work, new=earlier is None)
 
     def _segment(self, run_name: str, group: Any, work: Callable[..., None], *, new: bool) -> dict[str, Job]:

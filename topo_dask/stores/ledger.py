@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
@@ -163,13 +163,17 @@ def may_replace(scratch: FileScratch) -> bool:
 
 
 @contextmanager
-def noting_failure(scratch: FileScratch, run: str) -> Iterator[None]:
-    """File the error that ends a run, for people who ask how far it has come; `go_on` removes it."""
+def noting_failure(scratch: FileScratch, run: str, check: Callable[[], None]) -> Iterator[None]:
+    """File the error that ends a run, for people who ask how far it has come; `go_on` removes it.
+
+    Nothing is filed if `check` raises an error: then scratch is another run's.
+    """
     try:
         yield
     except Exception as error:
         text = str(error) + "".join(f" [{note}]" for note in getattr(error, "__notes__", ()))
         with suppress(Exception):  # the disk may be full: the error itself must not be lost
+            check()
             _notes(scratch, run).put(_FAILURE, _FAILURE, note=to_bytes({"error": text}))
         raise
 
