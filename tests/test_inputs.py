@@ -39,7 +39,7 @@ def test_errors_of_object_stores_name_argument_and_url(
     def fail(*_: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("topo_dask.stores.inputs.resolve_input", fail)
+    monkeypatch.setattr("topo_dask.stores.inputs.open_node", fail)
     with pytest.raises(error, match=re.escape(f"flow memory://bucket/flow cannot be opened: {raised}")):
         open_input("memory://bucket/flow", "flow")
 
@@ -128,6 +128,7 @@ def test_arrays_that_are_not_stored_by_zarr_are_told_the_way_in(array: Any) -> N
         open_input(array, "flow")
 
 
+@pytest.mark.filterwarnings("ignore:voxels are 30 × .* nm, but the default parameters count voxels")
 def test_the_shortest_edge_of_a_voxel_chooses_the_parameters(images: Path) -> None:
     for level, resolution in ((1, 16), (0, 8)):
         inputs = (images / "semantic", images / "flow")

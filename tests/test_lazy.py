@@ -355,7 +355,8 @@ def test_scratch_that_may_be_in_use_is_not_swept(tmp_path: Path, monkeypatch: py
     gone.rmdir()
     with monkeypatch.context() as first, os.scandir(tmp_path) as entries:  # another process is faster
         listed = [SimpleNamespace(name=gone.name, path=str(gone), stat=lambda **_: os.lstat(gone)), *entries]
-        first.setattr(os, "scandir", lambda _: nullcontext(listed))
+        real = os.scandir
+        first.setattr(os, "scandir", lambda place: nullcontext(listed) if place == str(tmp_path) else real(place))
         leases._sweep.__wrapped__(str(tmp_path))
     assert [place.exists() for place in places] == [False, True]
 

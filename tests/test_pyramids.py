@@ -359,6 +359,7 @@ def test_voxels_of_two_sizes_are_warned_of(tmp_path: Path) -> None:
     plan_volume(tmp_path / "semantic", tmp_path / "flow", class_names=["nuc"], class_config=CONFIG)
 
 
+@pytest.mark.filterwarnings("ignore:voxels are 16 × 8 × 8 nm, but the default parameters count voxels")
 def test_resolution_is_the_shortest_edge_of_a_voxel(tmp_path: Path) -> None:
     for name, array in (("semantic", MASK[None]), ("flow", FLOW)):
         store_image(tmp_path / name, array, "0.5")
