@@ -13,6 +13,7 @@ from topo_dask.config import ClassConfig
 from topo_dask.plan import track_together
 from topo_dask.stages.job import Job
 from topo_dask.stores import checked
+from topo_dask.stores.scratch import FileScratch
 from topo_dask.stores.volumes import Foreground, Source, StoredFlow
 
 
@@ -52,11 +53,14 @@ def test_flow_is_read_once_for_all_classes_in_a_chunk(
         np.testing.assert_array_equal(found[name][:], expected[name])
 
 
-def test_a_class_that_has_tracked_a_block_does_not_track_it_again() -> None:
+def test_a_class_that_has_tracked_a_block_does_not_track_it_again(tmp_path: Path) -> None:
     grid, vectors = BlockGrid((4, 4, 4), (4, 4, 4)), np.zeros((6, 4, 4, 4), np.float32)
     mask = Foreground(Source(np.ones((4, 4, 4), np.bool_), "semantic"))
     flows = (StoredFlow(Source(vectors, "flow", slice(3 * channel, 3 * channel + 3))) for channel in range(2))
-    one, other = (Job(name, grid, ClassConfig(), mask, flow) for name, flow in zip("ab", flows, strict=True))
+    one, other = (
+        Job(name, grid, ClassConfig(), mask, flow, scratch=FileScratch(str(tmp_path / name)))
+        for name, flow in zip("ab", flows, strict=True)
+    )
     stage = track_together([one, other])
     one.scratch.put("track", "0.0.0", done=np.ones(1))
     assert stage.keys_left(one) == ["0.0.0"]
