@@ -4,6 +4,7 @@ import errno
 import gc
 import multiprocessing.pool
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -359,6 +360,11 @@ def test_scratch_that_may_be_in_use_is_not_swept(tmp_path: Path, monkeypatch: py
         first.setattr(os, "scandir", lambda place: nullcontext(listed) if place == str(tmp_path) else real(place))
         leases._sweep.__wrapped__(str(tmp_path))
     assert [place.exists() for place in places] == [False, True]
+
+
+@pytest.mark.timeout(20)
+def test_the_root_of_the_file_system_is_a_place_for_scratch() -> None:
+    assert re.fullmatch("/topo_dask-[^/]+", leases.open_scratch("/").url)
 
 
 def test_an_error_of_an_object_store_keeps_its_type() -> None:

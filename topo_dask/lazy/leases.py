@@ -43,9 +43,9 @@ def open_scratch(place: Place | None) -> FileScratch:
     import dask
 
     usual = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
-    root = place_of_scratch(usual if place is None else place).rstrip("/")
-    url = f"{root}/topo_dask-{_machine()}-{os.getpid()}-{uuid4().hex}"
+    root = place_of_scratch(usual if place is None else place)
     check_folder(root, "the scratch of lazy arrays", "pass scratch=<another folder>")
+    url = f"{root.rstrip('/')}/topo_dask-{_machine()}-{os.getpid()}-{uuid4().hex}"
     if not is_url(url):
         _sweep(root)
         return _Leased(url)
