@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 
 import topo_dask
 from topo_dask.blocks.geometry import BlockGrid, Box
-from topo_dask.kernels.labels import voxels_of
+from topo_dask.kernels.labels import coordinates_of
 from topo_dask.kernels.tracking import advance, region_of
 from topo_dask.machine import usable_cores
 from topo_dask.synthetic import Tiling, blobs, noisy
@@ -136,7 +136,7 @@ def compare(folder: Path, labels: zarr.Array, particles: int, args: argparse.Nam
 def steps_taken(mask: np.ndarray, flow: np.ndarray, n_steps: int) -> float:
     """Mean number of steps of a sample of the particles until they stand still, at most `n_steps`."""
     region = region_of(flow, (0, 0, 0), CLASS["step_size"])
-    positions, taken = voxels_of(mask)[::SAMPLE].astype(np.float64), 0
+    positions, taken = coordinates_of(np.flatnonzero(mask)[::SAMPLE], mask.shape).astype(np.float64), 0
     for _ in range(n_steps):
         before = positions.copy()
         advance(region, mask.shape, positions, np.ones(len(positions), np.int64))

@@ -170,15 +170,21 @@ def test_blocks_are_not_read_again_for_each_group_of_orphans(reads: Counter[str]
     assert reads.total() <= 2 * 27
 
 
-def test_orphans_are_searched_for_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[int] = []
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many orphans each search looks for the labels of."""
+    found: list[int] = []
 
     def note(points: NDArray[np.int64], among: Candidates) -> NDArray[np.int32]:
-        searched.append(len(points))
+        found.append(len(points))
         return nearest_labels(points, among)
 
-    monkeypatch.setattr(recover, "PARTICLES", 64)
     monkeypatch.setattr(recover, "nearest_labels", note)
+    return found
+
+
+def test_orphans_are_searched_for_some_at_a_time(searched: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "PARTICLES", 64)
     labels = np.arange(16**3).reshape(16, 16, 16)  # too small, but for the first plane
     labels[0] = 1
     found = run_blocks(Recipe(min_size=2, split=True, recover=True), (16, 16, 16), labels=labels)

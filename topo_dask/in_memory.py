@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .blocks.geometry import BlockGrid, Box, Triple, triple
 from .config import ClassConfig
 from .execute import run, threads
-from .kernels.labels import voxels_of
+from .kernels.labels import coordinates_of
 from .kernels.sinks import CellGrid, cells_of
 from .kernels.tracking import advance
 from .machine import usable_cores
@@ -95,7 +95,7 @@ def track(
     """Foreground voxels in raster order, and where they end."""
     whole = Box.whole(triple(sem_mask.shape, "sem_mask", at_least=0))
     mask = Foreground(Source(sem_mask, "sem_mask")).read(whole)
-    coords = voxels_of(mask)
+    coords = coordinates_of(np.flatnonzero(mask), mask.shape)
     positions = coords.astype(np.float64)
     if len(coords) == 0 or n_steps == 0:
         return coords, positions

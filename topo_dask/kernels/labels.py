@@ -84,18 +84,18 @@ def add_up(rows: NDArray[np.int64], numbers: NDArray[Any], n: int) -> NDArray[np
     return sums
 
 
-def voxels_of(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Coordinates of the voxels of a mask, shape (N, 3), in raster order.
+def coordinates_of(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Coordinates of voxels given by their raster indices, shape (N, 3).
 
-    The result is that of `numpy.argwhere`, which is several times slower for more than one axis.
+    Of ``np.flatnonzero(mask)`` they are those that `numpy.argwhere` finds, which takes several times as long.
 
     Examples
     --------
-    >>> voxels_of(np.array([[[True, False], [False, True]]]))
+    >>> coordinates_of(np.array([0, 5]), (1, 2, 3))
     array([[0, 0, 0],
-           [0, 1, 1]])
+           [0, 1, 2]])
     """
-    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=-1)
+    return np.stack(np.unravel_index(voxels, shape), axis=-1)
 
 
 @kernel

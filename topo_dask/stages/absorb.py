@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..kernels.labels import apply_lut, voxels_of
+from ..kernels.labels import apply_lut, coordinates_of
 from .job import ABSORBED, Job, View
 from .search import RECENT, Candidates, file_patch, labels_inside, nearest_labels, octants_of
 from .seeds import SMALL, TABLE, SeedTable
@@ -24,10 +24,11 @@ def absorb(job: Job, key: str) -> None:
     numbers, lut = pieces(block)
     ids = job.scratch.get("fragments.ids", key)["ids"]
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
-    where = instances > 0
-    points, octants = voxels_of(where) + np.array(block.write.start), octants_of(where.shape)[where]
+    voxels = np.flatnonzero(instances)
+    points = coordinates_of(voxels, block.write.shape) + np.array(block.write.start)
+    octants = octants_of(points, block)
     by_id = np.argsort(small["ids"])
-    rows = by_id[np.searchsorted(small["ids"], instances[where], sorter=by_id)]
+    rows = by_id[np.searchsorted(small["ids"], instances.reshape(-1)[voxels], sorter=by_id)]
     labels = labels_inside(points, block, pieces, (small["lowest"][rows], small["highest"][rows]))
     left = np.flatnonzero(labels == 0)
     left = left[np.lexsort((rows[left], octants[left]))]
@@ -38,4 +39,4 @@ def absorb(job: Job, key: str) -> None:
         lower, upper = table.near(small["begins"][i], small["ends"][i], some.min(axis=0), some.max(axis=0) + 1)
         span = int(small["lowest"][i]), int(small["highest"][i])
         labels[left[begin:end]] = nearest_labels(some, Candidates(job.grid, lower, upper, pieces, span))
-    file_patch(job, ABSORBED, block, where, labels)
+    file_patch(job, ABSORBED, block, voxels, labels)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import z_order
 from ..blocks.memory import PARTICLES
-from ..kernels.labels import voxels_of
+from ..kernels.labels import coordinates_of
 from .job import Job, View
 from .search import RECENT, Candidates, file_patch, nearest_labels, octants_of
 from .seeds import SeedTable, file_table
@@ -35,8 +35,11 @@ def recover_orphans(job: Job, key: str, view: View) -> None:
     for each other block that may contain the nearest labelled voxel; no more, however many blocks there are.
     """
     block = job.grid.named(key)
-    where = (job.scratch.get("numbers", key)["numbers"] > 0) & (view.read(job, block) == 0)
-    if not where.any():
+    # Small fragments have been given a label: a voxel without one is in no fragment.
+    orphans = (job.scratch.get("numbers", key)["numbers"] > 0) & (job.scratch.get(view.numbers, key)["numbers"] == 0)
+    voxels = np.flatnonzero(orphans)
+    del orphans
+    if not len(voxels):
         job.scratch.put("orphans", key)
         return
     table, pieces = SeedTable(job.scratch, SURVEY), lru_cache(RECENT)(partial(view.pieces, job))
@@ -45,11 +48,12 @@ def recover_orphans(job: Job, key: str, view: View) -> None:
         boxes = table.near(0, table.end, points.min(axis=0), points.max(axis=0) + 1)
         return nearest_labels(points, Candidates(job.grid, *boxes, pieces))
 
-    labels, octants = np.zeros(where.shape, np.int32), octants_of(where.shape)
+    points = coordinates_of(voxels, block.write.shape) + np.array(block.write.start)
+    octants = octants_of(points, block)
+    labels = np.empty(len(voxels), np.int32)
     for octant in range(8):
-        for part in block.write.parts(PARTICLES):
-            here = part.within(block.write)
-            mine = where[here] & (octants[here] == octant)
-            if mine.any():
-                labels[here][mine] = labels_of(voxels_of(mine) + np.array(part.start))
-    file_patch(job, "orphans", block, where, labels[where])
+        rows = np.flatnonzero(octants == octant)
+        for begin in range(0, len(rows), PARTICLES):
+            some = rows[begin : begin + PARTICLES]
+            labels[some] = labels_of(points[some])
+    file_patch(job, "orphans", block, voxels, labels)

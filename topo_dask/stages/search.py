@@ -7,10 +7,10 @@ from math import isqrt, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks.geometry import Block, BlockGrid, Box, Triple
-from ..kernels.extents import measure
+from ..blocks.geometry import Block, BlockGrid, Box
+from ..kernels.extents import measure_some
 from ..kernels.hashing import number_values
-from ..kernels.labels import pick_labels, scatter
+from ..kernels.labels import pick_labels
 from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of, point_distances2
 from .job import Job, extent_columns
 
@@ -81,18 +81,27 @@ class Candidates:
         return pick_labels(numbers[window.within(block.write)], labels, *self.span)
 
 
-def octants_of(shape: Triple) -> NDArray[np.int8]:
-    """Octant of a block that each of its voxels lies in, 0 to 7.
+def octants_of(points: NDArray[np.int64], block: Block) -> NDArray[np.int8]:
+    """Octant of a block that each of some of its voxels lies in, 0 to 7.
 
     All voxels of one octant search the same `RECENT` blocks, as long as the radius is at most half a block. Each octant
     shares a face with the one before it, and so also half of these blocks.
 
+    Parameters
+    ----------
+    points : ndarray of int64, shape (N, 3)
+        Voxels of the block in volume coordinates.
+    block : Block
+        The block.
+
     Examples
     --------
-    >>> octants_of((2, 2, 2)).tolist()
-    [[[0, 1], [3, 2]], [[7, 6], [4, 5]]]
+    >>> block = BlockGrid((8, 4, 2), (4, 2, 2)).block((0, 0, 0))
+    >>> octants_of(np.array([[0, 0, 1], [0, 1, 1], [2, 1, 1], [2, 0, 1]]), block)
+    array([1, 2, 5, 6], dtype=int8)
     """
-    z, y, x = np.ix_(*((np.arange(n) >= n // 2).astype(np.int8) for n in shape))
+    middle = [start + n // 2 for start, n in zip(block.write.start, block.write.shape, strict=True)]
+    z, y, x = (points >= np.array(middle)).astype(np.int8).T
     octants: NDArray[np.int8] = 4 * z + 2 * (z ^ y) + (z ^ y ^ x)
     return octants
 
@@ -217,15 +226,10 @@ def _search(
         best[rows[closer]], labels[rows[closer]] = d2[closer], found[closer]
 
 
-def file_patch(job: Job, kind: str, block: Block, where: NDArray[np.bool_], labels: NDArray[np.int32]) -> None:
-    """File new labels of some voxels of a block, and the extents of the voxels that each label gains."""
-    ids, voxel_numbers = number_values(labels.astype(np.int64))
-    extents = measure(scatter(where, voxel_numbers), len(ids), block.write.start, job.grid.shape)
+def file_patch(job: Job, kind: str, block: Block, voxels: NDArray[np.int64], labels: NDArray[np.int32]) -> None:
+    """File new labels of some voxels of a block, by ascending raster index, and what each label gains."""
+    ids, numbers = number_values(labels.astype(np.int64))
+    extents = measure_some(voxels, numbers, len(ids), block.write.shape, block.write.start, job.grid.shape)
     job.scratch.put(
-        kind,
-        block.key,
-        voxels=np.flatnonzero(where),
-        numbers=voxel_numbers,
-        ids=ids.astype(np.int32),
-        **extent_columns(extents),
+        kind, block.key, voxels=voxels, numbers=numbers, ids=ids.astype(np.int32), **extent_columns(extents)
     )
