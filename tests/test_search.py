@@ -193,6 +193,15 @@ def test_orphans_are_searched_for_some_at_a_time(searched: list[int], monkeypatc
     assert max(searched) <= 64
 
 
+def test_orphans_are_searched_for_at_once_where_no_other_block_is_near(searched: list[int]) -> None:
+    labels = np.arange(16**3).reshape(16, 16, 16)
+    labels[0] = 1
+    run_blocks(Recipe(min_size=2, split=True, recover=True), (16, 16, 16), labels=labels)
+    assert searched == [15 * 16 * 16]
+    run_blocks(Recipe(min_size=2, split=True, recover=True), (8, 16, 16), labels=labels)
+    assert searched[1:] == [3 * 16 * 16, *[4 * 16 * 16] * 3]
+
+
 def test_bundles_of_seeds_as_far_as_the_nearest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "PIECE", 1)
     scratch, lower = MemoryScratch(), np.array([[0, 0, 80], [0, 0, 120], [0, 0, 121]])

@@ -26,7 +26,7 @@ def absorb(job: Job, key: str) -> None:
     instances = apply_lut(numbers, np.where(lut == 0, ids, 0).astype(np.int32))
     voxels = np.flatnonzero(instances)
     points = coordinates_of(voxels, block.write.shape) + np.array(block.write.start)
-    octants = octants_of(points, block)
+    octants = octants_of(points, block, job.grid)
     by_id = np.argsort(small["ids"])
     rows = by_id[np.searchsorted(small["ids"], instances.reshape(-1)[voxels], sorter=by_id)]
     labels = labels_inside(points, block, pieces, (small["lowest"][rows], small["highest"][rows]))

@@ -49,7 +49,7 @@ def recover_orphans(job: Job, key: str, view: View) -> None:
         return nearest_labels(points, Candidates(job.grid, *boxes, pieces))
 
     points = coordinates_of(voxels, block.write.shape) + np.array(block.write.start)
-    octants = octants_of(points, block)
+    octants = octants_of(points, block, job.grid)
     labels = np.empty(len(voxels), np.int32)
     for octant in range(8):
         rows = np.flatnonzero(octants == octant)

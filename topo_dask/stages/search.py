@@ -81,11 +81,12 @@ class Candidates:
         return pick_labels(numbers[window.within(block.write)], labels, *self.span)
 
 
-def octants_of(points: NDArray[np.int64], block: Block) -> NDArray[np.int8]:
+def octants_of(points: NDArray[np.int64], block: Block, grid: BlockGrid) -> NDArray[np.int8]:
     """Octant of a block that each of some of its voxels lies in, 0 to 7.
 
     All voxels of one octant search the same `RECENT` blocks, as long as the radius is at most half a block. Each octant
-    shares a face with the one before it, and so also half of these blocks.
+    shares a face with the one before it, and so also half of these blocks. An axis along which there are no other
+    blocks is not divided.
 
     Parameters
     ----------
@@ -93,14 +94,17 @@ def octants_of(points: NDArray[np.int64], block: Block) -> NDArray[np.int8]:
         Voxels of the block in volume coordinates.
     block : Block
         The block.
+    grid : BlockGrid
+        Blocks of the volume.
 
     Examples
     --------
-    >>> block = BlockGrid((8, 4, 2), (4, 2, 2)).block((0, 0, 0))
-    >>> octants_of(np.array([[0, 0, 1], [0, 1, 1], [2, 1, 1], [2, 0, 1]]), block)
-    array([1, 2, 5, 6], dtype=int8)
+    >>> grid = BlockGrid((8, 4, 2), (4, 2, 2))
+    >>> octants_of(np.array([[0, 0, 1], [0, 1, 1], [2, 1, 1], [2, 0, 1]]), grid.block((0, 0, 0)), grid)
+    array([0, 3, 4, 7], dtype=int8)
     """
-    middle = [start + n // 2 for start, n in zip(block.write.start, block.write.shape, strict=True)]
+    sides = zip(block.write.start, block.write.shape, grid.numblocks, strict=True)
+    middle = [start + (n // 2 if blocks > 1 else n) for start, n, blocks in sides]
     z, y, x = (points >= np.array(middle)).astype(np.int8).T
     octants: NDArray[np.int8] = 4 * z + 2 * (z ^ y) + (z ^ y ^ x)
     return octants
