@@ -65,10 +65,11 @@ def test_a_system_that_forbids_it_is_no_reason_not_to_work(monkeypatch: pytest.M
 
 def test_only_a_cluster_that_takes_all_cores_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, *_ = sorted(os.sched_getaffinity(0))
-    monkeypatch.setattr(schedulers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(schedulers, "bound_cores", lambda: 2)
     with Scheduling("cluster", 2, 1, "1GiB").start():
         assert sorted(Client.current().run(cores_of_threads).values()) == [[[first]], [[second]]]
-    monkeypatch.setattr(schedulers, "usable_cores", lambda: 4)
+    monkeypatch.setattr(schedulers, "usable_cores", lambda: 2)  # as in a container on a larger machine
+    monkeypatch.setattr(schedulers, "bound_cores", lambda: 4)
     sizes = [(4, 1), (2, 2), (1, 4), (2, 1), (8, 1)]
     bound = [schedulers._takes_all_cores(Resources(*size, 1 << 30)) for size in sizes]
     assert bound == [True, True, True, False, False]

@@ -194,6 +194,16 @@ def test_the_memory_of_a_container_is_what_its_group_allows(
     assert machine.machine_memory() > 2**30
 
 
+def test_a_container_is_not_given_more_work_than_its_quota_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "bound_cores", lambda: 64)
+    monkeypatch.setattr("dask.system.cpu_count", lambda: 2)
+    machine._within_quota.cache_clear()
+    assert machine.usable_cores() == 2
+    monkeypatch.setattr(machine, "bound_cores", lambda: 1)  # bound meanwhile
+    assert machine.usable_cores() == 1
+    machine._within_quota.cache_clear()
+
+
 def test_inputs_that_a_cluster_has_dropped_are_an_error_with_what_helps() -> None:
     options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0", "processes": False}
     with LocalCluster(**options) as cluster, Client(cluster) as client:

@@ -2,13 +2,26 @@
 
 import os
 from contextlib import suppress
+from functools import cache
 from numbers import Integral
 from pathlib import Path, PurePosixPath
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
+def bound_cores() -> int:
+    """Cores that this process is bound to: all of the machine, unless somebody has bound it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those it is bound to, or the quota of its container if that is less."""
+    return _within_quota(bound_cores())
+
+
+@cache
+def _within_quota(bound: int) -> int:
+    from dask.system import cpu_count
+
+    return min(bound, int(cpu_count()))
 
 
 def as_bytes(memory_limit: object) -> int:

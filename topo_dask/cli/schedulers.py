@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import click
 
-from ..machine import as_bytes, machine_memory, usable_cores
+from ..machine import as_bytes, bound_cores, machine_memory, usable_cores
 from ..workers import Resources
 
 THREADS_OF_A_WORKER = 4
@@ -114,8 +114,9 @@ def _calm() -> dict[str, str]:
 
 
 def _takes_all_cores(machine: Resources) -> bool:
-    # Two clusters that take some of the cores would be bound to the same ones.
-    return machine.workers * machine.threads == usable_cores()
+    # Two clusters that take some of the cores would be bound to the same ones, as would those of two containers that
+    # share the cores of a machine.
+    return machine.workers * machine.threads == bound_cores()
 
 
 @contextmanager
