@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.agglomeration import agglomerate_contacts
+from topo_dask.kernels import agglomeration, contact_tables
+from topo_dask.kernels.agglomeration import FIRST_ROOM, agglomerate_contacts
 from topo_dask.kernels.contact_tables import combine_contacts, contract, drop_decided, number_nodes
+from topo_dask.kernels.plateaus import Room
 
 ONE = 1 << 24
 THRESHOLDS = [0.0, 0.25, 0.5, -0.5, -3.0, 1.0, np.inf, -np.inf]
@@ -105,6 +107,18 @@ def test_an_id_that_falls_turns_a_tie():
     roots = agglomerate_contacts(*to_table(rows), 11, 0.0)
     assert roots[[1, 5, 7, 10]].tolist() == [1, 5, 1, 1]
     assert roots.tolist() == greedy(rows, 11, 0.0)
+
+
+@pytest.mark.parametrize("n", [FIRST_ROOM, FIRST_ROOM + 1, 2 * FIRST_ROOM])
+def test_a_plateau_gets_room_for_all_its_contacts_and_none_of_a_lower_score(n, monkeypatch):
+    # 1 unites with 0 first, so that 2 n is not united with either of them; with 1 alone it would be.
+    pairs = [(2 * i, 2 * i + 1, 2 * ONE, 1) for i in range(n)]
+    rows = [*pairs, (0, 2 * n, -10 * ONE, 1), (1, 2 * n, ONE, 1)]
+    made = []
+    monkeypatch.setattr(agglomeration, "Room", type("Noting", (), {"of": lambda n: made.append(n) or Room.of(n)}))
+    roots = agglomerate_contacts(*to_table(rows), 2 * n + 1, 0.0)
+    assert roots.tolist() == [i // 2 * 2 for i in range(2 * n + 1)]
+    assert made == [FIRST_ROOM, n][: 1 + (n > FIRST_ROOM)]
 
 
 def _agglomerate_region(table, others, lut, threshold):
@@ -262,6 +276,7 @@ BAD = [  # place of the argument, its value, exception, message
     (1, np.array([1, (1 << 53) + 1]), OverflowError, r"contact scores: .*2\*\*53"),
     (2, np.array([1]), ValueError, r"faces is int64 \(1,\): expected int64 \(2,\)"),
     (2, np.array([0, 1]), ValueError, r"faces runs from 0 to 1: expected 1 to 2\*\*53"),
+    (2, np.array([1, (1 << 53) + 1]), ValueError, r"faces runs from 1 to 9007199254740993: expected 1 to 2\*\*53"),
     (3, -1, ValueError, r"n_nodes is -1"),
     (3, 1 << 31, ValueError, r"n_nodes is 2147483648: expected 0 to 2\*\*31 - 1"),
     (4, np.nan, ValueError, r"threshold is nan"),
@@ -294,6 +309,50 @@ def test_sums_that_leave_the_exact_range_are_refused():
     for tables in ([wrapped], [large, large]):
         with pytest.raises(OverflowError, match="2\\*\\*38"):
             combine_contacts(tables)
+
+
+def test_faces_that_leave_the_exact_range_are_refused():
+    large = np.array([[0, 1]]), np.array([0]), np.array([1 << 53])
+    assert combine_contacts([large])[2].tolist() == [1 << 53]
+    for n in (2, 1024, 2048):  # the number of faces of the last two wraps around, to the least int64 and to 0
+        with pytest.raises(OverflowError, match=r"faces: .*2\*\*53"):
+            combine_contacts([large] * n)
+
+
+FAR = 1 << 52
+TOO_FAR = {  # what the contacts of 0 and 1 with another node add up to
+    "a sum": ((FAR + 4, 1), (FAR, 1)),
+    "a negative sum": ((-FAR - 4, 1), (-FAR, 1)),
+    "faces": ((4 * ONE, FAR + 4), (0, FAR)),
+}
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["the contact of 0 is better", "that of 1 is better"])
+@pytest.mark.parametrize("other", [2, 3], ids=["the other sum is good after", "before"])
+@pytest.mark.parametrize("what", TOO_FAR)
+def test_a_united_contact_that_leaves_the_exact_range_is_refused(what, other, swapped):
+    of_0, of_1 = TOO_FAR[what][:: -1 if swapped else 1]
+    best, good = (0, 1, 1 << 53, 1), [(0, 5 - other, ONE, 1), (1, 5 - other, ONE, 1)]
+    assert agglomerate_contacts(*to_table([best, *good]), 6, float(1 << 28)).tolist() == [0, 0, 2, 3, 4, 5]
+    rows = [best, *good, (0, other, *of_0), (1, other, *of_1)]
+    for more in ([], [(4, 5, 1 << 53, 1)]):  # a pair that is united after, at the same score
+        with pytest.raises(OverflowError, match=r"contact score: .* united contact exceeds 2\*\*53"):
+            agglomerate_contacts(*to_table(rows + more), 6, float(1 << 28))
+
+
+def test_wide_ids_are_in_lexicographic_order():
+    low, high = (1 << 32) - 3, (1 << 32) - 2  # packed into one number, these two would wrap around
+    one = np.array([ONE]), np.array([1])
+    pairs, _, _ = combine_contacts([(np.array([pair]), *one) for pair in ((low, high), (1, high))])
+    assert pairs.tolist() == [[1, high], [low, high]]
+
+
+def test_more_contacts_than_a_graph_has_numbers_for_are_refused(monkeypatch):
+    monkeypatch.setattr(contact_tables, "_MAX_CONTACTS", 2)
+    agglomerate_contacts(*GOOD)
+    monkeypatch.setattr(contact_tables, "_MAX_CONTACTS", 1)
+    with pytest.raises(ValueError, match=r"pairs has 2 rows: expected at most 2\*\*30; agglomerate smaller regions"):
+        agglomerate_contacts(*GOOD)
 
 
 def test_sums_that_are_not_complete_may_be_large():
