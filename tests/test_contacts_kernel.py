@@ -119,6 +119,15 @@ def test_many_pairs(mode):
     assert [tuple(p) for p in actual[0].tolist()] == list(expected)
 
 
+@pytest.mark.parametrize("n", [FIRST_ROWS, FIRST_ROWS + 1, 2 * FIRST_ROWS, 2 * FIRST_ROWS + 1])
+@pytest.mark.parametrize("axis", [2, 0], ids=["all in one row of voxels", "one in each row"])
+def test_pairs_up_to_the_last_row_of_a_table(axis, n):
+    numbers = np.moveaxis(np.arange(1, n + 2)[None, None], 2, axis)
+    pairs, sums, faces = tabulate_contacts(numbers, np.ones((3, *numbers.shape)), numbers.shape, "adjacent")
+    assert pairs.tolist() == [[i, i + 1] for i in range(1, n + 1)]
+    assert (sums.tolist(), faces.tolist()) == ([3 << 24] * n, [1] * n)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_order_of_evaluation(mode):
     rng = np.random.default_rng(5)
@@ -200,13 +209,15 @@ def test_refuses(numbers, flow, core, mode, error, message):
         tabulate_contacts(numbers, flow, core, mode, origin=(10, 20, 30))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("length", [1024, 4096])
-def test_refuses_a_sum_that_would_wrap(length):
+def test_refuses_a_sum_that_would_wrap(length, sign):
     numbers = np.ones((1, 2, length), np.int64)
     numbers[0, 1] = 2
     flow = np.zeros((3, 1, 2, length))
     flow[0] = 2.0**14  # every score is 2**28, which is 2**52 units; 4096 of them wrap to 0
-    assert tabulate_contacts(numbers[..., :8], flow[..., :8], (1, 2, 8), "adjacent")[1].tolist() == [2**55]
+    flow[0, 0, 1] *= sign
+    assert tabulate_contacts(numbers[..., :8], flow[..., :8], (1, 2, 8), "adjacent")[1].tolist() == [sign * 2**55]
     with pytest.raises(OverflowError, match=r"2\*\*62 together"):
         tabulate_contacts(numbers, flow, numbers.shape, "adjacent")
 
