@@ -18,7 +18,7 @@ from topo_dask.kernels.nearest import nearest_of
 from topo_dask.plan import Recipe
 from topo_dask.stages import absorb, recover, search, seeds
 from topo_dask.stages.job import Job, View
-from topo_dask.stages.search import AROUND, RADII, Candidates, nearest_labels
+from topo_dask.stages.search import AROUND, RADII, Candidates, labels_inside, nearest_labels
 from topo_dask.stages.seeds import TABLE, SeedTable, file_table
 from topo_dask.stores.scratch import MemoryScratch
 
@@ -118,6 +118,21 @@ def test_fragments_near_a_large_one_in_their_block_are_not_searched_for_by_insta
     np.testing.assert_array_equal(found, naive.split_disconnected(labels, 0.4))
     near_faces = [point for point in np.argwhere(labels).tolist() if point[2] == 14 and {0, 8} & set(point[:2])]
     assert sorted(searched) == sorted([*near_faces, [4, 4, 9]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_nearer_than_any_voxel_of_another_block_are_taken_from_the_block(seed: int) -> None:
+    rng, labels = np.random.default_rng(seed), np.zeros((27, 27, 27), np.int32)
+    labels[tuple(rng.integers(9, 18, (3, 20)))] = rng.integers(1, 9, 20)
+    inside = np.zeros(labels.shape, np.bool_)
+    inside[9:18, 9:18, 9:18] = True
+    points, sources, others = np.argwhere(inside), np.argwhere(labels), np.argwhere(~inside)
+    d2 = ((points[:, None] - sources) ** 2).sum(axis=2).min(axis=1)
+    away2 = np.array([((others - point) ** 2).sum(axis=1).min() for point in points])
+    expected = np.where((d2 < away2) & (d2 <= AROUND * AROUND), naive_labels(points, labels), 0)
+    block, span = BlockGrid((27, 27, 27), (9, 9, 9)).block((1, 1, 1)), np.ones((2, len(points)), np.int32)
+    found = labels_inside(points, block, candidates(labels, 9).pieces, (span[0], 9 * span[1]))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.fixture
