@@ -3,6 +3,7 @@ import pytest
 import zarr
 from skimage.measure import label as connected
 
+from topo_dask.kernels.painting import ellipsoid_is_free, free_length, paint_ellipsoid, paint_path
 from topo_dask.synthetic import Tiling, blobs, noisy, touching_plates, tubes
 from topo_dask.targets import direct_flow
 
@@ -52,6 +53,48 @@ def test_plates_touch_their_neighbours_in_the_stack_over_their_whole_face():
             break
     else:
         pytest.fail("no axis along which each plate is 4 thick and covered by the next")
+
+
+ELLIPSOIDS = [
+    ((5.0, 6.0, 7.0), (2.0, 3.0, 4.0)),  # voxels lie on the very surface along each axis
+    ((5.5, 6.25, 7.0), (2.5, 1.25, 0.5)),
+    ((0.0, 12.0, 6.0), (3.0, 3.0, 3.0)),  # cut by the volume
+    ((11.0, 0.0, 14.5), (2.0, 1.0, 2.5)),
+    ((-2.0, 5.0, 5.0), (1.0, 2.0, 2.0)),  # outside
+]
+
+
+def ellipsoid(centre, radii):
+    away = np.moveaxis(np.indices((12, 13, 14)), 0, -1) - centre
+    return ((away / radii) ** 2).sum(axis=-1) <= 1
+
+
+@pytest.mark.parametrize(("centre", "radii"), ELLIPSOIDS)
+def test_an_ellipsoid_is_all_voxels_within_it(centre, radii):
+    inside = ellipsoid(centre, radii)
+    centre, radii = np.array(centre), np.array(radii)
+    labels = np.zeros(inside.shape, np.int32)
+    paint_ellipsoid(labels, centre, radii, 3)
+    np.testing.assert_array_equal(labels, 3 * inside)
+    labels[~inside] = 4
+    assert ellipsoid_is_free(labels, centre, radii, 3)
+    for voxel in np.argwhere(inside):
+        labels[tuple(voxel)] = 4
+        assert not ellipsoid_is_free(labels, centre, radii, 3)
+        assert ellipsoid_is_free(np.where(labels == 4, 0, labels).astype(np.int32), centre, radii, 3)
+        labels[tuple(voxel)] = 0
+
+
+def test_a_path_is_free_up_to_the_first_ball_that_meets_an_object():
+    labels = np.zeros((12, 13, 14), np.int32)
+    path = np.array([[5.0, 5.0, x] for x in range(3, 10)])
+    assert free_length(labels, path, 2.0) == len(path)
+    paint_path(labels, path[:3], 2.0, 1)
+    expected = np.logical_or.reduce([ellipsoid(point, (2.0, 2.0, 2.0)) for point in path[:3]])
+    np.testing.assert_array_equal(labels, expected)
+    labels[:] = 0
+    labels[5, 7, 8] = 2  # at the very surface of the ball about x = 8
+    assert free_length(labels, path, 2.0) == 5
 
 
 FLOW, ONES = np.zeros((3, 2, 2, 2)), np.ones((2, 2, 2), int)
