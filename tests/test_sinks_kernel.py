@@ -156,3 +156,18 @@ def test_end_points_beyond_the_range_are_refused(n: int) -> None:
         job.scratch.put("track", key, ids=np.array([0]), counts=np.array([n]), sums=sums)
     with pytest.raises(OverflowError, match=message):
         link(job, 0)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_end_points_outside_are_in_the_nearest_cell_up_to_the_limit(axis: int) -> None:
+    grid = CellGrid.for_radius((4, 5, 6), 4.0)
+    ends = np.array([[1.0, 2.0, 3.0]] * 2)
+    for limit, away, nearest in ((-1 << 16, -np.inf, 0), (grid.volume_shape[axis] + (1 << 16), np.inf, 9)):
+        ends[1, axis] = nearest
+        inside = cells_of(ends, grid).tolist()
+        ends[1, axis] = limit
+        assert cells_of(ends, grid).tolist() == inside
+        for value in (np.nextafter(limit, away), away, np.nan):
+            ends[1, axis] = value
+            with pytest.raises(ValueError, match=r"at most 2\*\*16 voxels outside .* in row 1;"):
+                cells_of(ends, grid)
