@@ -78,6 +78,19 @@ def test_nearer_than_the_shortest_length():
     assert sums.tolist() == [0, round(0.01 * 2**24)]
 
 
+def test_sums_up_to_the_range():
+    flow = np.zeros((3, 1, 1, 2))
+    flow[0, 0, 0, 0] = 2.0**19
+    centres = np.zeros((2, 3))
+    assert flow_errors(np.array([[[1, 0]]]), flow, (0, 0, 0), centres, 1).tolist() == [0, 2**62]
+    flow[:2] = 2.0**18
+    flow[2, 0, 0, 1] = -1  # as it should be: the errors of both voxels are the same
+    assert flow_errors(np.array([[[1, 1]]]), flow, (0, 0, 0), centres, 1).tolist() == [0, 2**62]
+    flow[2, 0, 0, 0] = 2.0**-7  # two more of the last bit that a float64 of this size has
+    with pytest.raises(OverflowError, match=r"\(0, 0, 1\).*2\*\*38"):
+        flow_errors(np.array([[[1, 1]]]), flow, (0, 0, 0), centres, 1)
+
+
 def test_reads_a_flow_as_it_lies():
     rng = np.random.default_rng(2)
     numbers = rng.integers(0, 4, (4, 5, 6))
