@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from skimage.measure import label
 
 from topo_dask.kernels import labels as labels_module
-from topo_dask.kernels.fragments import divide_instances, find_fragments
+from topo_dask.kernels.fragments import divide_instances, face_pairs, find_fragments
+from topo_dask.kernels.labels import number_kept
 
 
 def check(labels: NDArray[np.int32]) -> int:
@@ -56,10 +57,21 @@ def test_nothing_is_in_an_empty_block() -> None:
         assert check(np.zeros(shape, np.int32)) == 0
 
 
+@pytest.mark.parametrize("n", [1 << 8, 1 << 16, 1 << 20])
+def test_fragments_of_the_highest_numbers_meet_across_a_face(n: int) -> None:
+    lower, upper = np.array([[1, n, n, 0, n, 2]], np.uint32), np.array([[n, 1, n, n, 1, 2]], np.uint32)
+    labels = np.full(n, 7, np.int32)
+    labels[1] = 8  # 2 is another instance here
+    assert face_pairs(lower, upper, labels, np.full(n, 7, np.int32)).tolist() == [[1, n], [n, 1], [n, n]]
+
+
 def test_more_instances_than_labels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = np.array([1, 1, 2], np.int32), np.array([5, 5, 5]), np.arange(3)
     monkeypatch.setattr(labels_module, "MAX_LABEL", 3)
     assert divide_instances(*fragments, 0.1).tolist() == [1, 2, 3]
+    assert number_kept(np.array([True, True, False, True])).tolist() == [1, 2, 0, 3]
     monkeypatch.setattr(labels_module, "MAX_LABEL", 2)
     with pytest.raises(OverflowError, match="3 instances do not fit into int32 labels, which end at 2"):
         divide_instances(*fragments, 0.1)
+    with pytest.raises(OverflowError, match="3 instances do not fit into int32 labels, which end at 2"):
+        number_kept(np.array([True, True, False, True]))
