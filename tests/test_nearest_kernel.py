@@ -175,8 +175,11 @@ def test_the_limit_of_the_key_is_sharp():
     seeds = np.arange(1, 3).reshape(1, 1, 2)  # 2 labels: ranks of 2 bits, squared distances below 2**60
     d2, label = nearest(seeds, (0, 0, 0), (0, 0, 2**30 - 1), (1, 1, 1))
     assert (d2.item(), label.item()) == ((2**30 - 2) ** 2, 2)
-    with pytest.raises(OverflowError, match="2 labels"):
-        nearest(seeds, (0, 0, 0), (0, 0, 2**30), (1, 1, 1))
+    d2, label = nearest(seeds, (0, 0, 0), (0, 0, 2 - 2**30), (1, 1, 1))
+    assert (d2.item(), label.item()) == ((2**30 - 2) ** 2, 1)
+    for x in (2**30, 1 - 2**30):
+        with pytest.raises(OverflowError, match="2 labels"):
+            nearest(seeds, (0, 0, 0), (0, 0, x), (1, 1, 1))
 
 
 @settings(max_examples=200, deadline=None)
