@@ -1,6 +1,7 @@
 """Extents of numbered pieces against their definition, from all voxels of a block and from a list of some."""
 
 from dataclasses import astuple
+from itertools import permutations
 
 import numpy as np
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from topo_dask.kernels.extents import NOWHERE, measure, measure_some
+from topo_dask.kernels.extents import NOWHERE, Extents, measure, measure_some
 
 VOLUME = (30, 40, 50)
 
@@ -39,3 +40,19 @@ def test_extents_are_those_of_the_definition(numbers: NDArray[np.uint32], start:
     for extents in found:
         for column, expected in zip(astuple(extents), defined(numbers, 4, start), strict=True):
             np.testing.assert_array_equal(column, expected)
+
+
+def test_extents_of_parts_combine_in_any_order() -> None:
+    numbers = np.random.default_rng(0).integers(0, 4, (5, 6, 7), np.uint32, endpoint=True)
+    numbers[2:] %= 4  # 4 is in the first part alone
+    parts = [measure(numbers[z : z + 2], 4, (z, 3, 2), VOLUME) for z in (0, 2, 4)]
+    rows = np.array([4, 1, 0, 2])  # row 3 belongs to no piece
+    expected = defined(numbers, 4, (0, 3, 2))
+    for order in permutations(parts):
+        whole = Extents.empty(5)
+        for part in order:
+            whole.add(rows, part)
+        for column, of_pieces in zip(astuple(whole.take(rows)), expected, strict=True):
+            np.testing.assert_array_equal(column, of_pieces)
+        for column, of_none in zip(astuple(whole.take(np.array([3]))), astuple(Extents.empty(1)), strict=True):
+            np.testing.assert_array_equal(column, of_none)
