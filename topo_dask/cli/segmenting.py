@@ -111,7 +111,8 @@ def _is_on_record(output: str, scratch: str | None) -> bool:
 @click.option(
     "--estimate",
     is_flag=True,
-    help="Time a few blocks in a temporary folder, and tell how long the run will take. All workers must share TMPDIR.",
+    help="Time a few blocks in a temporary folder, and tell how long the run will take once its workers have started. "
+    "All workers must share TMPDIR.",
 )
 def plan(semantic: str, flow: str, as_json: bool, estimate: bool, **values: Any) -> None:
     """Show what `run` would do: blocks, stages, projected memory and sizes.
