@@ -164,8 +164,8 @@ def measure_some(
     (array([2, 1]), [[8, 0, 3], [4, 1, 2]], array([25, 29]))
     """
     out = Extents.empty(n_numbers)
-    places = (np.array(numbers_of_axes, np.int64) for numbers_of_axes in (shape, start, volume_shape))
-    _measure_some(voxels, numbers, *places, *_columns(out))
+    box = (np.array(axes, np.int64) for axes in (shape, start, volume_shape))
+    _measure_some(voxels, numbers, *box, *_columns(out))
     return out
 
 
