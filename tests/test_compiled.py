@@ -1,8 +1,17 @@
 """The cache of compiled kernels: never stale, never fatal."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from numba import types
+from numba.core import event
+from numba.core.errors import TypingError
+
+from topo_dask.kernels.compiled import part
+from topo_dask.kernels.linking import find_root
 
 CODE = "import numpy as np; from topo_dask.kernels.linking import connected as c; print(c(np.array([[3, 1]]), 5))"
 
@@ -34,3 +43,40 @@ def test_a_numba_whose_cache_is_another_only_costs_time(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", without + CODE], env=environment, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[0 1 2 1 4]", "")
     assert not list(tmp_path.iterdir())
+
+
+class _Compilations(event.Listener):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.collected: list[bool] = []
+
+    def on_start(self, compilation: event.Event) -> None:
+        self.collected.append(gc.isenabled())
+
+    def on_end(self, compilation: event.Event) -> None:
+        pass
+
+
+def test_the_collector_of_cycles_waits_while_a_kernel_compiles_and_goes_on_after_it() -> None:
+    parents = types.Array(types.int64, 1, "C")
+    with event.install_listener("numba:compile", _Compilations()) as compilations:
+        part(find_root.py_func).compile((parents, types.int64))
+        assert compilations.collected == [False]
+        assert gc.isenabled()
+        with pytest.raises(TypingError):
+            part(find_root.py_func).compile((types.int64, types.int64))
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            part(find_root.py_func).compile((types.Array(types.int32, 1, "C"), types.int64))
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
+
+
+def test_the_collector_goes_on_while_others_compile() -> None:
+    def half(x: float) -> float:
+        return x / 2
+
+    with event.install_listener("numba:compile", _Compilations()) as compilations:
+        part(half).compile((types.float64,))
+    assert compilations.collected == [True]
