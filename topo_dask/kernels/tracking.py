@@ -22,11 +22,9 @@ TILE = (4, 8, 8)
 BATCH = 256
 """Particles advanced together, as many as a full tile has; half or twice as many are equally fast."""
 
-STRIDE = 16
-"""Steps between two checks of a batch: has any particle left the region, does any stand still?"""
-
-SHORT_STRIDE = 4
-"""The same when a particle is near a face of the region."""
+STRIDES = (16, 4, 1)
+"""Steps between two checks of a batch: has any particle left the region, does any stand still? The nearer particles are
+to a face of the region, the fewer."""
 
 HALVES_BYTES = 8
 """Bytes of a vector of float16 in the layout for tracking."""
@@ -208,8 +206,17 @@ def start_particles(
 def _displacement(vectors, words, at, i, axis, step):  # type: ignore[no-untyped-def]
     # The compiler knows which branch is taken.
     if words is None:
-        return gather(vectors, np.uint64(load(at, i)) * np.uint64(3) + np.uint64(axis))
-    return step * half_to_single(load(words, i) >> np.uint64(16 * axis))
+        return gather(vectors, np.uint64(load(at, i)) * np.uint64(3) + axis)
+    return step * half_to_single(load(words, i) >> np.uint64(16) * axis)
+
+
+@part
+def _move_along(axis, v, last, vectors, words, step, at, count):  # type: ignore[no-untyped-def]
+    # The clamps are written so that NaN passes through them.
+    for i in range(count):
+        moved = load(v, i) + _displacement(vectors, words, at, i, axis, step)
+        moved = 0.0 if moved < 0.0 else moved
+        store(v, i, last if moved > last else moved)
 
 
 @part
@@ -217,26 +224,15 @@ def _move(vectors, words, step, at, z, y, x, count, strides, last):  # type: ign
     # One loop finds the voxel under every particle, then one loop moves them along each axis: this form becomes SIMD
     # gathers.
     stride_z, stride_y, base = strides
-    last_z, last_y, last_x = last
     for i in range(count):
         row = np.trunc(load(z, i)) * stride_z + np.trunc(load(y, i)) * stride_y
         store(at, i, np.int64(row + (np.trunc(load(x, i)) - base)))
     if words is not None:
         for i in range(count):
             store(words, i, gather(vectors, load(at, i)))
-    # The clamps are written so that NaN passes through them.
-    for i in range(count):
-        v = load(z, i) + _displacement(vectors, words, at, i, 0, step)
-        v = 0.0 if v < 0.0 else v
-        store(z, i, last_z if v > last_z else v)
-    for i in range(count):
-        v = load(y, i) + _displacement(vectors, words, at, i, 1, step)
-        v = 0.0 if v < 0.0 else v
-        store(y, i, last_y if v > last_y else v)
-    for i in range(count):
-        v = load(x, i) + _displacement(vectors, words, at, i, 2, step)
-        v = 0.0 if v < 0.0 else v
-        store(x, i, last_x if v > last_x else v)
+    _move_along(np.uint64(0), z, last[0], vectors, words, step, at, count)
+    _move_along(np.uint64(1), y, last[1], vectors, words, step, at, count)
+    _move_along(np.uint64(2), x, last[2], vectors, words, step, at, count)
 
 
 @part
@@ -310,7 +306,6 @@ def _fewest(left, count, most):  # type: ignore[no-untyped-def]
 
 @kernel
 def _advance(vectors, words, step, last, strides, bounds, free, batch, positions, steps_left):  # type: ignore[no-untyped-def]
-    region, core, rim = bounds
     z, y, x, old_z, old_y, old_x, at, who, left, gone = batch
     start = 0
     while start < len(positions):
@@ -322,29 +317,24 @@ def _advance(vectors, words, step, last, strides, bounds, free, batch, positions
                 count += 1
             start += 1
         while count > 0:
-            stride = 1
-            if free and not _any_outside(z, y, x, count, core):
-                stride = STRIDE
-            elif free and not _any_outside(z, y, x, count, rim):
-                stride = SHORT_STRIDE
-            elif _any_outside(z, y, x, count, region):
-                bad = _first_nan(z, y, x, count)
-                if bad >= 0:
-                    return at[bad]
+            level = 0 if free else len(bounds) - 1
+            while level < len(bounds) and _any_outside(z, y, x, count, bounds[level]):
+                level += 1
+            if level == len(bounds):
                 for i in range(count):
-                    gone[i] = _outside(z, y, x, i, region)
-                count = _retire(gone, z, y, x, at, left, who, count, positions, steps_left)
-                continue
-            stride = _fewest(left, count, stride)
-            for _ in range(stride - 1):
-                _move(vectors, words, step, at, z, y, x, count, strides, last)
-            _copy(z, y, x, old_z, old_y, old_x, count)
-            _move(vectors, words, step, at, z, y, x, count, strides, last)
-            if not free:
-                bad = _first_nan(z, y, x, count)
+                    gone[i] = _outside(z, y, x, i, bounds[level - 1])
+                some_go = True
+            else:
+                stride = _fewest(left, count, STRIDES[level])
+                for to_go in range(stride, 0, -1):
+                    if to_go == 1:
+                        _copy(z, y, x, old_z, old_y, old_x, count)
+                    _move(vectors, words, step, at, z, y, x, count, strides, last)
+                bad = -1 if free else _first_nan(z, y, x, count)
                 if bad >= 0:
                     return at[bad]
-            if _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride):
+                some_go = _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride)
+            if some_go:
                 count = _retire(gone, z, y, x, at, left, who, count, positions, steps_left)
     return -1
 
@@ -395,7 +385,7 @@ def advance(region: Region, volume_shape: Shape, positions: NDArray[np.float64],
     lower = [int(v) for v in origin]
     upper = [a + n for a, n in zip(lower, shape, strict=True)]
     plane, row = float(shape[1] * shape[2]), float(shape[2])
-    margins = 0.0, STRIDE * longest + 1.0, SHORT_STRIDE * longest + 1.0
+    margins = (stride * longest + 1.0 if stride > 1 else 0.0 for stride in STRIDES)
     bad = _advance(
         vectors.reshape(-1),
         np.empty(BATCH, np.uint64) if vectors.dtype == np.uint64 else None,
