@@ -3,9 +3,21 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 from .labels import add_up, apply_lut, check_label_count, number_roots
 from .linking import flatten_roots, join_sets
+
+
+@part
+def _joined(number, label, x, goes_on, row, out, parents):  # type: ignore[no-untyped-def]
+    # Number of voxel x after a look at the voxel beside it in an earlier row. If both rows had this label at the voxel
+    # before, their numbers are united already.
+    if row[x] != label or (goes_on and row[x - 1] == label):
+        return number
+    beside = np.int64(out[x])
+    if number != 0:
+        join_sets(parents, number, beside)
+    return beside
 
 
 @kernel
@@ -16,26 +28,23 @@ def _scan(labels, numbers, parents):  # type: ignore[no-untyped-def]
     for z in range(depth):
         for y in range(height):
             row, out = labels[z, y], numbers[z, y]
-            row_above, out_above = labels[z, max(y - 1, 0)], numbers[z, max(y - 1, 0)]
-            row_before, out_before = labels[max(z - 1, 0), y], numbers[max(z - 1, 0), y]
+            # Before the first row and plane come the last ones: these are not read.
+            row_above, out_above = labels[z, y - 1], numbers[z, y - 1]
+            row_before, out_before = labels[z - 1, y], numbers[z - 1, y]
             for x in range(width):
-                label, number = row[x], 0
+                label, number = row[x], np.int64(0)
                 if label != 0:
                     goes_on = x > 0 and row[x - 1] == label
                     if goes_on:
-                        number = out[x - 1]
-                    # If both rows had this label at the voxel before, their numbers are united already.
-                    if y > 0 and row_above[x] == label and not (goes_on and row_above[x - 1] == label):
-                        if number:
-                            join_sets(parents, number, out_above[x])
-                        number = out_above[x]
-                    if z > 0 and row_before[x] == label and not (goes_on and row_before[x - 1] == label):
-                        if number:
-                            join_sets(parents, number, out_before[x])
-                        number = out_before[x]
+                        number = np.int64(out[x - 1])
+                    if y > 0:
+                        number = _joined(number, label, x, goes_on, row_above, out_above, parents)
+                    if z > 0:
+                        number = _joined(number, label, x, goes_on, row_before, out_before, parents)
                     if number == 0:
                         n += 1
-                        parents[n] = number = n
+                        number = np.int64(n)
+                        parents[n] = number
                 out[x] = number
     flatten_roots(parents[: n + 1])
     return n
