@@ -85,7 +85,7 @@ def _leave_plateaus(graph: Graph, n: int, room: Room, left: NDArray[np.bool_]) -
 @part
 def _grow(graph: Graph, group: int, at: float, n: int, room: Room) -> bool:
     """Unite a group with its neighbour of lowest id until none is left at this score. Returns as `merge_groups`."""
-    size, newest = 0, group
+    size, newest = np.int64(0), group  # not a literal, for which `push` would be compiled again
     while True:
         place = first_place(room.ids, n, newest)
         while place < n and room.ids[place] == newest:
