@@ -40,6 +40,7 @@ from topo_dask.stages.job import Job
 from topo_dask.stages.stage import Stage
 from topo_dask.stores import label_arrays
 from topo_dask.stores.foreign import MARK
+from topo_dask.stores.instance_tables import COLUMNS, PHYSICAL
 from topo_dask.stores.space import Disk
 from topo_dask.targets import direct_flow
 
@@ -776,6 +777,17 @@ def test_tables_are_read_or_computed(segmented: Path, words: list[str]) -> None:
     assert none.stderr.endswith("0 of 2 instances\n")
 
 
+@pytest.mark.parametrize("words", [["out", "--class", "nuc"], ["out/labels/nuc"], ["out/labels/nuc/0"]])
+def test_tables_tell_micrometres(segmented: Path, words: list[str]) -> None:
+    options = "--physical", "--where", "centroid_um_z > 0.05", "--sort", "volume_um3", "-o", "rows.json"
+    done = invoke("table", *words, *options)
+    assert done.exit_code == 0, done.stderr
+    (row,) = json.loads(Path("rows.json").read_text())
+    assert list(row) == [*COLUMNS, *PHYSICAL]
+    assert row["volume_um3"] == pytest.approx(27 * 0.016**3)
+    assert [row[f"centroid_um_{axis}"] for axis in "zyx"] == pytest.approx([5 * 0.016] * 3)
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
 def test_tables_are_exported_whole(segmented: Path, name: str) -> None:
     done = invoke("table", "out", "--class", "mito", "--rows", 1, "-o", name)
@@ -801,6 +813,7 @@ TABLES = [
     ("table out.tables/nuc.csv --class nuc", "--class is for OUTPUT or LABELS, and out.tables/nuc.csv is the table"),
     ("table out.tables/nuc.csv --flow one_flow", "--flow is for OUTPUT or LABELS"),
     ("table out.tables/nuc.csv --level 0", "--level is for OUTPUT or LABELS"),
+    ("table out.tables/nuc.csv --physical", "--physical is for OUTPUT or LABELS"),
     ("table nowhere", "nowhere: there is no zarr array and no zarr group"),
 ]
 
@@ -836,9 +849,15 @@ def test_the_table_of_a_coarser_level_is_computed(stored: Path, monkeypatch: pyt
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--quiet"
     assert invoke("run", "one", "one_flow", "out", *options).exit_code == 0
     for level in (0, 1):
-        n = np.count_nonzero(zarr.open(f"out/labels/nuc/{level}")[:])
+        voxels = np.argwhere(zarr.open(f"out/labels/nuc/{level}")[:])
+        n = len(voxels)
         (row,) = invoke("table", "out", "--level", level).stdout.splitlines()[1:]
         assert row.split()[1] == str(n)
+        # The centre of the first voxel of level 1 lies half a fine voxel beyond that of level 0.
+        (row,) = invoke("table", "out", "--level", level, "--physical").stdout.splitlines()[1:]
+        volume, *centre = map(float, row.split()[-4:])
+        assert volume == pytest.approx(n * (0.008 * 2**level) ** 3, rel=1e-3)
+        assert centre == pytest.approx(voxels.mean(axis=0) * 0.008 * 2**level + 0.004 * level, rel=1e-3)
     assert n < 54
     refused = invoke("table", "out", "--level", 1, "--where", "flow_error < 1")
     assert "flow_error is not known" in refused.stderr
@@ -864,6 +883,9 @@ NOT_WORTH_COMPUTING = [
     ("--where voxels>1 --where size>1", "there is no column 'size': label, voxels,"),
     ("--where flow_error<1", "flow_error is not known; the run needs --flow-error, or this --flow"),
     ("--sort size", "there is no column 'size': label, voxels,"),
+    ("--sort volume_um3", "the column 'volume_um3' needs --physical"),
+    ("--where centroid_um_z>1", "the column 'centroid_um_z' needs --physical"),
+    ("--physical", "--physical: the metadata of labels tell no size of a voxel in a unit of length; --resolution-nm"),
     ("-o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("-o there/rows.csv", "--output 'there/rows.csv': there is no folder "),
     ("-o one/zarr.json/rows.csv", "--output 'one/zarr.json/rows.csv': there is no folder "),

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from ..config import warn
 from .options import LEVEL, Place
+
+if TYPE_CHECKING:
+    from ..stores.marks import Found
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -52,6 +55,11 @@ class Condition(NamedTuple):
 )
 @LEVEL
 @click.option(
+    "--physical",
+    is_flag=True,
+    help="Add volume_um3 and centroid_um_z, _y, _x: in micrometres, in the place in space that LABELS have.",
+)
+@click.option(
     "--where",
     "conditions",
     multiple=True,
@@ -73,6 +81,7 @@ def table(
     flow: str | None,
     channel: int | None,
     level: int | None,
+    physical: bool,
     conditions: tuple[str, ...],
     sort: str,
     descending: bool,
@@ -88,16 +97,17 @@ def table(
 
     \b
       topo-dask table labels.zarr --class nuc --where 'voxels > 1000' --sort voxels --descending
+      topo-dask table labels.zarr --class nuc --physical --where 'volume_um3 > 0.5'
       topo-dask table others.zarr/labels/0 --flow flow.zarr -o instances.csv
     """
     # Bad options are refused first: the table may take hours to compute.
     if output is not None:
         _check_output(output)
-    _check_column(sort)
+    _check_column(sort, physical)
     if channel is not None and flow is None:
         raise click.UsageError("--channel says which channels of --flow are meant, and there is no --flow")
-    kept = [read_condition(condition) for condition in conditions]
-    table = _load(place, name, flow, channel, level, kept)
+    kept = [read_condition(condition, physical) for condition in conditions]
+    table = _load(place, name, flow, channel, level, physical, kept)
     columns = select(table, kept, sort, descending)
     if output is None:
         _show(columns, rows)
@@ -118,15 +128,17 @@ def _check_output(output: Path) -> None:
         raise click.UsageError(f"--output {str(output)!r}: the folder {folder} cannot be written to")
 
 
-def _check_column(name: str) -> None:
-    from ..stores.instance_tables import COLUMNS
+def _check_column(name: str, physical: bool) -> None:
+    from ..stores.instance_tables import COLUMNS, PHYSICAL
 
-    if name not in COLUMNS:
-        raise click.UsageError(f"there is no column {name!r}: {', '.join(COLUMNS)}")
+    known = (*COLUMNS, *PHYSICAL) if physical else COLUMNS
+    if name not in known:
+        missing = f"there is no column {name!r}: {', '.join(known)}"
+        raise click.UsageError(f"the column {name!r} needs --physical" if name in PHYSICAL else missing)
 
 
-def read_condition(text: str) -> Condition:
-    """Read a condition such as ``voxels >= 500``.
+def read_condition(text: str, physical: bool = False) -> Condition:
+    """Read a condition such as ``voxels >= 500``; columns in micrometres are known if `physical`.
 
     Raises
     ------
@@ -146,7 +158,7 @@ def read_condition(text: str) -> Condition:
         number = int(found[3]) if re.fullmatch(r"[-+]?\d+", found[3]) else float(found[3])
     except ValueError:
         raise click.UsageError(f"--where {text!r}: {found[3]!r} is not a number") from None
-    _check_column(found[1])
+    _check_column(found[1], physical)
     return Condition(text, found[1], COMPARISONS[found[2]], number)
 
 
@@ -156,19 +168,54 @@ def _load(
     flow: str | None,
     channel: int | None,
     level: int | None,
+    physical: bool,
     conditions: Sequence[Condition],
 ) -> Columns:
-    from ..stores.inputs import open_input, open_labels
-    from ..stores.instance_tables import find_tables, read_table, read_table_of
+    from ..stores.instance_tables import in_micrometres, read_table
     from ..stores.marks import find_labels
 
     place = os.path.expanduser(place)
     if place.endswith(".csv"):
-        for option, value in (("--class", name), ("--flow", flow), ("--level", level)):
+        for option, value in (
+            ("--class", name),
+            ("--flow", flow),
+            ("--level", level),
+            ("--physical", physical or None),
+        ):
             if value is not None:
                 raise click.UsageError(f"{option} is for OUTPUT or LABELS, and {place} is the table of one class")
         return read_table(place)
     found = find_labels(place, name)
+    where = _place_in_space(found.url, level) if physical else None
+    columns = _load_or_compute(place, found, flow, channel, level, conditions)
+    return columns if where is None else {**columns, **in_micrometres(columns, *where)}
+
+
+def _place_in_space(labels: str, level: int | None) -> tuple[Any, Any]:
+    # Edges of a voxel and centre of the first one, in nanometres.
+    from ..stores.inputs import open_input
+
+    placement = open_input(labels, "labels", level)[1]
+    size, first = (None, None) if placement is None else (placement.voxel_size_nm, placement.translation_nm)
+    if size is None or first is None:
+        raise click.UsageError(
+            f"--physical: the metadata of {labels} tell no size of a voxel in a unit of length; --resolution-nm of the "
+            "run, or the metadata of its input, put it there"
+        )
+    return size, first
+
+
+def _load_or_compute(
+    place: str,
+    found: "Found",
+    flow: str | None,
+    channel: int | None,
+    level: int | None,
+    conditions: Sequence[Condition],
+) -> Columns:
+    from ..stores.inputs import open_input, open_labels
+    from ..stores.instance_tables import find_tables, read_table_of
+
     labels = open_labels(found.url, "labels", level)
     if flow is None and not level:  # the run made the table of the finest level
         folder = f"{place.rstrip('/')}.tables"

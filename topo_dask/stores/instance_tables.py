@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
@@ -21,10 +22,39 @@ COLUMNS = (
 )
 """Label and number of voxels of an instance, bounding box (first voxel, one past the last), centre, flow error."""
 
+PHYSICAL = ("volume_um3", *(f"centroid_um_{axis}" for axis in "zyx"))
+"""Volume in cubic micrometres, and centre in micrometres, see `in_micrometres`."""
+
 _HEAD = (",".join(COLUMNS) + "\r\n").encode()
 
 _ROWS = 1 << 14
 """Rows of a table that are formatted at a time."""
+
+
+def in_micrometres(
+    columns: Mapping[str, NDArray[Any]], voxel_size_nm: tuple[float, ...], first_nm: tuple[float, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """Volume and centre of each instance in space.
+
+    Parameters
+    ----------
+    columns : mapping
+        Columns of a table.
+    voxel_size_nm, first_nm : tuple of 3 float
+        Edges of a voxel, and centre of the volume's first voxel, along z, y, x in nanometres.
+
+    Examples
+    --------
+    >>> columns = {"voxels": np.array([4])} | {f"centroid_{axis}": np.array([2.5]) for axis in "zyx"}
+    >>> [column.tolist() for column in in_micrometres(columns, (1000.0, 500.0, 500.0), (0.0, 0.0, 100.0)).values()]
+    [[1.0], [2.5], [1.25], [1.35]]
+    """
+    volumes = columns["voxels"] * (math.prod(voxel_size_nm) / 1e9)
+    centres = (
+        (columns[f"centroid_{axis}"] * edge + first) / 1e3
+        for axis, edge, first in zip("zyx", voxel_size_nm, first_nm, strict=True)
+    )
+    return dict(zip(PHYSICAL, (volumes, *centres), strict=True))
 
 
 def _place(folder: str, name: str) -> str:
