@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from second_core import second_core
 
 import topo_dask
 from topo_dask.synthetic import blobs
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="keep freed memory from run to run")
     parser.add_argument("--naive", action="store_true", help="run the naive version too")
     args = parser.parse_args()
+    print(f"what the machine gives to a second process: {second_core()}", flush=True)
     if args.kept:
         keep_freed_memory()
     cores = os.sched_getaffinity(0)

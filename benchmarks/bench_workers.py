@@ -22,6 +22,7 @@ import numpy as np
 from bench_blockwise import make_inputs
 from bench_large_objects import StageTimes
 from distributed import Client, LocalCluster
+from second_core import second_core
 
 import topo_dask
 from topo_dask.cli.schedulers import Scheduling
@@ -69,6 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
+    print(f"what the machine gives to a second process: {second_core()}", flush=True)
     print(f"workers  cores  {'':9}  seconds, the best of {args.repeats}")
     found = []
     for n, used in ((1, 1), (1, 2), (2, 2)):
