@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from topo_dask.cli.schedulers import Scheduling, size_cluster
 from topo_dask.cli.tables import read_condition, select
 from topo_dask.config import get_postprocess_config
 from topo_dask.looking.layers import find_layers
-from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr
+from topo_dask.progress import JsonLog, ProgressBars, TextLog, on_stderr, said_if_long
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import Stage
 from topo_dask.stores import label_arrays
@@ -535,6 +537,46 @@ def test_who_looks_decides_how_progress_is_shown(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     with on_stderr() as shown:
         assert type(shown) is kind
+
+
+class Screen(io.StringIO):
+    """Text that is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+@pytest.mark.parametrize(("progress", "says"), [(True, True), (False, False), (JsonLog(io.StringIO()), False)])
+def test_a_run_says_that_it_compiles_if_that_takes_long(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, progress: Any, says: bool
+) -> None:
+    screen = Screen()
+
+    def make_ready(*_: object) -> None:
+        assert screen.written.wait(60 if says else 0.1) == says
+        raise RuntimeError("it stops here")
+
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("topo_dask.segment.make_ready", make_ready)
+    monkeypatch.setattr("topo_dask.segment.said_if_long", partial(said_if_long, after=0.0))
+    with pytest.raises(RuntimeError, match="it stops here"):
+        topo_dask.segment_volume(
+            "one", "one_flow", "out", class_names=["nuc"], resolution_nm=16, ome_zarr=None, progress=progress
+        )
+    assert screen.getvalue() == ("compiling kernels; later runs find the result in a cache\n" if says else "")
+
+
+def test_what_is_done_soon_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    with said_if_long("long", after=0.1):
+        pass
+    assert not screen.written.wait(0.3)
 
 
 def test_a_disk_that_is_too_small_is_refused_input(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 import json
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from numbers import Real
 from types import TracebackType
@@ -172,3 +173,21 @@ def on_stderr() -> AbstractContextManager[ProgressBars | TextLog]:
     if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
         return ProgressBars()
     return nullcontext(TextLog(every=30.0))
+
+
+@contextmanager
+def said_if_long(text: str, after: float = 2.0) -> Iterator[None]:
+    """Write a line to stderr if what is done inside takes more than some seconds."""
+
+    def say() -> None:
+        with suppress(OSError, ValueError):  # stderr is closed, or nobody reads it any more
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    timer = threading.Timer(after, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -11,7 +11,7 @@ from .census import check_done, forget_lost, forget_stages
 from .config import Preset, integer
 from .execute import Progress, run
 from .plan import track_together
-from .progress import on_stderr
+from .progress import on_stderr, said_if_long
 from .readiness import make_ready
 from .stages.job import CoarserLevel, Job
 from .stages.tabulate import instance_columns
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 CLEARED = "cleared"
 """Kind of the record that nothing of earlier labels is left in the arrays of a class."""
+
+_COMPILING = "compiling kernels; later runs find the result in a cache"
 
 
 def segment_volume(
@@ -230,7 +232,8 @@ def segment_volume(
             check_workers_reach(FileScratch(target.locks_as_named), SHARED_PLACE, f"output {target.url}")
         for name, checked in (("semantic", plan.semantic), ("flow", plan.flow)):
             check_workers_see(name, checked.array)
-        make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
+        with said_if_long(_COMPILING) if progress is True else nullcontext():
+            make_ready((config for _, config in plan.classes.values()), plan.flow.dtype, plan.factors)
         jobs = asked.segment(earlier, group, partial(run, executor=executor, progress=bars, check=check), check)
         ledger.clear(store)
     return {name: job.output.array for name, job in jobs.items() if job.output is not None}
