@@ -91,6 +91,14 @@ def test_sums_up_to_the_range():
         flow_errors(np.array([[[1, 1]]]), flow, (0, 0, 0), centres, 1)
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5])  # in int64, 2 to 5 errors of 2**62 add up to less than 0, or to 0 or 2**62
+def test_errors_that_would_wrap_around(n):
+    flow = np.zeros((3, 1, 1, n))
+    flow[0], flow[2] = 2.0**19, 1
+    with pytest.raises(OverflowError, match=r"\(0, 0, 1\).*2\*\*38"):
+        flow_errors(np.ones((1, 1, n), int), flow, (0, 0, 0), np.array([[0.0] * 3, [0, 0, 99]]), 1)
+
+
 def test_reads_a_flow_as_it_lies():
     rng = np.random.default_rng(2)
     numbers = rng.integers(0, 4, (4, 5, 6))

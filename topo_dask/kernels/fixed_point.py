@@ -15,7 +15,8 @@ EXACT = float(1 << 53)
 """Up to this magnitude every integer has an exact float64."""
 
 MAX_SUM = 1 << 62
-"""Largest magnitude of a sum, which is 2**38 in whole units: two of them still add up within int64."""
+"""Largest magnitude of a sum, which is 2**38 in whole units. Two of them add up to 2**63 at most, which wraps around to
+-2**63: its magnitude is out of range too."""
 
 
 def check_sums(sums: NDArray[np.int64] | NDArray[np.float64], what: str, remedy: str) -> None:
@@ -24,7 +25,7 @@ def check_sums(sums: NDArray[np.int64] | NDArray[np.float64], what: str, remedy:
     Parameters
     ----------
     sums : ndarray of int64 or float64
-        Fixed-point sums. Each is the sum of two numbers within `MAX_SUM`, so it has not wrapped around.
+        Fixed-point sums, each of two numbers within `MAX_SUM`.
     what, remedy : str
         Name of the quantity, and what to do about it, for the message.
 

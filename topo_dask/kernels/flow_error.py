@@ -75,11 +75,10 @@ def _add_row(row: Ints, found: Int64s, units: Float64s, n: int, sums: Int64s) ->
     """
     for i in range(n):
         number = row[found[i]]
-        if not units[i] <= MAX_SUM:
+        # What is left is compared, not the new sum: twice `MAX_SUM` does not fit int64.
+        if not units[i] <= MAX_SUM or np.int64(units[i]) > MAX_SUM - sums[number]:
             return int(found[i])
         sums[number] += np.int64(units[i])
-        if sums[number] > MAX_SUM:
-            return int(found[i])
     return -1
 
 
