@@ -159,6 +159,25 @@ def test_lazy_arrays_find_theirs_from_elsewhere_and_miss_what_is_gone(
         ends.compute()
 
 
+def test_lazy_rows_find_theirs_from_elsewhere_and_miss_what_is_gone(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coords = np.argwhere(np.ones((1, 1, 10), bool))
+    ends = np.where(coords < 5, 2.0, 8.0)
+    expected = topo_dask.cluster_convergence(coords, ends, (1, 1, 10), 3.0, 1)
+    zarr.create_array("e", data=ends, chunks=(4, 2))
+
+    def cluster() -> da.Array:
+        return topo_dask.cluster_convergence(da.from_array(coords), zarr.open_array("e"), (1, 1, 10), 3.0, 1)
+
+    first, second = cluster(), cluster()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    np.testing.assert_array_equal(first.compute(), expected)
+    (folder / "e").rename(folder / "moved")
+    with pytest.raises(OSError, match=r"final_positions .*/e\): chunk .* is missing, and so are the array's metadata"):
+        second.compute()
+
+
 def test_a_run_is_resumed_with_the_blocks_on_record_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (64, 96, 96)
     for name, channels in (("large_s", 1), ("large_f", 3)):

@@ -14,6 +14,8 @@ from ..stages.job import Job
 from ..stages.settle import PARTS, as_rows, sort_rows
 from ..stages.stage import EVERY, Stage
 from ..stages.trace import rows_of, trace
+from ..stores.checked import CheckedArray
+from ..stores.inputs import absolute_node
 from ..stores.scratch import FileScratch
 from ..surroundings import ambient, compute
 from ..workers import check_workers_reach
@@ -21,7 +23,7 @@ from .calls import later, set_up
 from .jobs import Spec, make_job, prepare_job
 from .labels import over_grid
 from .leases import open_scratch
-from .options import Array, Options, is_dask
+from .options import Array, Options, is_dask, is_stored
 from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
 from .spilled import Opaque
 
@@ -61,10 +63,7 @@ def cluster_lazily(
     import dask.array as da
 
     scratch = open_scratch(options.scratch)
-    rows = [
-        as_declared(a, name).rechunk({1: 3}) if is_dask(a) else da.from_array(a)
-        for a, name in ((fg_coords, "fg_coords"), (final_positions, "final_positions"))
-    ]
+    rows = [_as_dask(fg_coords, "fg_coords"), _as_dask(final_positions, "final_positions")]
     if rows[0].numblocks[0] != rows[1].numblocks[0]:
         raise ValueError(
             f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
@@ -79,6 +78,17 @@ def cluster_lazily(
     plan = plan_stages(Recipe.of(config), "rows")
     job = later("prepare-labels", _settled, Spec(grid, scratch, config), plan.stages, Opaque(rows))
     return over_grid(job, plan, grid)
+
+
+def _as_dask(array: Array, name: str) -> Any:
+    # A dask array with whole rows in each chunk; reads of a zarr array are checked.
+    import dask.array as da
+
+    if is_stored(array):
+        found = da.from_array(CheckedArray(absolute_node(array), name, "background"), name=False)
+    else:
+        found = as_declared(array, name) if is_dask(array) else da.from_array(array)
+    return found.rechunk({1: 3})
 
 
 def _no_labels(shape: Triple, checked: Sequence[Any]) -> NDArray[np.int32]:
