@@ -23,7 +23,8 @@ MODULES = sorted(
 )
 FLOORS = """
 version machine binding config given kernels blocks
-stores doubts synthetic targets scores
+stores
+doubts synthetic targets scores
 stages looking
 plan
 census status

@@ -109,6 +109,19 @@ def test_each_row_is_combined_a_few_times_however_many_blocks_there_are(repeats)
     assert max(combined) <= 1.5 * 2000 + 4 * threads * 10  # held at once: half as much as is combined, and a batch
 
 
+@pytest.mark.parametrize("other", [np.asarray, da.from_array])
+def test_an_array_that_is_gone_or_damaged_is_an_error(tmp_path, other):
+    truth = np.repeat(np.arange(1, 5), 16).reshape(4, 4, 4)
+    opened = zarr.create_array(tmp_path / "truth", data=truth, chunks=(2, 4, 4))
+    (tmp_path / "truth").rename(tmp_path / "moved")
+    with pytest.raises(OSError, match=r"^truth .* is missing, and so are the array's metadata"):
+        contingency(opened, other(truth))
+    (tmp_path / "moved").rename(tmp_path / "truth")
+    (tmp_path / "truth" / "c" / "0" / "0" / "0").write_bytes(b"damaged")
+    with pytest.raises(OSError, match=r"^truth .*chunk c/0/0/0 is damaged"):
+        contingency(opened, other(truth))
+
+
 def test_boxes_cover_the_volume_once_in_whole_chunks():
     volume = stored(np.zeros((7, 9, 11), np.int32), (2, 4, 5))
     seen = np.zeros(volume.shape, int)

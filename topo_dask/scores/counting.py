@@ -19,6 +19,8 @@ from ..config import integer
 from ..given import as_declared, check_unmasked
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
+from ..stores.checked import CheckedArray
+from ..stores.inputs import absolute_node
 
 _BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
 _FAN_IN = 16  # tables combined by one task
@@ -77,7 +79,8 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     ----------
     truth, labels : ndarray, zarr.Array or dask.array.Array of any integer or boolean type, equal shapes
         Ids, any values below 2**63. The two may be different kinds of arrays. If one is a dask array, Dask's
-        configured scheduler does the work; otherwise threads do.
+        configured scheduler does the work; otherwise threads do. A chunk of a zarr array that was never written reads
+        as the array's fill value.
     threads : int, optional
         Number of threads, when there is no dask array; default one per core. Each holds at most 16 MiB of each volume,
         or one chunk (shard) of a zarr array if that is larger. If the chunks of the two volumes differ, a chunk of one
@@ -97,9 +100,11 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         integer.
     ValueError
         The shapes differ, or `threads` is below 1. This is checked before anything is read. Or a chunk of a dask array
-        has another shape than it declares.
+        has another shape than it declares, or the packing of a zarr array cannot be checked.
     OverflowError
         An unsigned id of 2**63 or more.
+    OSError
+        A chunk of a zarr array is damaged or cannot be read, or the array is not where it was opened.
 
     Examples
     --------
@@ -108,8 +113,7 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     >>> contingency(np.array([0, 1, 1, 2]), np.array([0, 5, 5, 5]))
     ContingencyTable(truth=array([0, 1, 2]), labels=array([0, 5, 5]), counts=array([1, 2, 1]))
     """
-    for name, array in (("truth", truth), ("labels", labels)):
-        _check_volume(name, array)
+    truth, labels = _as_volume("truth", truth), _as_volume("labels", labels)
     if truth.shape != labels.shape:
         raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
     threads = usable_cores() if threads is None else integer(threads, "threads", 1)
@@ -124,7 +128,8 @@ def _is_dask(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "dask"
 
 
-def _check_volume(name: str, array: Any) -> None:
+def _as_volume(name: str, array: Any) -> Any:
+    """Check the type of an array; reads of a zarr array are checked too."""
     if not isinstance(array, np.ndarray):
         import dask.array as da
         import zarr
@@ -134,6 +139,8 @@ def _check_volume(name: str, array: Any) -> None:
     if np.dtype(array.dtype).kind not in "iub":
         raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
     check_unmasked(array, name)
+    in_place = isinstance(array, np.ndarray) or _is_dask(array)
+    return array if in_place else CheckedArray(absolute_node(array), name, "background")
 
 
 def _count_block(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -205,7 +212,7 @@ def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
     block = min(blocks, key=lambda block: sum(_decoded_bytes(array, block) for array in stored))
     ranges = (range(0, size, max(1, step)) for size, step in zip(shape, block, strict=True))
     for corner in itertools.product(*ranges):
-        yield tuple(slice(c, c + n) for c, n in zip(corner, block, strict=True))
+        yield tuple(slice(c, min(c + n, size)) for c, n, size in zip(corner, block, shape, strict=True))
 
 
 def _block(shape: tuple[int, ...], unit: tuple[int, ...], itemsize: int) -> list[int]:

@@ -92,7 +92,7 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
 
     Raises
     ------
-    TypeError, ValueError, OverflowError
+    TypeError, ValueError, OverflowError, OSError
         As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
         `ignore` holds a value that is not an integer.
 
@@ -137,7 +137,7 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
 
     Raises
     ------
-    TypeError, ValueError, OverflowError
+    TypeError, ValueError, OverflowError, OSError
         As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
         `ignore` holds a value that is not an integer.
 
