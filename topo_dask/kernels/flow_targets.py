@@ -8,12 +8,13 @@ import math
 
 import numpy as np
 
-from .compiled import allocating_kernel
+from .compiled import allocating_kernel, kernel, part
+from .searching import first_place
 
 _RESCALE_EVERY = 32  # a value shrinks at most sixfold a step unless it vanishes: 2**-83 in 32 steps
 
 
-@allocating_kernel
+@part
 def _run_end(line: np.ndarray, start: int) -> int:
     stop = start + 1
     while stop < line.size and line[stop] == line[start]:
@@ -21,7 +22,7 @@ def _run_end(line: np.ndarray, start: int) -> int:
     return stop
 
 
-@allocating_kernel
+@kernel
 def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centres: np.ndarray, out: np.ndarray) -> None:
     """Write the unit vectors from every voxel of a block to its object's centre.
 
@@ -47,7 +48,7 @@ def write_direct(labels: np.ndarray, origin: np.ndarray, ids: np.ndarray, centre
             while start < line.size:
                 stop = _run_end(line, start)
                 if line[start] != 0:
-                    cz, cy, cx = centres[np.searchsorted(ids, np.int64(line[start]))]
+                    cz, cy, cx = centres[first_place(ids, ids.size, np.int64(line[start]))]
                     dz, dy = cz - (oz + z), cy - (oy + y)
                     on_line = np.rint(cz) == oz + z and np.rint(cy) == oy + y
                     for x in range(start, stop):
@@ -91,7 +92,7 @@ def list_voxels(labels: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> tupl
             while start < line.size:
                 stop = _run_end(line, start)
                 if line[start] != 0:
-                    i = np.searchsorted(ids, np.int64(line[start]))
+                    i = first_place(ids, ids.size, np.int64(line[start]))
                     for x in range(start, stop):
                         voxels[starts[i] + filled[i]] = raster + x
                         ranks[z, y, x] = filled[i]
@@ -140,7 +141,7 @@ def face_neighbours(labels: np.ndarray, ranks: np.ndarray, voxels: np.ndarray, w
     return out
 
 
-@allocating_kernel
+@part
 def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
     # u + (sum - 6 u) / 6 = sum / 6, so the value of the voxel itself cancels.
     for i in range(neighbours.shape[0]):
@@ -150,7 +151,7 @@ def _step(neighbours: np.ndarray, field: np.ndarray, out: np.ndarray) -> None:
             out[i, d] = (total + (field[xl, d] + field[xu, d])) * (1.0 / 6.0)
 
 
-@allocating_kernel
+@part
 def _rescale(field: np.ndarray) -> None:
     # The fields decay geometrically. A power of two common to all three keeps the direction, bit for bit.
     peak = 0.0
@@ -188,7 +189,7 @@ def diffuse(neighbours: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray
     return field
 
 
-@allocating_kernel
+@part
 def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray, out: np.ndarray) -> None:
     """Write d u_z / dz, d u_y / dy, d u_x / dx by central differences, scaled to unit length.
 

@@ -5,7 +5,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import kernel
+from .compiled import kernel, part
 
 Factors: TypeAlias = tuple[int, int, int]
 
@@ -68,7 +68,7 @@ def coarse_shape(shape: tuple[int, int, int], factors: Factors) -> tuple[int, in
     return z, y, x
 
 
-@kernel
+@part
 def _mode(values, n):  # type: ignore[no-untyped-def]
     # Sorts the first n values and returns that of the longest run. 0 loses against another value of the same count.
     for i in range(1, n):
