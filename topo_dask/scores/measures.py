@@ -111,8 +111,8 @@ def adapted_rand_error(truth: Any, labels: Any = None, *, ignore: Sequence[int] 
     """
     table = _as_table(truth, labels).without_truth(ignore)
     together = _ordered_pairs(table.counts)
-    in_truth = _ordered_pairs(_totals(table.truth, table.counts)[1])
-    in_labels = _ordered_pairs(_totals(table.labels, table.counts)[1])
+    in_truth = _ordered_pairs(_totals(table.truth, table.counts))
+    in_labels = _ordered_pairs(_totals(table.labels, table.counts))
     return AdaptedRand(
         error=1.0 - _share(2 * together, in_truth + in_labels),
         precision=_share(together, in_labels),
@@ -158,8 +158,8 @@ def variation_of_information(truth: Any, labels: Any = None, *, ignore: Sequence
     if total == 0:
         return VariationOfInformation(0.0, 0.0)
     weights = table.counts / total
-    of_truth = _totals(table.truth, table.counts, spread=True)[1]
-    of_labels = _totals(table.labels, table.counts, spread=True)[1]
+    of_truth = _totals(table.truth, table.counts, spread=True)
+    of_labels = _totals(table.labels, table.counts, spread=True)
     return VariationOfInformation(
         split=float(weights @ np.log2(of_truth / table.counts)),
         merge=float(weights @ np.log2(of_labels / table.counts)),
@@ -215,8 +215,8 @@ def matching_scores(
     table = _as_table(truth, labels)
     n_truth = np.setdiff1d(table.truth, [0]).size
     n_labels = np.setdiff1d(table.labels, [0]).size
-    of_truth = _totals(table.truth, table.counts, spread=True)[1]
-    of_labels = _totals(table.labels, table.counts, spread=True)[1]
+    of_truth = _totals(table.truth, table.counts, spread=True)
+    of_labels = _totals(table.labels, table.counts, spread=True)
     iou = table.counts / (of_truth + of_labels - table.counts)
     both = (table.truth != 0) & (table.labels != 0)
     rows = []
@@ -267,7 +267,7 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     both = (table.truth != 0) & (table.labels != 0)
     surplus, lonely = [], []
     for ids in (table.truth, table.labels):
-        share = table.counts / _totals(ids, table.counts, spread=True)[1]
+        share = table.counts / _totals(ids, table.counts, spread=True)
         partners = np.unique(ids[both & (share >= least_share)], return_counts=True)[1]
         surplus.append(int((partners - 1).sum()))
         lonely.append(int(np.setdiff1d(ids, [0]).size - partners.size))
@@ -284,11 +284,11 @@ def _as_table(truth: Any, labels: Any) -> ContingencyTable:
     return contingency(truth, labels)
 
 
-def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct ids and their voxel counts; with `spread`, the ids as given and the count of each."""
+def _totals(ids: np.ndarray, counts: np.ndarray, spread: bool = False) -> np.ndarray:
+    """Return the voxel counts of the distinct ids; with `spread`, for each id as given the count of it."""
     distinct, inverse = np.unique(ids, return_inverse=True)
     totals = add_up(inverse, counts, distinct.size)
-    return (ids, totals[inverse]) if spread else (distinct, totals)
+    return totals[inverse] if spread else totals
 
 
 def _ordered_pairs(sizes: np.ndarray) -> int:
