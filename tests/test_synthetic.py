@@ -76,12 +76,11 @@ def test_an_ellipsoid_is_all_voxels_within_it(centre, radii):
     labels = np.zeros(inside.shape, np.int32)
     paint_ellipsoid(labels, centre, radii, 3)
     np.testing.assert_array_equal(labels, 3 * inside)
-    labels[~inside] = 4
-    assert ellipsoid_is_free(labels, centre, radii, 3)
+    labels = np.where(inside, 0, 4).astype(np.int32)
+    assert ellipsoid_is_free(labels, centre, radii)
     for voxel in np.argwhere(inside):
         labels[tuple(voxel)] = 4
-        assert not ellipsoid_is_free(labels, centre, radii, 3)
-        assert ellipsoid_is_free(np.where(labels == 4, 0, labels).astype(np.int32), centre, radii, 3)
+        assert not ellipsoid_is_free(labels, centre, radii)
         labels[tuple(voxel)] = 0
 
 

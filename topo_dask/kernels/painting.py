@@ -16,8 +16,8 @@ def _reach(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> np.ndar
 
 
 @allocating_kernel
-def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> bool:
-    """Whether all voxels of an ellipsoid are 0 or already `label`.
+def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> bool:
+    """Whether all voxels of an ellipsoid are 0.
 
     Parameters
     ----------
@@ -25,7 +25,6 @@ def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray,
     centre, radii : ndarray of float64, shape (3,)
         Voxels; semi-axes along z, y, x. A voxel belongs to the ellipsoid when its centre does, border
         included.
-    label : int
     """
     reach = _reach(labels, centre, radii)
     for z in range(reach[0, 0], reach[0, 1]):
@@ -33,16 +32,14 @@ def ellipsoid_is_free(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray,
         for y in range(reach[1, 0], reach[1, 1]):
             dzy = dz + ((y - centre[1]) / radii[1]) ** 2
             for x in range(reach[2, 0], reach[2, 1]):
-                if dzy + ((x - centre[2]) / radii[2]) ** 2 <= 1.0:
-                    found = labels[z, y, x]
-                    if found != 0 and found != label:
-                        return False
+                if dzy + ((x - centre[2]) / radii[2]) ** 2 <= 1.0 and labels[z, y, x] != 0:
+                    return False
     return True
 
 
 @allocating_kernel
 def paint_ellipsoid(labels: np.ndarray, centre: np.ndarray, radii: np.ndarray, label: int) -> None:
-    """Set the voxels of an ellipsoid to `label`, in place; parameters as for `ellipsoid_is_free`."""
+    """Set the voxels of an ellipsoid to `label`, in place; the rest as for `ellipsoid_is_free`."""
     reach = _reach(labels, centre, radii)
     for z in range(reach[0, 0], reach[0, 1]):
         dz = ((z - centre[0]) / radii[0]) ** 2
@@ -66,7 +63,7 @@ def free_length(labels: np.ndarray, path: np.ndarray, radius: float) -> int:
     """
     radii = np.full(3, radius)
     for i in range(path.shape[0]):
-        if not ellipsoid_is_free(labels, path[i], radii, 0):
+        if not ellipsoid_is_free(labels, path[i], radii):
             return i
     return int(path.shape[0])
 

@@ -64,7 +64,7 @@ def blobs(
         for _ in range(_TRIES):
             radii = rng.uniform(*radius, 3)
             centre = _inner_point(rng, shape, radii + margin)
-            if painting.ellipsoid_is_free(labels, centre, radii, 0):
+            if painting.ellipsoid_is_free(labels, centre, radii):
                 painting.paint_ellipsoid(labels, centre, radii, label)
                 break
         else:
