@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import kernel, part
+from .contact_tables import scores_of
 from .fixed_point import EXACT, FRACTION_BITS, SCALE, check_exact
 from .flow_types import readable_flow
 from .hashing import slot_of_pair
@@ -282,6 +283,4 @@ def unite_contacts(pairs: Int64s, sums: Int64s, faces: Int64s, n_nodes: int, thr
     [0, 0, 2, 2]
     """
     check_exact(sums, "contact scores")
-    mean = (sums * (1.0 / SCALE)) / faces
-    roots: Int64s = connected(pairs[mean > threshold], n_nodes)
-    return roots
+    return connected(pairs[scores_of(sums, faces) > threshold], n_nodes)

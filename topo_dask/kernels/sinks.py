@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .compiled import kernel
 from .fixed_point import FRACTION_BITS, MAX_SUM, SCALE, add_sums, check_sums
+from .labels import coordinates_of
 
 _CENTRES = 1 << 16
 """Centres computed at a time; this bounds the memory beside the centres themselves."""
@@ -52,8 +53,7 @@ class CellGrid:
 
     def origins(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """Integer voxel near each cell, shape (S, 3); sums of end points are relative to it."""
-        index = np.stack(np.unravel_index(cells, self.shape), axis=-1)
-        origins: NDArray[np.int64] = np.floor(index * self.edge).astype(np.int64)
+        origins: NDArray[np.int64] = np.floor(coordinates_of(cells, self.shape) * self.edge).astype(np.int64)
         return origins
 
 

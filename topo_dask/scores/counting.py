@@ -19,7 +19,7 @@ from ..config import integer
 from ..given import as_declared, check_unmasked
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
-from ..stores.checked import CheckedArray
+from ..stores.checked import CheckedArray, stored_shape
 from ..stores.inputs import absolute_node
 
 _BLOCK_BYTES = 16 << 20  # of the wider volume, per thread
@@ -206,7 +206,7 @@ def _boxes(truth: Any, labels: Any) -> Iterator[tuple[slice, ...]]:
     """Yield boxes of about `_BLOCK_BYTES` that cover the volume. They consist of whole chunks of one of the arrays."""
     shape, itemsize = truth.shape, max(truth.dtype.itemsize, labels.dtype.itemsize)
     stored = [array for array in (truth, labels) if not isinstance(array, np.ndarray)]
-    units = [array.shards or array.chunks for array in stored] or [(1,) * len(shape)]
+    units = [stored_shape(array) for array in stored] or [(1,) * len(shape)]
     # Whole chunks of one only: whole chunks of both, one in slices and one in cubes, would be a slab of the volume.
     blocks = [_block(shape, unit, itemsize) for unit in units]
     block = min(blocks, key=lambda block: sum(_decoded_bytes(array, block) for array in stored))

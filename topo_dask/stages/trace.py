@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block
+from ..kernels.labels import coordinates_of
 from .job import Job
 from .track import end_points
 
@@ -32,5 +33,4 @@ def rows_of(job: Job, blocks: Iterable[Block]) -> tuple[NDArray[np.int64], NDArr
         positions.append(bundle["positions"])
     flat = np.concatenate(voxels)
     order = np.argsort(flat)
-    coords = np.stack(np.unravel_index(flat[order], job.grid.shape), axis=-1)
-    return coords, np.concatenate(positions)[order]
+    return coordinates_of(flat[order], job.grid.shape), np.concatenate(positions)[order]

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .addresses import followed
+from .checked import stored_shape
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
@@ -268,7 +269,7 @@ def check_output(array: Any, spec: OutputSpec) -> None:
             f"output must be int32 of shape {spec.shape} with fill value 0, got {array.dtype} of shape "
             f"{tuple(array.shape)} with fill value {array.fill_value}"
         )
-    unit = tuple(array.shards or array.chunks)
+    unit = stored_shape(array)
     if any(b % u and b < s for b, u, s in zip(spec.block_shape, unit, spec.shape, strict=True)):
         raise ValueError(
             f"block_shape {spec.block_shape} must be a multiple of the output's chunks or shards {unit}, or two tasks "
