@@ -153,15 +153,15 @@ def _read_plane(layer: Layer, level: int, box: Box, axis: int, at: int) -> Any:
 
 def _draw_planes(levels: dict[Layer, int], box: Box, axis: int, at: int, seed: int, dim: bool) -> list[RGB]:
     planes = {layer: _read_plane(layer, level, box, axis, at) for layer, level in levels.items()}
-    images = [stretch(plane) for layer, plane in planes.items() if layer.kind == "image"]
+    images = {layer: stretch(plane) for layer, plane in planes.items() if layer.kind == "image"}
     pictures = []
     for layer, plane in planes.items():
         if layer.kind == "flow":
             pictures.append(colour_flow(np.delete(plane, axis, axis=0)))
         elif layer.kind == "image":
-            pictures.append(stretch(plane))
+            pictures.append(images[layer])
         else:
-            pictures.append(_draw_labels(images[:1], plane, seed, dim))
+            pictures.append(_draw_labels([*images.values()][:1], plane, seed, dim))
     return pictures
 
 
