@@ -74,12 +74,12 @@ def add_sums(
     sums[rows] = added
 
 
-def check_exact(sums: np.ndarray, what: str) -> None:
+def check_exact(sums: NDArray[np.int64] | NDArray[np.float64], what: str) -> None:
     """Raise OverflowError when a fixed-point sum left the range in which it converts to float64 exactly.
 
     Parameters
     ----------
-    sums : ndarray of int64
+    sums : ndarray of int64 or float64
         Fixed-point sums.
     what : str
         Name of the quantity, for the message.

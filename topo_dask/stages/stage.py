@@ -42,7 +42,8 @@ class Stage:
     moves : bool
         Whether particles move. Stages in which none move free the memory that the flow keeps for tracking.
     products : tuple of str
-        Kinds of the other bundles that its tasks file. Each task of a pass over blocks files a bundle of every kind.
+        Kinds of the other bundles that its tasks file. Each task of a pass over blocks files a bundle of every kind,
+        unless its block has no foreground.
     factors : tuple of 3 int
         How many of the blocks that have a bundle of the kind `over` make one block of this stage, along z, y, x.
     job_of_tasks : callable
