@@ -160,7 +160,8 @@ def cluster_convergence(
     ValueError, TypeError
         When an argument does not fit, or a position is not finite or further outside.
     OverflowError
-        When there are more than 2**31 - 1 instances.
+        When `convergence_radius` is so large that the distances of the end points in one cell from its origin pass
+        2**38 voxels together, or there are more than 2**31 - 1 instances.
     OSError, RuntimeError
         For lazy arrays, see `postprocess_single`.
 

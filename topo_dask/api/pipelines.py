@@ -116,8 +116,9 @@ def postprocess_single(
         When an argument does not fit, a particle reads a vector that is not finite, or a chunk is not what its dask
         array declares.
     OverflowError
-        When the flow is so long that sums for `merge` or the flow error pass their range (see there), or there are
-        more than 2**31 - 1 instances.
+        When the flow is so long that sums for `merge` or the flow error pass their range (see there), or
+        `convergence_radius` so large that sums of end points do (see `cluster_convergence`), or there are more than
+        2**31 - 1 instances.
     OSError, RuntimeError
         For lazy arrays, when something in scratch or of an input was lost, workers do not reach it, or scratch is full.
 
