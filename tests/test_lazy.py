@@ -106,6 +106,35 @@ def test_rows_may_have_any_type_of_numbers(coords_type: str, ends_type: str) -> 
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
 
 
+def _rows_as(kind: str, rows: np.ndarray, chunk: int) -> Any:
+    if kind == "dask":
+        return da.from_array(rows, chunks=(chunk, 2))
+    return zarr.create_array({}, data=rows, chunks=(chunk, 2)) if kind == "zarr" else rows
+
+
+KINDS = [("dask", "zarr"), ("zarr", "dask"), ("zarr", "zarr"), ("numpy", "dask"), ("zarr", "numpy")]
+
+
+@pytest.mark.parametrize(("coords_kind", "ends_kind"), KINDS)
+def test_rows_that_are_not_of_dask_are_divided_like_the_others(
+    coords_kind: str, ends_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("topo_dask.lazy.rows._ROWS", 4)
+    coords = np.argwhere(np.ones((2, 3, 5), bool))
+    ends = np.minimum(coords // 2 * 2.0, 2)
+    expected = naive.cluster_convergence(coords, ends, (2, 3, 5), 1.5, 1)
+    assert expected.max() > 1
+    rows = _rows_as(coords_kind, coords, 7), _rows_as(ends_kind, ends, 11)
+    lazy = topo_dask.cluster_convergence(*rows, (2, 3, 5), 1.5, 1, block_shape=(2, 2, 3))
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
+
+
+def test_dask_rows_in_other_chunks_are_refused() -> None:
+    coords = np.argwhere(np.ones((2, 3, 5), bool))
+    with pytest.raises(ValueError, match="must have matching chunks, got 5 and 3 of them along the first axis"):
+        topo_dask.cluster_convergence(_rows_as("dask", coords, 7), _rows_as("dask", coords, 11), (2, 3, 5))
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "with_flow"),
     [

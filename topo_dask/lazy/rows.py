@@ -1,6 +1,6 @@
 """Lazy rows of voxels and end points, and labels from such rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ from .leases import open_scratch
 from .options import Array, Options, is_dask, is_stored
 from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
 from .spilled import Opaque
+
+_ROWS = 1 << 20
+"""Rows of a task, of arrays whose chunks are ours to choose."""
 
 
 def track_lazily(config: ClassConfig, options: Options, mask: Array, flow: Array) -> tuple[Any, Any]:
@@ -63,7 +66,7 @@ def cluster_lazily(
     import dask.array as da
 
     scratch = open_scratch(options.scratch)
-    rows = [_as_dask(fg_coords, "fg_coords"), _as_dask(final_positions, "final_positions")]
+    rows = _as_dask({"fg_coords": fg_coords, "final_positions": final_positions})
     if rows[0].numblocks[0] != rows[1].numblocks[0]:
         raise ValueError(
             f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
@@ -80,15 +83,20 @@ def cluster_lazily(
     return over_grid(job, plan, grid)
 
 
-def _as_dask(array: Array, name: str) -> Any:
-    # A dask array with whole rows in each chunk; reads of a zarr array are checked.
+def _as_dask(arrays: Mapping[str, Array]) -> list[Any]:
+    # Dask arrays with whole rows in each chunk. NumPy and zarr arrays are divided like the other one if that is a dask
+    # array, and else both alike, however they are stored. Reads of zarr arrays are checked.
     import dask.array as da
 
-    if is_stored(array):
-        found = da.from_array(CheckedArray(absolute_node(array), name, "background"), name=False)
-    else:
-        found = as_declared(array, name) if is_dask(array) else da.from_array(array)
-    return found.rechunk({1: 3})
+    lazy = {name: as_declared(array, name).rechunk({1: 3}) for name, array in arrays.items() if is_dask(array)}
+    along: Any = next((array.chunks[0] for array in lazy.values() if not np.isnan(array.shape[0])), _ROWS)
+    for name, array in arrays.items():
+        if is_stored(array):
+            checked = CheckedArray(absolute_node(array), name, "background")
+            lazy[name] = da.from_array(checked, chunks=(along, 3), name=False)
+        elif name not in lazy:
+            lazy[name] = da.from_array(array, chunks=(along, 3))
+    return [lazy[name] for name in arrays]
 
 
 def _no_labels(shape: Triple, checked: Sequence[Any]) -> NDArray[np.int32]:
