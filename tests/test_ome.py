@@ -12,7 +12,7 @@ from walked_files import WalkedFileSystem
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
 from topo_dask.stores.inputs import open_input
-from topo_dask.stores.multiscales import Level, Placement, read_multiscales
+from topo_dask.stores.multiscales import Level, Placement, read_axes, read_multiscales
 
 # ------------------------------------------------------------ downsampling
 
@@ -351,6 +351,11 @@ def test_open_input_of_a_plain_array(tmp_path):
 def axes_of(names):
     types = {"t": "time", "c": "channel"}
     return [{"name": n, "type": types.get(n, "space"), "unit": "nanometer"} for n in names]
+
+
+@pytest.mark.parametrize("other", ["", "zy", "c", "t"])
+def test_axes_without_a_type_are_of_space_if_they_are_z_y_or_x(other):
+    assert read_axes({"axes": [other, "Z", "y", "x"]})[:2] == ((other, "z", "y", "x"), [1, 2, 3])
 
 
 @pytest.mark.parametrize(

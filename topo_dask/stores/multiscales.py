@@ -188,7 +188,9 @@ def read_axes(image: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int], lis
     """Names of all axes, then the indices and the units of the axes of space."""
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image["axes"]]
     names = tuple(str(axis.get("name")).lower() for axis in axes)
-    space = [i for i, axis in enumerate(axes) if axis.get("type", "space" if names[i] in "zyx" else "") == "space"]
+    space = [
+        i for i, axis in enumerate(axes) if axis.get("type", "space" if names[i] in ("z", "y", "x") else "") == "space"
+    ]
     units = [axes[i].get("unit") for i in space]
     return names, space, [unit if isinstance(unit, str) else None for unit in units]
 
