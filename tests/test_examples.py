@@ -88,6 +88,14 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     exec(in_pieces, {})
     check_stored(mask, flow)
 
+    statement = re.search(r"`(target\[.*\] = source\[piece\])`", page.read_text())  # for foreground without a channel
+    assert statement
+    target = zarr.create_array({}, shape=(1, *mask.shape), dtype=mask.dtype)
+    for z in (0, 64):
+        piece = slice(z, z + 64), slice(0, 64)
+        exec(statement[1], {"target": target, "source": mask, "piece": piece})
+    np.testing.assert_array_equal(target[0], mask)
+
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite("flow.tif", flow, compression="zlib", metadata={"axes": "CZYX"})
     Path("planes").mkdir()
