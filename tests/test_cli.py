@@ -948,6 +948,26 @@ def test_tables_are_refused_before_they_are_computed(
     assert message in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("halves", "LABELS must hold integers, got dtype float32"),
+        ("flat", "LABELS must have 3 axes, got shape .8, 8."),
+        ("labels --flow flat_flow", "--flow must have shape .3, 4, 8, 8.: .* the shape of LABELS; got .3, 1, 8, 8."),
+    ],
+)
+def test_what_is_no_labels_for_a_table_is_told_in_the_words_of_the_command(
+    stored: Path, words: str, message: str
+) -> None:
+    zarr.create_array("labels", data=np.ones((4, 8, 8), np.int32))
+    zarr.create_array("halves", data=np.full((4, 8, 8), 0.5, np.float32))
+    zarr.create_array("flat", data=np.ones((8, 8), np.int32))
+    zarr.create_array("flat_flow", data=np.ones((3, 1, 8, 8), np.float32))
+    result = invoke("table", *words.split())
+    assert result.exit_code == 2
+    assert re.match(f"Error: {message}", result.stderr), result.stderr
+
+
 @pytest.mark.parametrize(("output", "message"), [("new.csv", "cannot be written to"), ("old.csv", "is not writable")])
 def test_tables_that_can_not_be_written_are_refused(
     stored: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str

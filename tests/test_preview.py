@@ -202,7 +202,7 @@ def test_figures_of_a_preview_and_of_show_do_not_replace_one_another(stored: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--box 0:49,:,:", "box must lie in 0:48 along z, and not be empty; got 0:49"),
+        ("--box 0:49,:,:", "--box must lie in 0:48 along z, and not be empty; got 0:49"),
         ("--box 0:9,:,: --at 9,1,1", "--at must lie in the box"),
         ("-o nowhere/look.png", "there is no folder"),
         ("-o look.xyz", "look.xyz must end in .png, .pdf or .svg"),

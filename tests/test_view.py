@@ -163,7 +163,7 @@ def test_a_box_of_any_shape_has_a_figure_to_be_read(box: tuple[int, int, int]) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["labels", "--box", "0:9,:,:"], "box must lie in 0:8 along z, and not be empty; got 0:9"),
+        (["labels", "--box", "0:9,:,:"], "--box must lie in 0:8 along z, and not be empty; got 0:9"),
         (["labels", "--box", "3:3,:,:"], "got 3:3"),
         (["labels", "--box", "3,4,5"], "expected three spans like 0:64,100:200,:"),
         (["labels", "--at", "1,2,99"], "--at must lie in the box"),
@@ -197,7 +197,7 @@ def test_the_wheel_lies_below_the_planes_of_a_flow(folder: Path) -> None:
 
 
 def test_a_box_may_not_be_huge() -> None:
-    with pytest.raises(ValueError, match="box may be 2048 voxels long, got 3000 along x: choose a part of it"):
+    with pytest.raises(ValueError, match="box must be at most 2048 voxels long, got 3000 along x: choose a part of it"):
         choose_box((8, 8, 3000), [slice(None)] * 3)
 
 

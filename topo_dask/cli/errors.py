@@ -56,12 +56,12 @@ _FLAGS = {
     "resume": "--resume",
     "overwrite": "--overwrite",
 }
-_REFUSED = {"halo": "--halo", "planes": "--at", "threshold": "--threshold"}
-"""Words that are arguments only where a message says what they must be."""
+_REFUSED = {"box": "--box", "halo": "--halo", "instances": "LABELS", "planes": "--at", "threshold": "--threshold"}
+"""Words that are arguments only where a message says what they must be, or what was given instead."""
 
 _NAMES = re.compile(
     r"(?<![\w\-./'\"])(?:(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.\[]))"
-    r"|(?:" + "|".join(_REFUSED) + r")(?= must\b))"
+    r"|(?:" + "|".join(_REFUSED) + r")(?= must\b|; got\b))"
 )
 
 

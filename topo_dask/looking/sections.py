@@ -105,8 +105,8 @@ def choose_box(shape: Triple, spans: Sequence[slice] | None = None, chosen: int 
             raise ValueError(f"box must lie in 0:{size} along {axis}, and not be empty; got {start}:{stop}")
         if stop - start > LONGEST:
             raise ValueError(
-                f"box may be {LONGEST} voxels long, got {stop - start} along {axis}: choose a part of it, or a coarser "
-                "level"
+                f"box must be at most {LONGEST} voxels long, got {stop - start} along {axis}: choose a part of it, or "
+                "a coarser level"
             )
     return Box(triple(starts, "box", at_least=0), triple(stops, "box"))
 
