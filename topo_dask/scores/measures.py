@@ -64,7 +64,7 @@ class SplitsAndMerges:
     """Counts of mistakes.
 
     `splits` is the number of cuts too many through true objects, `merges` that of cuts missing in labels, `missed` that
-    of true objects that no label covers, `spurious` that of labels that cover no true object.
+    of true objects and `spurious` that of labels none of whose overlaps is large enough to count.
     """
 
     splits: int
@@ -244,7 +244,9 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     SplitsAndMerges
         `splits` = sum over true objects of (labels that hold at least `least_share` of it, less one),
         `merges` = sum over labels of (true objects that fill at least `least_share` of it, less one);
-        `missed` and `spurious` are the numbers of true objects and of labels without such a partner.
+        `missed` and `spurious` are the numbers of true objects and of labels without such a partner. So a label over
+        more than 1 / `least_share` objects of one size is no merge but spurious, and an object in so many pieces is no
+        split but missed; the other scores tell of both.
 
     Raises
     ------
@@ -259,6 +261,8 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
     >>> from topo_dask.scores import splits_and_merges
     >>> splits_and_merges(np.array([1, 1, 2, 3, 0]), np.array([1, 2, 3, 3, 4]))
     SplitsAndMerges(splits=1, merges=1, missed=0, spurious=1)
+    >>> splits_and_merges(np.arange(1, 12), np.ones(11, int))  # eleven objects under one label
+    SplitsAndMerges(splits=0, merges=0, missed=0, spurious=1)
     """
     least_share = finite_number(least_share, "least_share")
     if not 0.0 < least_share <= 1.0:
