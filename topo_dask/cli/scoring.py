@@ -33,9 +33,9 @@ def score(
 
     Both are volumes (D, H, W) of integers, 0 background, of one shape. Prints the adapted Rand error, the variation of
     information, splits and merges, and how many objects match at each threshold; `topo_dask.scores` explains them.
-    Voxels that are background in the truth count in the matches only. Splits and merges count overlaps from a tenth of
-    the object or label on: a label over more than ten alike objects is no merge but spurious, an object in more than
-    ten alike pieces no split but missed.
+    The Rand error and the variation of information leave out voxels that are background in the truth. Splits and merges
+    count overlaps from a tenth of the object or label on: a label over more than ten alike objects is no merge but
+    spurious, an object in more than ten alike pieces no split but missed.
 
     \b
       topo-dask score truth.zarr labels.zarr
