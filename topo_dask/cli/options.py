@@ -194,7 +194,7 @@ GEOMETRY = (
     click.option(
         "--halo",
         type=Triple(),
-        help="Margin read around a block: speed only, never changes the labels.  [default: 16]",
+        help="Margin in voxels, read around a block: speed only, never changes the labels.  [default: 16]",
     ),
 )
 
