@@ -262,6 +262,14 @@ def test_a_file_may_begin_with_a_byte_order_mark(stored: Path, name: str, text: 
     assert planned["block_shape"] == [4, 4, 4]
 
 
+@pytest.mark.parametrize("preset", ["published", "touching"])
+def test_a_preset_beside_the_parameters_of_a_file_is_refused(stored: Path, preset: str) -> None:
+    (stored / "run.toml").write_text(TOML)
+    result = invoke("plan", *COMMON, "--config", "run.toml", "--preset", preset)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: --preset {preset} is for the default parameters; --config gives its own: ")
+
+
 def test_a_file_that_asks_for_a_log_of_json_gets_its_errors_so(stored: Path) -> None:
     (stored / "run.toml").write_text("[run]\njson-log = true\n" + TOML.partition("[run]\n")[2])
     for slip, message in ((["--halo", "x"], "expected one integer"), (["--class", "own"], "must name the class")):
@@ -850,7 +858,7 @@ def test_rows_that_are_not_shown_are_counted(segmented: Path) -> None:
 TABLES = [
     ("table out", "out has labels of mito, nuc: choose one with --class NAME"),
     ("table out --class nucleus", "out has labels of mito, nuc, and none of 'nucleus'"),
-    ("table out --class nuc --level 7", "level must be at least 0 and below 1"),
+    ("table out --class nuc --level 7", "--level must be at least 0 and below 1"),
     ("table other.csv", "other.csv is no table of topo_dask: its columns must be label, voxels"),
     ("table out.tables/nuc.csv --class nuc", "--class is for OUTPUT or LABELS, and out.tables/nuc.csv is the table"),
     ("table out.tables/nuc.csv --flow one_flow", "--flow is for OUTPUT or LABELS"),

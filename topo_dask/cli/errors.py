@@ -44,6 +44,8 @@ _FLAGS = {
     "on_missing='background'": "--on-missing background",
     "ome_zarr='0.4'": "--ome-zarr 0.4",
     "ome_zarr='0.5'": "--ome-zarr 0.5",
+    "preset='published'": "--preset published",
+    "preset='touching'": "--preset touching",
     "class_config": "--config",
     "class_names must name": "--class, or else --config, must name",
     "class_names": "--class",
@@ -56,7 +58,14 @@ _FLAGS = {
     "resume": "--resume",
     "overwrite": "--overwrite",
 }
-_REFUSED = {"box": "--box", "halo": "--halo", "instances": "LABELS", "planes": "--at", "threshold": "--threshold"}
+_REFUSED = {
+    "box": "--box",
+    "halo": "--halo",
+    "instances": "LABELS",
+    "level": "--level",
+    "planes": "--at",
+    "threshold": "--threshold",
+}
 """Words that are arguments only where a message says what they must be, or what was given instead."""
 
 _NAMES = re.compile(
