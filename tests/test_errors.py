@@ -100,6 +100,11 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
     (lambda a: topo_dask.instance_table(a(LABELS), a(FLOW), channel=0.5), TypeError, "channel must be an integer"),
     (lambda a: classes(a, PROB[0]), ValueError, "semantic_pred must have 4 axes.*; put an axis .* length 1 in front"),
     (
+        lambda a: classes(a, PROB[0, 0]),
+        ValueError,
+        r"semantic_pred .* got shape \(5, 6\); .* of 2-D data one of depth 1",
+    ),
+    (
         lambda a: classes(a, flow=FLOW[1:]),
         ValueError,
         "flow_pred must have 3 .* got 2; .* a dz of 0 before dy, dx",

@@ -22,13 +22,13 @@ from .pages import Pages
 from .recent import RecentReads
 
 COMPONENTS = "its first axis must be the channels: dz, dy, dx"
-"""The remedy in messages about a flow that has one axis too few."""
+"""The remedy in messages about a flow that has too few axes."""
 
 
 def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     """Refuse arrays that cannot be an input: wrong number of axes, no numbers, a shape or a chunk beyond the limits.
 
-    `lacking` is the remedy for the message where one axis is missing.
+    `lacking` is the remedy for the message where one axis is missing, or two of an image.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_array(array: Any, name: str, ndim: int, lacking: str = "") -> None:
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise TypeError(f"{name} must hold booleans, integers or floats of at most 64 bits, got dtype {dtype}")
     if array.ndim != ndim:
-        hint = f"; {lacking}" if lacking and array.ndim == ndim - 1 else ""
+        hint = f"; {lacking}" if lacking and 2 <= array.ndim < ndim else ""
         if array.ndim > ndim and array.shape[0] == 1:
             hint = "; take its first axis away (segment_volume does, if OME-Zarr metadata say that it is time)"
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}{hint}")
