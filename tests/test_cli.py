@@ -674,6 +674,13 @@ def test_flags_without_a_resolution_are_warned_of(stored: Path) -> None:
     assert invoke(*some, "--min-size", 1).stderr == ""
 
 
+def test_a_file_without_classes_is_not_said_to_be_missing(stored: Path) -> None:
+    (stored / "run.toml").write_text("[run]\nclass = 'nuc'")
+    plain = ["plan", "one", "one_flow", "--config", "run.toml"]
+    for words in (plain, [*plain, "--steps", "5"]):
+        assert "neither classes in --config nor --resolution-nm is given: using the" in invoke(*words).stderr
+
+
 def test_a_cluster_is_started_with_the_workers_asked_for(stored: Path) -> None:
     words = ["run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", 64, "--radius", 1.5, "--quiet"]
     done = invoke(*words, "--scheduler", "cluster", "--workers", 1, "--threads-per-worker", 2, "--min-size", 1)

@@ -37,6 +37,7 @@ _OF_CLASSES = "preview", "run", "plan"
 _ALL_OWN = "--group, --steps, --radius and --min-size"
 
 _FLAGS = {
+    "neither class_config": "neither classes in --config",
     "parameters in class_config": f"parameters in --config, or all of {_ALL_OWN}",
     "no parameters are given for it": f"no parameters are given for it in --config, nor all of {_ALL_OWN}",
     "resume=True": "--resume",

@@ -128,8 +128,8 @@ def _defaults(
         resolution = None if place is None else place.edge_nm
     if resolution is None and not flags.keys() >= OF_RESOLUTION:
         warnings.warn(
-            "neither --config nor --resolution-nm is given: using the parameters for 8 nm voxels where no option says "
-            "otherwise",
+            "neither classes in --config nor --resolution-nm is given: using the parameters for 8 nm voxels where no "
+            "option says otherwise",
             UserWarning,
             stacklevel=2,
         )
