@@ -69,3 +69,11 @@ def test_each_component_of_the_flow_under_a_particle_must_be_finite(
     advance(region, (20, 20, 16), starts, steps_left)
     assert starts[:, 2].tolist() == [11, 15]
     assert steps_left.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_flow_that_is_not_finite_is_found_in_a_region_that_nobody_can_leave(dtype: str) -> None:
+    flow = np.zeros((3, 3, 3, 40), dtype)
+    flow[2], flow[2, 1, 1, 5] = 1, np.nan
+    with pytest.raises(ValueError, match=r"not finite at voxel \(1, 1, 5\)"):
+        advance(region_of(flow, (0, 0, 0), 1.0), (3, 3, 40), np.array([[1.0, 1.0, 1.0]]), np.array([30]))
