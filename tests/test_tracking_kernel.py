@@ -1,12 +1,13 @@
 """Particles in one region against one step at a time: where they leave it, and flow that is not finite."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from topo_dask.kernels.tracking import BATCH, advance, region_of
+from topo_dask.kernels.tracking import BATCH, Region, advance, region_of
 
 VOLUME, ORIGIN, SHAPE = (40, 40, 80), (6, 9, 11), (22, 24, 52)
 
@@ -77,3 +78,19 @@ def test_flow_that_is_not_finite_is_found_in_a_region_that_nobody_can_leave(dtyp
     flow[2], flow[2, 1, 1, 5] = 1, np.nan
     with pytest.raises(ValueError, match=r"not finite at voxel \(1, 1, 5\)"):
         advance(region_of(flow, (0, 0, 0), 1.0), (3, 3, 40), np.array([[1.0, 1.0, 1.0]]), np.array([30]))
+
+
+@pytest.mark.parametrize(("dtype", "numbers"), [("f4", (3,)), ("u8", ())], ids=["float32", "float16"])
+def test_a_region_may_hold_more_numbers_than_32_bits_count(
+    dtype: str, numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    # A file that is hardly written to, so it takes neither disk nor memory.
+    shape = (3, 1 << 15, 1 << 15)
+    vectors = np.asarray(np.memmap(tmp_path / "vectors", dtype, "w+", shape=(*shape, *numbers)))
+    (tmp_path / "vectors").unlink()
+    move = np.array([1, 0.25, -1], np.float16)
+    for x in (32_000, 32_001):
+        vectors[2, 32_000, x] = move if numbers else move.view(np.uint16) @ np.array([1, 1 << 16, 1 << 32], np.uint64)
+    positions, steps_left = np.array([[2.0, 32_000, 32_001], [0, 0, 9]]), np.array([2, 2])
+    advance(Region(vectors, 1.0, (0, 0, 0), np.float32(1)), shape, positions, steps_left)
+    assert positions.tolist() == [[2, 32_000.5, 31_999], [0, 0, 9]]
