@@ -73,6 +73,10 @@ def test_the_collector_of_cycles_waits_while_a_kernel_compiles_and_goes_on_after
             gc.enable()
 
 
+def test_the_collector_goes_on_after_a_kernel_that_calls_others(tmp_path: Path) -> None:
+    assert run_with(tmp_path, f"import gc; {CODE}; print(gc.isenabled())").split("\n") == ["[0 1 2 1 4]", "True"]
+
+
 def test_the_collector_goes_on_while_others_compile() -> None:
     def half(x: float) -> float:
         return x / 2
