@@ -1,6 +1,7 @@
 """The cache of compiled kernels: never stale, never fatal."""
 
 import gc
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,18 @@ from numba import types
 from numba.core import event
 from numba.core.errors import TypingError
 
+import topo_dask
 from topo_dask.kernels.compiled import part
 from topo_dask.kernels.linking import find_root
 
+PACKAGE = Path(topo_dask.__file__).parent
 CODE = "import numpy as np; from topo_dask.kernels.linking import connected as c; print(c(np.array([[3, 1]]), 5))"
 
 
-def run_with(home: Path) -> str:
-    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+def run_with(home: Path, code: str = CODE, cwd: Path | None = None, **more: str) -> str:
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", **more}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -35,6 +39,16 @@ def test_damaged_missing_and_unusable_caches_only_cost_time(tmp_path: Path) -> N
     blocked.mkdir()
     (blocked / ".cache").write_text("a file where the folder should be")
     assert run_with(blocked) == expected
+
+
+def test_a_change_to_what_a_kernel_calls_is_noticed(tmp_path: Path) -> None:
+    copied = shutil.copytree(PACKAGE, tmp_path / "topo_dask", ignore=shutil.ignore_patterns("__pycache__"))
+    assert run_with(tmp_path, cwd=tmp_path) == "[0 1 2 1 4]"
+    linking = copied / "kernels" / "linking.py"
+    for old, new in (("if a < b:", "if a > b:"), ("elif b < a:", "elif b > a:")):  # the root is the highest member
+        assert linking.read_text().count(old) == 1
+        linking.write_text(linking.read_text().replace(old, new))
+    assert run_with(tmp_path, cwd=tmp_path) == "[0 3 2 3 4]"
 
 
 def test_a_numba_whose_cache_is_another_only_costs_time(tmp_path: Path) -> None:
