@@ -51,6 +51,12 @@ def test_a_change_to_what_a_kernel_calls_is_noticed(tmp_path: Path) -> None:
     assert run_with(tmp_path, cwd=tmp_path) == "[0 3 2 3 4]"
 
 
+def test_each_type_of_arguments_has_its_own_code_in_the_cache(tmp_path: Path) -> None:
+    code = CODE + "; print(c(np.array([[3, 1]], np.int32), 5))"
+    for _ in range(2):  # compiled, then read
+        assert run_with(tmp_path, code).split("\n") == ["[0 1 2 1 4]"] * 2
+
+
 def test_a_numba_whose_cache_is_another_only_costs_time(tmp_path: Path) -> None:
     without = "import numba.core.caching as c; del c._CacheLocator; "
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
