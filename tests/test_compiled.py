@@ -57,6 +57,11 @@ def test_each_type_of_arguments_has_its_own_code_in_the_cache(tmp_path: Path) ->
         assert run_with(tmp_path, code).split("\n") == ["[0 1 2 1 4]"] * 2
 
 
+def test_a_relative_folder_for_caches_is_ignored(tmp_path: Path) -> None:
+    assert run_with(tmp_path, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent), XDG_CACHE_HOME="caches") == "[0 1 2 1 4]"
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
+
+
 def test_a_numba_whose_cache_is_another_only_costs_time(tmp_path: Path) -> None:
     without = "import numba.core.caching as c; del c._CacheLocator; "
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
