@@ -53,6 +53,15 @@ def test_more_pages_are_kept_where_they_are_asked_for_again_up_to_what_is_allowe
     assert len(kept(pages)) == 4
 
 
+def test_a_large_page_takes_the_room_of_several_small_ones() -> None:
+    large = region_of(np.zeros((3, 2, 2, 6), np.float32), (0, 0, 0), 1.0)
+    pages, calls = Pages(8 * PAGE.vectors.nbytes), list[str]()
+    for name in "abcd":
+        pages.get(name, made(calls, name))
+    pages.get("e", lambda: large)
+    assert kept(pages) == "de"
+
+
 def test_no_page_is_kept_where_nothing_is_allowed() -> None:
     pages, calls = Pages(0), list[str]()
     for _ in range(2):
