@@ -2,6 +2,7 @@
 
 import pickle
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -13,7 +14,7 @@ import zarr
 
 import topo_dask
 from topo_dask.blocks.geometry import BlockGrid, Box
-from topo_dask.blocks.memory import PAGES_MEM
+from topo_dask.blocks.memory import PAGE_MARGIN, PAGES_MEM
 from topo_dask.kernels.tracking import region_of
 from topo_dask.stages.track import follow_leavers
 from topo_dask.stores import checked, volumes
@@ -203,3 +204,28 @@ def test_particles_that_go_the_same_way_are_waited_for(
     follow_leavers(flow, BlockGrid(shape, (*edges, 100)), positions, np.full(len(starts), 400))
     assert (positions[:, 2] == 250).all()
     assert reads == widths
+
+
+@pytest.mark.parametrize("halo", [0, 32])
+def test_a_task_holds_one_page_at_a_time_and_none_is_larger_than_its_memory_counts(
+    halo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, widths, held = (1, 1, 400), list[int](), list[Any]()
+    vectors = np.zeros((3, *shape), np.float32)
+    vectors[2, ..., :350] = 1
+    region = volumes.StoredFlow.region
+
+    def noting(self: Any, box: Box) -> Any:
+        assert [one() for one in held if one() is not None] == []
+        found = region(self, box)
+        widths.append(box.shape[2])
+        held.append(weakref.ref(found.vectors))
+        return found
+
+    monkeypatch.setattr(volumes.StoredFlow, "region", noting)
+    positions = np.array([[0, 0, 101.0]])
+    flow = volumes.StoredFlow(volumes.Source(vectors, "flow", slice(0, 3)))
+    follow_leavers(flow, BlockGrid(shape, (1, 1, 50), (0, 0, halo)), positions, np.array([400]))
+    assert positions.tolist() == [[0, 0, 350]]
+    assert len(widths) >= 3
+    assert max(widths) == 50 + 2 * max(PAGE_MARGIN, halo)
