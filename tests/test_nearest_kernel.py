@@ -1,6 +1,7 @@
 """The nearest-seed kernel against brute force, ties included."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -180,6 +181,15 @@ def test_the_limit_of_the_key_is_sharp():
     for x in (2**30, 1 - 2**30):
         with pytest.raises(OverflowError, match="2 labels"):
             nearest(seeds, (0, 0, 0), (0, 0, x), (1, 1, 1))
+
+
+def test_the_limit_of_the_key_counts_the_far_end_of_a_long_target():
+    seeds = np.arange(1, (1 << 20) + 1).reshape(1, 1, -1)  # ranks of 21 bits, squared distances below 2**41
+    far = math.isqrt(2**41 - 1)
+    d2, label = nearest(seeds, (0, 0, 0), (0, 0, 0), (1, 1, far + 1))
+    assert (d2[0, 0, -1], label[0, 0, -1]) == ((far + 1 - 2**20) ** 2, 2**20)
+    with pytest.raises(OverflowError, match="1048576 labels"):
+        nearest(seeds, (0, 0, 0), (0, 0, 0), (1, 1, far + 2))
 
 
 @settings(max_examples=200, deadline=None)
