@@ -1,5 +1,6 @@
 """Kernels are compiled before a run begins: its tasks find all that they call."""
 
+import asyncio
 import subprocess
 import sys
 from typing import Any
@@ -81,9 +82,13 @@ def test_all_workers_are_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
         Client(cluster),
     ):
         seen: list[Any] = []
-        monkeypatch.setattr(readiness, "_try_once", lambda *kind: seen.append(kind))
+        loops: list[Any] = []  # a worker whose event loop compiles would be taken for dead
+        monkeypatch.setattr(
+            readiness, "_try_once", lambda *kind: (seen.append(kind), loops.append(asyncio._get_running_loop()))
+        )
         readiness.make_ready([ClassConfig(group=2), ClassConfig(group=2, n_steps=7)], ">f4")
         assert seen == [((2, None, False), "<f4", ())] * 2
+        assert loops == [None] * 2
         monkeypatch.setattr(readiness, "_try_once", lambda *kind: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             readiness.make_ready([ClassConfig()], "f4")
