@@ -51,6 +51,16 @@ def test_workers_of_this_process_are_left_alone() -> None:
         assert cores_of_threads() == before
 
 
+@pytest.mark.parametrize(
+    ("nanny", "name"), [(None, 0), ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), ("tcp://127.0.0.1:1", "one")]
+)
+def test_workers_without_a_number_or_a_process_of_their_own_are_left_alone(
+    nanny: str | None, name: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("bound"))
+    Binding().setup(SimpleNamespace(nanny=nanny, name=name, state=SimpleNamespace(nthreads=1)))
+
+
 def test_a_system_that_forbids_it_is_no_reason_not_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
