@@ -202,8 +202,9 @@ def test_a_run_is_resumed_with_the_blocks_on_record_named(folder: Path, monkeypa
 def test_the_memory_of_a_container_is_what_its_group_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str
 ) -> None:
-    (tmp_path / "cgroup").write_text(f"12:cpu:/other\n1:{kinds}:/slurm/job_7/step_0\n")
-    for path, limit in (("slurm/job_7", "1073741824"), ("slurm/job_7/step_0", "max"), ("other", "1")):
+    (tmp_path / "cgroup").write_text(f"12:cpu:/other\n1:{kinds}:/slurm/job:7/step_0\n")
+    limits = {"slurm": "4294967296", "slurm/job:7": "1073741824", "slurm/job:7/step_0": "max", "other": "1"}
+    for path, limit in limits.items():
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
         (tmp_path / path / "limit").write_text(limit + "\n")
     monkeypatch.setattr(machine, "GROUPS", tmp_path / "cgroup")
