@@ -674,6 +674,7 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: segment(p, memory_limit=-5), ValueError, "memory_limit must be above 0, got -5"),
     (lambda p: segment(p, memory_limit=4), ValueError, "memory_limit 4 is 4 bytes: say what it is in, as in '4GiB'"),
     (lambda p: segment(p, memory_limit="much"), ValueError, "memory_limit must be a size such as '4GiB', got 'much'"),
+    (lambda p: segment(p, memory_limit="1e999GB"), ValueError, "memory_limit must be a size .* got '1e999GB'"),
     (lambda p: segment(p, memory_limit=""), ValueError, "memory_limit must be above 0, got ''"),
     (lambda p: segment(p, memory_limit=NAN), TypeError, "memory_limit must be a number of bytes .* got nan"),
     (lambda p: segment(p, memory_limit=True), TypeError, "memory_limit must be a number of bytes .* got True"),

@@ -32,7 +32,7 @@ def as_bytes(memory_limit: object) -> int:
         raise TypeError(f"memory_limit must be a number of bytes or a str such as '4GiB', got {memory_limit!r}")
     try:
         given = int(parse_bytes(memory_limit or "0") if isinstance(memory_limit, str) else memory_limit)
-    except ValueError:
+    except (ValueError, OverflowError):  # more than a float can tell
         raise ValueError(f"memory_limit must be a size such as '4GiB', got {memory_limit!r}") from None
     if given <= 0:
         raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
