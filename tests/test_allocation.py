@@ -70,6 +70,27 @@ def test_a_quarter_of_what_tasks_may_take_is_kept_until_the_end(told: dict[str, 
     assert kept == expected
 
 
+BOUND = """
+from pathlib import Path
+from topo_dask.stores import allocation
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+allocation.KEPT, allocation.MOST_KEPT = 16 << 20, 64 << 20
+allocation.keep_freed_memory(1 << 30)
+for size in (20 << 20, 48 << 20):
+    before = resident()
+    bytearray(size)[::4096] = b"x" * (size // 4096)
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_no_more_is_kept_than_the_most_whatever_tasks_may_take() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = subprocess.run([sys.executable, "-c", BOUND], env=environment, capture_output=True, text=True, check=True)
+    assert [int(line) > 10 for line in run.stdout.split()] == [True, False]
+
+
 ARENAS = """
 import ctypes, sys
 from concurrent.futures import ThreadPoolExecutor
