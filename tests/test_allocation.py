@@ -27,6 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         ({}, True),
         ({"MALLOC_TRIM_THRESHOLD_": "65536"}, True),
         ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, False),
+        ({"MALLOC_MMAP_THRESHOLD_": "1000000"}, False),
         ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1000000:glibc.malloc.mmap_threshold=1000000"}, False),
     ],
 )
