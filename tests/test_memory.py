@@ -287,6 +287,12 @@ def test_a_shared_read_counts_the_channels_of_all_classes() -> None:
     assert three.task_mem((128,) * 3) - one.task_mem((128,) * 3) >= 6 * 2 * region
 
 
+def test_a_wider_foreground_counts_for_each_voxel_of_a_block() -> None:
+    narrow = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
+    wide = replace(narrow, mask_item=8)
+    assert wide.task_mem((128,) * 3) - narrow.task_mem((128,) * 3) >= 7 * 2 * 128**3
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_tasks_and_what_is_kept_fit_into_the_limit(threads: int, tmp_path: Path) -> None:
     semantic = zarr.create_array(tmp_path / "semantic", shape=(1, 256, 256, 256), chunks=(1, 64, 64, 64), dtype="u1")
