@@ -257,7 +257,7 @@ def _any_outside(z, y, x, count, bounds):  # type: ignore[no-untyped-def]
 
 
 @part
-def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type: ignore[no-untyped-def]
+def _retire(gone, z, y, x, left, who, count, positions, steps_left):  # type: ignore[no-untyped-def]
     # Writes back the particles marked in `gone` and closes the gaps. Returns the number that stay.
     keep = 0
     for i in range(count):
@@ -266,7 +266,7 @@ def _retire(gone, z, y, x, at, left, who, count, positions, steps_left):  # type
             positions[p, 0], positions[p, 1], positions[p, 2] = z[i], y[i], x[i]
             steps_left[p] = left[i]
         else:
-            z[keep], y[keep], x[keep], at[keep] = z[i], y[i], x[i], at[i]
+            z[keep], y[keep], x[keep] = z[i], y[i], x[i]
             left[keep], who[keep] = left[i], who[i]
             keep += 1
     return keep
@@ -313,7 +313,7 @@ def _advance(vectors, words, step, last, strides, bounds, free, batch, positions
         while start < len(positions) and count < len(gone):
             if steps_left[start] > 0:
                 z[count], y[count], x[count] = positions[start, 0], positions[start, 1], positions[start, 2]
-                left[count], who[count], at[count] = steps_left[start], start, -1
+                left[count], who[count] = steps_left[start], start
                 count += 1
             start += 1
         while count > 0:
@@ -335,7 +335,7 @@ def _advance(vectors, words, step, last, strides, bounds, free, batch, positions
                     return at[bad]
                 some_go = _mark_still(gone, old_z, old_y, old_x, z, y, x, left, count, stride)
             if some_go:
-                count = _retire(gone, z, y, x, at, left, who, count, positions, steps_left)
+                count = _retire(gone, z, y, x, left, who, count, positions, steps_left)
     return -1
 
 
