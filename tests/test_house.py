@@ -22,7 +22,8 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages([str(ROOT)], "topo_dask.") if not module.name.endswith("__main__")
 )
 FLOORS = """
-version machine binding config given kernels blocks
+version machine binding given warning
+config kernels blocks
 stores
 doubts synthetic targets scores
 stages looking

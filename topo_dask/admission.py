@@ -11,8 +11,9 @@ import numpy as np
 
 from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, Preset, finite_number, nothing_to_segment, resolve_classes, warn, warn_of_edges
+from .config import ClassConfig, Preset, nothing_to_segment, resolve_classes, warn_of_edges
 from .doubts import warn_of_prediction
+from .given import finite_number
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages, tracked_together
@@ -22,6 +23,7 @@ from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, check_prediction, track_bytes
+from .warning import warn
 from .workers import Resources, resources
 
 BLOCKS_EACH = 4

@@ -1,13 +1,14 @@
 """Classes and their parameters, validated once."""
 
 import math
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal
+
+from .given import finite_number, integer
+from .warning import warn
 
 Merge = Literal["adjacent", "agglomerate"]
 Preset = Literal["published", "touching"]
@@ -29,57 +30,11 @@ ESSENTIAL = ("group", "n_steps", "convergence_radius", "min_size")
 """Parameters that depend on the objects, so that the defaults of `ClassConfig` are hardly ever right."""
 
 
-def finite_number(value: object, name: str) -> float:
-    """The value as float; TypeError or ValueError, naming argument and value, if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:  # the digits would fill the screen
-        kind = type(value).__name__
-        raise ValueError(f"{name} must be finite as a float, below 1.8e308; got a larger {kind}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    return number
-
-
 def _positive(value: object, name: str) -> float:
     number = finite_number(value, name)
     if number <= 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
     return number
-
-
-def warn(message: str) -> None:
-    """Warn with the line that called this package, from however deep in it; warnings of workers reach their client."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
-        frame, level = frame.f_back, level + 1
-    emit = sys.modules["distributed"].warn if _in_other_process() else warnings.warn
-    emit(message, UserWarning, stacklevel=level)
-
-
-def _in_other_process() -> bool:
-    # Whether this is a worker whose clients are in other processes.
-    if "distributed" not in sys.modules:
-        return False
-    from distributed import get_worker
-
-    try:
-        return not str(get_worker().address).startswith("inproc://")
-    except ValueError:
-        return False
-
-
-def integer(value: object, name: str, at_least: int) -> int:
-    """The value as int; TypeError or ValueError, naming argument and value, if it is not an integer of 31 bits."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
-    if int(value) > 2**31 - 1:
-        raise ValueError(f"{name} must be below 2**31, got {value!r}")
-    return int(value)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple
 from .blocks.sampling import sample_boxes
-from .config import warn
 from .kernels.plausibility import FEW, Looks, doubt_flow, doubt_foreground, doubt_levels, doubt_mask
+from .warning import warn
 
 EDGE = 32
 """Edge of a box that is read, in voxels."""

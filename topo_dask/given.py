@@ -1,11 +1,38 @@
-"""What holds of every array that a caller gives: no value is masked, and a dask array is what it declares."""
+"""What holds of numbers and arrays that a caller gives: no value is masked, and a dask array is what it declares."""
 
+import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _REMEDY = "tell map_blocks, or whatever made it, with "
+
+
+def finite_number(value: object, name: str) -> float:
+    """The value as float; TypeError or ValueError, naming argument and value, if it is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:  # the digits would fill the screen
+        kind = type(value).__name__
+        raise ValueError(f"{name} must be finite as a float, below 1.8e308; got a larger {kind}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def integer(value: object, name: str, at_least: int) -> int:
+    """The value as int; TypeError or ValueError, naming argument and value, if it is not an integer of 31 bits."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
+    if int(value) > 2**31 - 1:
+        raise ValueError(f"{name} must be below 2**31, got {value!r}")
+    return int(value)
 
 
 def check_unmasked(array: Any, name: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .admission import RunPlan, check_space, plan_volume, warn_of_doubts
 from .census import check_done, forget_lost, forget_stages
-from .config import Preset, integer
+from .config import Preset
 from .execute import Progress, run
+from .given import integer
 from .plan import track_together
 from .progress import on_stderr, said_if_long
 from .readiness import make_ready

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks.geometry import Box, Triple, triple
-from .config import integer
-from .given import as_declared, check_unmasked
+from .given import as_declared, check_unmasked, integer
 from .kernels import flow_targets as kernels
 from .kernels.extents import Extents, measure
 from .kernels.hashing import number_values

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
 from .. import in_memory, lazy
-from ..config import ClassConfig, Merge, Preset, finite_number, nothing_to_segment, resolve_classes, warn
+from ..config import ClassConfig, Merge, Preset, nothing_to_segment, resolve_classes
 from ..doubts import warn_of_mask, warn_of_prediction
+from ..given import finite_number
 from ..plan import Recipe
 from ..stores.addresses import Place
 from ..stores.volumes import check_prediction
+from ..warning import warn
 from .arguments import Array, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_flow, as_sized, as_volume, segment
 
 

@@ -6,7 +6,8 @@ from typing import Any, Unpack, overload
 from numpy.typing import NDArray
 
 from .. import in_memory, lazy
-from ..config import ClassConfig, Merge, finite_number, integer
+from ..config import ClassConfig, Merge
+from ..given import finite_number, integer
 from ..plan import Recipe
 from ..stores.addresses import Place
 from .arguments import Array, Blocks, DaskArray, Held, Labels, Lazy, as_flow, as_labels, segment

@@ -13,7 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import warn
+from ..warning import warn
 from .options import LEVEL, Place
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import integer
-from ..given import as_declared, check_unmasked
+from ..given import as_declared, check_unmasked, integer
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
 from ..stores.checked import CheckedArray, stored_shape

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import finite_number
+from ..given import finite_number
 from ..kernels.labels import add_up
 from .counting import ContingencyTable, contingency
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 
 from ..blocks.geometry import triple
-from ..config import finite_number, integer
-from ..given import check_unmasked
+from ..given import check_unmasked, finite_number, integer
 from ..kernels import painting
 
 Shape = tuple[int, int, int]

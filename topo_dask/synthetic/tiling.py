@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..blocks.geometry import triple
-from ..config import integer
-from ..given import check_unmasked
+from ..given import check_unmasked, integer
 from .shapes import Shape
 
 if TYPE_CHECKING:
