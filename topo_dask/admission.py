@@ -18,11 +18,12 @@ from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stores.checked import CheckedArray, OnMissing
+from .stores.input_shapes import check_prediction
 from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
-from .stores.volumes import Foreground, Source, check_prediction, track_bytes
+from .stores.volumes import Foreground, Source, track_bytes
 from .warning import warn
 from .workers import Resources, resources
 

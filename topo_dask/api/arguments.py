@@ -13,8 +13,8 @@ from ..config import ClassConfig
 from ..given import check_unmasked
 from ..plan import Recipe
 from ..stores.addresses import Place
+from ..stores.input_shapes import COMPONENTS, check_array
 from ..stores.inputs import check_named_axes
-from ..stores.volumes import COMPONENTS, check_array
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -11,8 +11,8 @@ from ..blocks.geometry import triple
 from ..config import ClassConfig
 from ..stages.settle import as_rows
 from ..stores.addresses import Place
+from ..stores.input_shapes import check_array
 from ..stores.limits import check_shape
-from ..stores.volumes import check_array
 from .arguments import Array, Blocks, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_array, as_flow, as_volume
 
 

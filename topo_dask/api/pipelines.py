@@ -9,7 +9,7 @@ from ..doubts import warn_of_mask, warn_of_prediction
 from ..given import finite_number
 from ..plan import Recipe
 from ..stores.addresses import Place
-from ..stores.volumes import check_prediction
+from ..stores.input_shapes import check_prediction
 from ..warning import warn
 from .arguments import Array, BlocksWithHalo, DaskArray, Held, Labels, Lazy, as_flow, as_sized, as_volume, segment
 
