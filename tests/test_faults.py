@@ -32,7 +32,8 @@ from topo_dask.blocks.memory import ROW_BYTES
 from topo_dask.cluster import restore_workers
 from topo_dask.kernels import labels as labels_module
 from topo_dask.stores import ledger, locks
-from topo_dask.stores.scratch import FileScratch, count_rows, find, to_bytes
+from topo_dask.stores.bundles import to_bytes
+from topo_dask.stores.scratch import FileScratch, count_rows, find
 from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import StoredFlow
 from topo_dask.workers import check_workers_reach

@@ -22,11 +22,12 @@ from topo_dask.blocks.geometry import Box
 from topo_dask.stages.track import track
 from topo_dask.status import read_status
 from topo_dask.stores import label_arrays, ledger, locks
+from topo_dask.stores.bundles import to_bytes
 from topo_dask.stores.foreign import is_metadata
 from topo_dask.stores.ledger import CLASSES
 from topo_dask.stores.places import locate_output
 from topo_dask.stores.processes import start_of
-from topo_dask.stores.scratch import FileScratch, to_bytes
+from topo_dask.stores.scratch import FileScratch
 
 QUICK = {"thin": {"group": 1, "n_steps": 0, "convergence_radius": 3.0, "min_size": 1}}
 ASYNC = {"asynchronous": True}

@@ -12,8 +12,9 @@ from ..census import first_lost, take_census
 from ..execute import Executor, run
 from ..stages.job import Job
 from ..stages.stage import Stage
+from ..stores.bundles import AbsentBundleError, DamagedBundleError
 from ..stores.checked import CheckedArray
-from ..stores.scratch import AbsentBundleError, DamagedBundleError, FileScratch
+from ..stores.scratch import FileScratch
 from ..surroundings import ambient, turn
 from ..workers import check_workers_reach, check_workers_see
 from .spilled import out_of_reach

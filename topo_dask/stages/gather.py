@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, contract, drop_decided, number_nodes
-from ..stores.scratch import Arrays, find_filed
+from ..stores.bundles import Arrays
+from ..stores.scratch import find_filed
 from .job import Job
 
 

@@ -14,7 +14,8 @@ from ..config import ClassConfig
 from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
 from ..kernels.pyramid import Factors, coarse_shape
-from ..stores.scratch import Arrays, MemoryScratch, Scratch, count_rows, listed
+from ..stores.bundles import Arrays
+from ..stores.scratch import MemoryScratch, Scratch, count_rows, listed
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")

@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
+from .bundles import Arrays, DamagedBundleError, to_bytes
 from .locks import claim
 from .places import name_of
 from .retries import in_parallel
-from .scratch import Arrays, DamagedBundleError, FileScratch, find, to_bytes
+from .scratch import FileScratch, find
 
 RUN, MANIFEST, VOID, CLASSES = "run", "manifest", "void", "classes"
 

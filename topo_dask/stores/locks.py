@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from .bundles import to_bytes
 from .processes import boot_id, numbering, start_of
-from .scratch import LOCK, FileScratch, find, to_bytes
+from .scratch import LOCK, FileScratch, find
 
 _CLAIMS = 8
 

@@ -4,11 +4,7 @@ A bundle is filed under a *kind* (the product of a stage) and a *key* (a block, 
 its final name only when it is written completely: that it exists is the record that the work behind it is done.
 """
 
-import json
-import re
-import struct
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,21 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .addresses import is_url
+from .bundles import HEAD, MAGIC, AbsentBundleError, Arrays, is_bundle, lengths_in, pack, unpack
 from .folders import Folder, folder_at
 from .retries import in_order
 from .sharing import of_this_process
 
-Arrays = Mapping[str, NDArray[Any]]
-
 S = TypeVar("S")
 T = TypeVar("T")
-
-_MAGIC = b"topodask"
-
-_BLOCK = re.compile(r"\d+\.\d+\.\d+")
-
-_HEAD = 1 << 16
-"""Bytes that the head of a bundle may take."""
 
 _AHEAD = 8
 """Bundles that are read or written at the same time in a store that is not local."""
@@ -89,88 +77,6 @@ class MemoryScratch:
         return set(self.bundles.get(kind, ()))
 
 
-def pack(arrays: Arrays) -> list[bytes]:
-    """Bundle as bytes, in pieces: a header, then each array, compressed; a checksum covers all of it.
-
-    Examples
-    --------
-    >>> unpack(b"".join(pack({"a": np.arange(3)})), "example")["a"]
-    array([0, 1, 2])
-    """
-    from numcodecs import Blosc
-
-    codec = Blosc("lz4", clevel=1, shuffle=Blosc.SHUFFLE)
-    entries, parts = [], []
-    for name, array in arrays.items():
-        # Blosc takes at most 2 GiB, and no empty buffer.
-        raw = np.ascontiguousarray(array)
-        data = codec.encode(raw) if 0 < raw.nbytes < 2**31 - 64 else raw.tobytes()
-        entries.append((name, array.dtype.str, array.shape, len(data)))
-        parts.append(bytes(data))
-    header = json.dumps(entries).encode()
-    parts.insert(0, struct.pack("<Q", len(header)) + header)
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return [_MAGIC + struct.pack("<I", checksum), *parts]
-
-
-def to_bytes(record: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """A record as an array for a bundle; ``json.loads(bytes(array))`` gives it back."""
-    return np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
-
-
-class DamagedBundleError(OSError):
-    """A bundle is not what was filed; its name is the only argument."""
-
-    def __str__(self) -> str:
-        """Name the bundle, and say what to do."""
-        return f"scratch bundle {self.args[0]} is damaged; remove it and run again with resume=True"
-
-
-class AbsentBundleError(KeyError):
-    """There is no such bundle; its name is the only argument."""
-
-    def __str__(self) -> str:
-        """Name the bundle, and say what to do."""
-        return f"scratch bundle {self.args[0]} is not there; if it is lost, run again with resume=True"
-
-
-def unpack(data: bytes, name: str, names: Collection[str] | None = None) -> Arrays:
-    """Arrays of a bundle written by `pack`, all or those named; OSError naming the bundle when it is damaged."""
-    from numcodecs import Blosc
-
-    if (
-        len(data) < 20
-        or data[:8] != _MAGIC
-        or struct.unpack_from("<I", data, 8)[0] != zlib.crc32(memoryview(data)[12:])
-    ):
-        raise DamagedBundleError(name)
-    codec = Blosc()
-    (length,) = struct.unpack_from("<Q", data, 12)
-    at = 20 + length
-    arrays = {}
-    for entry, dtype, shape, size in json.loads(data[20:at]):
-        part = data[at : at + size]
-        at += size
-        if names is not None and entry not in names:
-            continue
-        nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
-        # Writable, as other arrays are: numba would compile the kernels again for read-only ones.
-        raw = np.empty(nbytes, np.uint8)
-        if 0 < nbytes < 2**31 - 64:
-            codec.decode(part, out=raw)
-        else:
-            raw[:] = np.frombuffer(part, np.uint8)
-        arrays[entry] = raw.view(dtype).reshape(shape)
-    return arrays
-
-
-def _is_bundle(name: str, head: Callable[[int], bytes]) -> bool:
-    # Most bundles have the name of a block, so they need not be read.
-    return _BLOCK.fullmatch(name) is not None or head(len(_MAGIC)) == _MAGIC
-
-
 @dataclass(frozen=True)
 class FileScratch:
     """Scratch in a directory or under a store URL that every worker can reach.
@@ -216,16 +122,10 @@ class FileScratch:
         """Rows of each array of a bundle, from its head alone; KeyError when there is no bundle."""
         name = f"{self.url}/{kind}/{key}"
         try:
-            head = self._folder.read(f"{kind}/{key}", _HEAD)
-            (length,) = struct.unpack_from("<Q", head, 12)
-            entries = json.loads(head[20 : 20 + length]) if head.startswith(_MAGIC) else None
+            head = self._folder.read(f"{kind}/{key}", HEAD)
         except FileNotFoundError:
             raise AbsentBundleError(name) from None
-        except (struct.error, ValueError):
-            entries = None
-        if entries is None:
-            raise DamagedBundleError(name)
-        return {entry: int(shape[0]) if shape else 1 for entry, _, shape, _ in entries}
+        return lengths_in(head, name)
 
     def lengths_each(self, kind: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
         """As `lengths`, for bundles one after the other."""
@@ -241,7 +141,7 @@ class FileScratch:
 
     def discard(self, kind: str) -> None:
         """Remove all bundles of a kind, and of the compartment of that name; other files stay."""
-        self._folder.remove_all(kind, _is_bundle)
+        self._folder.remove_all(kind, is_bundle)
 
     def remove(self, kind: str, key: str) -> None:
         """Remove one bundle, if it is there."""
@@ -259,7 +159,7 @@ class FileScratch:
         """Whether all files under the URL are bundles in the compartment of that name, locks and halves aside."""
         folder = self._folder
         # Whether anything lies beside the compartment is looked up first, without listing all that is in it.
-        bundles = (folder.read(path, len(_MAGIC)) == _MAGIC for path in folder.paths(kind))
+        bundles = (folder.read(path, len(MAGIC)) == MAGIC for path in folder.paths(kind))
         return folder.is_empty(but=(kind, LOCK)) and all(bundles)
 
     def prune(self) -> None:
