@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topo_dask.kernels.nearest import (
-    LINES,
-    NO_SEED,
-    box_distances2,
-    box_reaches2,
-    look_around,
-    nearest,
-    nearest_of,
-    point_distances2,
-)
+from topo_dask.kernels.around import look_around
+from topo_dask.kernels.distances import box_distances2, box_reaches2, point_distances2
+from topo_dask.kernels.nearest import LINES, NO_SEED, nearest, nearest_of
 
 
 def brute_force(seeds, seeds_start, target_start, target_shape):

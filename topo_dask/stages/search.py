@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box
+from ..kernels.around import look_around
+from ..kernels.distances import box_distances2, point_distances2
 from ..kernels.extents import measure_some
 from ..kernels.hashing import number_values
 from ..kernels.labels import pick_labels
-from ..kernels.nearest import NO_SEED, box_distances2, look_around, nearest_of, point_distances2
+from ..kernels.nearest import NO_SEED, nearest_of
 from .job import Job, extent_columns
 
 CELL = 32

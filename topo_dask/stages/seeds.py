@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import z_order
-from ..kernels.nearest import box_distances2, box_reaches2
+from ..kernels.distances import box_distances2, box_reaches2
 from ..stores.scratch import Scratch
 from .job import BlockRows, Job
 
