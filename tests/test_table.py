@@ -96,6 +96,7 @@ def test_a_table_is_read_as_it_was_written_to_the_bit(n: int, tmp_path: Path) ->
     assert peak < 1e5 + size + 3 * sum(column.nbytes for column in columns.values())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as for users, who do not see what NumPy 2.1 warns of
 def test_labels_that_need_all_bits_are_read_as_they_were_written(tmp_path: Path) -> None:
     labels = np.array([[[0, 2**63, 2**64 - 1, 4]]], np.uint64)
     columns = topo_dask.instance_table(labels)
@@ -104,9 +105,10 @@ def test_labels_that_need_all_bits_are_read_as_they_were_written(tmp_path: Path)
         np.testing.assert_array_equal(column, columns[name])
 
 
-ROWS = [b"a,b\r\n", b"1,2,3\r\n", b",".join([b"1"] * 13), b",".join([b"one"] * 12)]
+ROWS = [b"a,b\r\n", b"1,2,3\r\n", b",".join([b"1"] * 13), b",".join([b"one"] * 12), b",".join([b"1.5"] * 12)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_no_row_of_a_table_is_refused(row: bytes, tmp_path: Path) -> None:
     write_table(written(2), "round", str(tmp_path))

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -194,4 +195,7 @@ def _kinds(label: type[np.integer]) -> np.dtype[Any]:
 
 def _read_rows(lines: io.BytesIO, label: type[np.integer]) -> NDArray[Any]:
     # Not row by row: as Python strings they take fifteen times the memory, and the time.
-    return np.loadtxt(lines, _kinds(label), comments=None, delimiter=",", quotechar='"', ndmin=1)
+    with warnings.catch_warnings():
+        # Some releases of NumPy read what is no int64 as a float, warn, and return another integer.
+        warnings.simplefilter("error", DeprecationWarning)
+        return np.loadtxt(lines, _kinds(label), comments=None, delimiter=",", quotechar='"', ndmin=1)
