@@ -182,6 +182,15 @@ def test_lazy_diffusion_equals_in_memory_when_depth_suffices(place):
     np.testing.assert_array_equal(narrow.compute(), lazy.compute())
 
 
+@pytest.mark.parametrize("dtype", ["<u8", ">u8"])
+def test_lazy_flows_of_ids_that_need_all_bits_equal_those_in_memory(dtype):
+    labels = np.zeros((3, 4, 5), dtype)
+    labels[:2], labels[2, 1:] = 2**63 + 1, 2**63 + 2
+    lazy = da.from_array(labels, chunks=(2, 4, 5))
+    np.testing.assert_array_equal(diffusion_flow(lazy, depth=3), diffusion_flow(labels))
+    np.testing.assert_array_equal(direct_flow(lazy), direct_flow(labels))
+
+
 @pytest.mark.parametrize(("dtype", "label"), [(np.int32, 9), (np.uint64, 2**63 + 9)])
 def test_lazy_diffusion_refuses_cut_objects(dtype, label):
     labels = np.zeros((4, 4, 40), dtype)

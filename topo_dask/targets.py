@@ -267,6 +267,7 @@ def _diffusion_core(
 ) -> np.ndarray:
     """Finalize: the flow of the box `core` from the labels of the box `block`, in a volume of a given shape."""
     part = core.within(block)
+    labels = _native(labels)  # np.isin refuses some large ids in other byte orders
     own = np.sort(_number_objects(labels[part])[0])
     own = own[own != 0]
     whole = table.extents.take(np.searchsorted(table.ids, own))
