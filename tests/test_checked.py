@@ -1,6 +1,7 @@
 """Checked reads: right or refused, whatever happened to the stored chunks."""
 
 import asyncio
+import json
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from zarr.storage import MemoryStore, WrapperStore
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.stores import retries
 from topo_dask.stores.checked import CheckedArray, ChunkError, MissingChunkError
+from topo_dask.stores.chunk_form import document_of
 from topo_dask.stores.limits import check_metadata
 from topo_dask.stores.listing import stored_chunks
 from topo_dask.stores.volumes import Foreground, Source
@@ -347,7 +349,7 @@ def test_what_lasts_is_refused_by_name(answers, tries, message, policy):
     store.asked.clear()
     with pytest.raises(ChunkError, match=rf"flow .*chunk c/0/0/0 {message}"):
         CheckedArray(array.array, "flow", policy)[0:1, 0:1, 0:1]
-    assert store.asked == ["c/0/0/0"] * tries
+    assert store.asked == ["zarr.json", *["c/0/0/0"] * tries]
 
 
 @pytest.mark.usefixtures("_no_pause")
@@ -378,7 +380,71 @@ def test_every_chunk_is_fetched_once():
     array, store = flaky([])
     store.asked.clear()
     array[0:8, 0:5, 0:9]
-    assert sorted(store.asked) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
+    assert store.asked[0] == "zarr.json"
+    assert sorted(store.asked[1:]) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
+
+
+def rewrite(path: Path, **options: Any) -> None:
+    zarr.create_array(path, shape=SHAPE, chunks=CHUNKS, dtype="u4", overwrite=True, **options)[...] = truth()
+
+
+def chunk_otherwise(path: Path) -> None:
+    zarr.create_array(path, shape=SHAPE, chunks=(5, 4, 3), dtype="u4", overwrite=True)[...] = truth()
+
+
+CHANGES = {
+    "chunks of other names": lambda path: rewrite(path, chunk_key_encoding={"name": "default", "separator": "."}),
+    "chunks of another shape": chunk_otherwise,
+    "another order": lambda path: rewrite(path, filters=[TransposeCodec(order=(2, 1, 0))]),
+    "another fill value": lambda path: rewrite(path, fill_value=9),
+    "resized": lambda path: zarr.open_array(path, mode="r+").resize((4, 5, 9)),
+}
+
+
+@pytest.mark.parametrize("on_missing", ["error", "background"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_array_that_was_replaced_since_it_was_opened_is_refused(tmp_path, change, on_missing):
+    # zarr would read it by the old metadata: other values, or background.
+    array = CheckedArray(create(tmp_path), "flow", on_missing)
+    CHANGES[change](tmp_path)
+    with pytest.raises(ChunkError, match=r"flow .*its metadata are not those that it was opened with"):
+        array[WHOLE]
+    box = slice(0, 4), slice(0, 5), slice(0, 9)
+    np.testing.assert_array_equal(CheckedArray(zarr.open_array(tmp_path), "flow")[box], truth()[box])
+
+
+def test_an_array_that_was_resized_by_way_of_the_same_object_is_refused(tmp_path):
+    opened = create(tmp_path)
+    array = CheckedArray(opened, "flow", "background")
+    opened.resize((4, 5, 9))
+    with pytest.raises(ChunkError, match="its metadata are not those that it was opened with"):
+        array[0:4, 0:5, 0:9]
+
+
+def test_an_array_that_is_resized_between_two_reads_is_not_background(tmp_path):
+    array = CheckedArray(create(tmp_path), "flow", "background")
+    array[PART]
+    zarr.open_array(tmp_path, mode="r+").resize((4, 5, 9))
+    with pytest.raises(ChunkError, match="its metadata are not those that it was opened with"):
+        array[WHOLE]
+
+
+@pytest.mark.parametrize("layout", ["zstd", "shards of zstd", "v2 delta, blosc"])
+def test_other_attributes_and_other_words_are_no_other_array(tmp_path, layout):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow")
+    document = tmp_path / document_of(array.array)
+    zarr.open_array(tmp_path, mode="r+").attrs["unit"] = "nm"
+    found = json.loads(document.read_text())
+    found["fill_value"] = float(found["fill_value"])
+    document.write_text(json.dumps(found, indent=7))
+    np.testing.assert_array_equal(array[WHOLE], truth())
+
+
+def test_a_mask_whose_chunks_all_have_other_names_is_not_empty(tmp_path):
+    mask = Foreground(Source(CheckedArray(create(tmp_path), "mask", "background"), "mask"))
+    rewrite(tmp_path, chunk_key_encoding={"name": "default", "separator": "."})
+    with pytest.raises(ChunkError, match="its metadata are not those that it was opened with"):
+        list(mask.stored_blocks(BlockGrid(SHAPE, CHUNKS)))
 
 
 @pytest.mark.parametrize("layout", ["blosc", "shards of zstd", "v2 lz4"])

@@ -21,11 +21,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from .chunk_form import check_bytes, check_part, document_of, form_of, is_index
+from .chunk_form import check_bytes, check_part, document_of, form_of, is_document_of, is_index
 from .persistent import persistent, view_of
 
 T = TypeVar("T")
@@ -85,6 +85,8 @@ class _CheckedStore(Store):
         self._on_missing = on_missing
         self._remedy = remedy
         self._document = self._prefix + document_of(array)
+        self._metadata: Any = array.metadata  # a resize by way of the same object replaces those of the array
+        self._seen = b""
         try:
             self._form = form_of(array)
         except ValueError as error:
@@ -92,7 +94,21 @@ class _CheckedStore(Store):
 
     def refuse(self, key: str, problem: str) -> ChunkError:
         """Error that names array, chunk and problem."""
-        return ChunkError(f"{self._array}: chunk {key.removeprefix(self._prefix)} {problem}")
+        what = "its metadata" if key == self._document else f"chunk {key.removeprefix(self._prefix)}"
+        return ChunkError(f"{self._array}: {what} {problem}")
+
+    async def find_document(self) -> bool:
+        """Whether the metadata of the array are there; ChunkError when they are no longer those it was opened with."""
+        found = await self._fetch(self._document, lambda: self._store.get(self._document, default_buffer_prototype()))
+        if found is not None and (data := found.to_bytes()) != self._seen:
+            if not is_document_of(data, self._metadata):
+                raise self.refuse(
+                    self._document,
+                    "are not those that it was opened with: it was replaced or resized since, or consolidated metadata "
+                    "above it are out of date",
+                )
+            self._seen = data
+        return found is not None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Bytes of a chunk, or of a part of a shard."""
@@ -155,8 +171,9 @@ class _CheckedStore(Store):
             raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
         if self._on_missing == "error":
             raise MissingChunkError(f"{self._array}: chunk {key.removeprefix(self._prefix)} is missing; {self._remedy}")
-        # If the array was removed, or its disk is no longer mounted, all chunks would read as background.
-        if not await self._store.exists(self._document):
+        # If the array was removed, or its disk is no longer mounted, all chunks would read as background. If it was
+        # replaced, chunks may have other names.
+        if not await self.find_document():
             raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
 
     async def get_partial_values(
@@ -243,6 +260,7 @@ class CheckedArray:
     remedy: str = "if empty chunks were left out on purpose, read it with on_missing='background'"
     _store: _CheckedStore = field(init=False, repr=False, compare=False)
     _view: "zarr.Array[Any]" = field(init=False, repr=False, compare=False)
+    _compared: Event = field(default_factory=Event, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.on_missing not in ("error", "background"):
@@ -297,11 +315,12 @@ class CheckedArray:
         MissingChunkError
             When a chunk does not exist and `on_missing` is "error"; a FileNotFoundError.
         ChunkError
-            When a chunk is damaged or cannot be read; an OSError.
+            When a chunk is damaged or cannot be read, or when the array was replaced since it was opened; an OSError.
         """
         box, failed = self._box(index), Event()
         _FAILED.set(failed)
         try:
+            self.check_metadata()
             return np.asarray(self._view.get_basic_selection(box))
         except Exception as error:
             failed.set()
@@ -310,6 +329,16 @@ class CheckedArray:
             if isinstance(error, ChunkError):
                 raise
             raise self._culprit(box, error) from error
+
+    def check_metadata(self) -> None:
+        """Raise ChunkError when the stored metadata are no longer those that the array was opened with.
+
+        They are compared once, before the first read: an array that was replaced by one with other chunks would give
+        wrong values, or background. Where there are none, the first chunk that is missing tells.
+        """
+        if not self._compared.is_set():
+            sync(self._store.find_document())
+            self._compared.set()
 
     def _box(self, index: Any) -> tuple[slice, ...]:
         if not isinstance(index, tuple) or len(index) != self.ndim:

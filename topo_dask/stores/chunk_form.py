@@ -3,6 +3,7 @@
 The check reads sizes and headers only. It runs before a decoder sees the bytes, because a decoder trusts them.
 """
 
+import json
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 _BLOSC = ("blosc", "numcodecs.blosc")
 _EMPTY = np.uint64(2**64 - 1)
@@ -98,6 +101,37 @@ def index_of(config: Any, shape: Sequence[int], itemsize: int) -> Index:
 def document_of(array: "zarr.Array[Any]") -> str:
     """Name of the file that holds the metadata of an array."""
     return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+
+
+def is_document_of(data: bytes, metadata: Any) -> bool:
+    """Whether a stored document has these metadata of an array; attributes may have changed.
+
+    Another program may have written the same in other words: then both are compared as zarr would write them.
+    """
+    own = _written(metadata)
+    if (found := _essence(data)) is None or found == own:
+        return found is not None
+    kind: Any = ArrayV3Metadata if metadata.zarr_format == 3 else ArrayV2Metadata
+    try:
+        return bool(_written(kind.from_dict(found)) == _written(kind.from_dict(own)))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _written(metadata: Any) -> Any:
+    name = "zarr.json" if metadata.zarr_format == 3 else ".zarray"
+    return _essence(metadata.to_buffer_dict(default_buffer_prototype())[name].to_bytes())
+
+
+def _essence(data: bytes) -> Any:
+    # What a document says, apart from attributes; None if it is none.
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return None
+    return (
+        {key: value for key, value in document.items() if key != "attributes"} if isinstance(document, dict) else None
+    )
 
 
 def form_of(array: "zarr.Array[Any]") -> Form:

@@ -11,6 +11,7 @@ checks, lists or names its chunks, need not know of the axis::
 from typing import Any
 
 import zarr
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from .checked import stored_shape
@@ -22,6 +23,10 @@ class _Shortened:
 
     def encode_chunk_key(self, chunk_coords: tuple[int, ...]) -> str:
         return str(self._whole.encode_chunk_key((0, *chunk_coords)))
+
+    def to_buffer_dict(self, prototype: BufferPrototype) -> dict[str, Buffer]:
+        documents: dict[str, Buffer] = self._whole.to_buffer_dict(prototype)  # as they are stored
+        return documents
 
 
 class _Shortened2(_Shortened, ArrayV2Metadata):

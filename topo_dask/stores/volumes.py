@@ -131,6 +131,7 @@ class Foreground:
         array = self.source.array
         if not (isinstance(array, CheckedArray) and array.on_missing == "background"):
             return None
+        array.check_metadata()  # where none of the chunks have the names that are expected, nothing would be read
         fill = np.asarray(array.fill_value or 0)  # in format 2 it may be null, which reads as 0
         if self._is_foreground(fill) or fill != fill:
             return None
