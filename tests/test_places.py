@@ -113,6 +113,21 @@ def test_the_output_may_be_open_by_a_url_of_files(folder: Path) -> None:
         topo_dask.segment_volume("s", "f", group, **COMMON, scratch=f"file:{folder}/group/scratch")
 
 
+def test_an_output_that_was_moved_or_replaced_since_it_was_opened_is_refused(folder: Path) -> None:
+    # Its chunks would be written under names, or in shapes, that nobody expects who opens it later.
+    how: dict[str, Any] = {"shape": SHAPE, "chunks": SHAPE, "dtype": "int32", "fill_value": 0}
+    scratch = folder / "scratch"
+    output = zarr.create_array(folder / "o", **how)
+    (folder / "o").rename("moved")
+    with pytest.raises(FileNotFoundError, match=r"output .*/o was moved or removed since it was opened"):
+        topo_dask.segment_volume("s", "f", output, **COMMON, scratch=scratch)
+    zarr.create_array("o", **how, chunk_key_encoding={"name": "v2", "separator": "."}, attributes={"a": 1})
+    with pytest.raises(ValueError, match=r"output .*/o was replaced or resized since it was opened: open it again"):
+        topo_dask.segment_volume("s", "f", output, **COMMON, scratch=scratch)
+    topo_dask.segment_volume("s", "f", zarr.open_array("o", mode="r+"), **COMMON, scratch=scratch)
+    assert (zarr.open_array("o")[:] == 1).all()
+
+
 @pytest.mark.parametrize("usage", [(0, 0, 0), (100, 0, 101), (100, 0, -1)])
 def test_a_disk_that_answers_nonsense_tells_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, usage: tuple[int, int, int]

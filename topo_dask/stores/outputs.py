@@ -19,9 +19,11 @@ import numpy as np
 from ..blocks.geometry import Triple
 from .addresses import followed
 from .checked import stored_shape
+from .chunk_form import document_of, is_document_of
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
+from .persistent import persistent
 from .places import Target, check_folder, existing_group, members, url_of
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
@@ -90,12 +92,14 @@ def check_outputs(
         When something is there that the run did not write and may not replace; when there are labels of a class in the
         other layout that it may not replace; when labels to replace have a symbolic link in place of a folder; when
         something else lies where a folder is needed; or when the output is, or lies in, labels that a run wrote.
+    FileNotFoundError
+        When an array that was given was moved or removed since it was opened.
     PermissionError
         When the group or array given can only be read.
     ValueError
-        When the store cannot replace what it holds, when one array is given for several classes, when an array that
-        was given, or that an earlier run made, does not fit the run, or when a group has the zarr format of another
-        version of OME-Zarr.
+        When the store cannot replace what it holds, when one array is given for several classes, when it was replaced
+        since it was opened, when an array that was given, or that an earlier run made, does not fit the run, or when a
+        group has the zarr format of another version of OME-Zarr.
     """
     if target.node is not None and target.node.read_only:
         raise PermissionError("output is open for reading only: open it with mode='r+'")
@@ -108,6 +112,7 @@ def check_outputs(
     if target.is_array:
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
+        _check_unchanged(target.node)
         check_output(target.node, spec)
         if not (run or replace):
             _check_empty(target.node)
@@ -130,6 +135,19 @@ def check_outputs(
             )
         elif (folder := url_of(group)) is not None:
             check_folder(os.path.join(folder, place), f"the labels of {name!r}", ANOTHER)
+
+
+def _check_unchanged(array: Any) -> None:
+    # Chunks that are written by metadata other than those that are stored are not found by those who read the labels.
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    document = f"{array.path}/{document_of(array)}".lstrip("/")
+    stored = sync(persistent(array.store).get(document, default_buffer_prototype()))
+    if stored is None:
+        raise FileNotFoundError(f"output {array.store_path} was moved or removed since it was opened")
+    if not is_document_of(stored.to_bytes(), array.metadata):
+        raise ValueError(f"output {array.store_path} was replaced or resized since it was opened: open it again")
 
 
 def _check_empty(array: Any) -> None:
