@@ -19,6 +19,7 @@ from matplotlib.transforms import Bbox
 from neuroglancer.local_volume import MeshesNotSupportedForVolume
 from ome_images import image_of, scale, shift, space, write_image
 
+from topo_dask.blocks.geometry import Box
 from topo_dask.cli.showing import open_layers
 from topo_dask.looking.colours import colour_flow, colour_labels, flow_wheel, outline, stretch
 from topo_dask.looking.layers import Layer, find_layers
@@ -245,6 +246,19 @@ def test_the_viewer_gets_the_voxels_that_are_stored(folder: Path) -> None:
     assert {name: float(value) for name, (value, _) in space.items()} == pytest.approx(
         {name: edge * 1e-9 for name, edge in zip("zyx", SIZE, strict=True)}
     )
+
+
+@pytest.mark.parametrize("path", ["labels", "semantic", "flow"])
+def test_what_was_moved_since_it_was_opened_is_not_shown_as_background(folder: Path, path: str) -> None:
+    shutil.rmtree(folder / path / "c", ignore_errors=True)
+    layer = find_layers(path)[0]
+    volume = Pyramid(layer)
+    assert not layer.read(Box((0, 0, 0), (8, 12, 16))).any()
+    (folder / path).rename("moved")
+    with pytest.raises(OSError, match=f"{path} .* is missing, and so are the array's metadata"):
+        layer.read(Box((0, 0, 0), (8, 12, 16)))
+    with pytest.raises(OSError, match=f"{path} .* is missing, and so are the array's metadata"):
+        ask(volume, ",".join("1" * len(volume.shape)), (0,) * len(volume.shape), volume.shape)
 
 
 def test_the_viewer_makes_surfaces_of_what_fits_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Box, Triple
 from ..blocks.sampling import sample_boxes
 from ..doubts import EDGE, LARGEST_CHUNK, chunk_bytes
+from ..stores.checked import CheckedArray
 from ..stores.foreign import MARK
 from ..stores.inputs import as_volume, open_input
 from ..stores.marks import mark_of
@@ -32,8 +33,9 @@ class Layer:
     kind : {"image", "labels", "flow"}
     name : str
         Name to show.
-    levels : tuple of zarr.Array
-        Arrays from fine to coarse, axes (z, y, x) or (channel, z, y, x).
+    levels : tuple of CheckedArray
+        Arrays from fine to coarse, axes (z, y, x) or (channel, z, y, x); those of zarr
+        whose packing cannot be checked are read as they are.
     placement : Placement, optional
         Where the finest level lies in space.
     channel : int or slice, optional
@@ -65,8 +67,15 @@ class Layer:
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Voxels of a box of a level; with a leading axis of three components for a flow."""
-        index: tuple[Any, ...] = box.slices if self.channel is None else (self.channel, *box.slices)
-        return np.asarray(self.levels[level][index])
+        return read_channel(self.levels[level], self.channel, box.slices)
+
+
+def read_channel(array: Any, channel: int | slice | None, index: tuple[slice, ...]) -> NDArray[Any]:
+    """Voxels of a channel of an array, or of some channels; None for an array without channels."""
+    if isinstance(channel, int):
+        voxels: NDArray[Any] = np.asarray(array[(slice(channel, channel + 1), *index)])[0]
+        return voxels
+    return np.asarray(array[index if channel is None else (channel, *index)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +192,8 @@ def _channels(
     first = levels[0]
     if first.ndim not in (3, 4):
         raise ValueError(f"{path} must have axes (z, y, x) or (channel, z, y, x), got shape {tuple(first.shape)}")
+    levels = tuple(_checked(level, path) for level in levels)
+    first = levels[0]
     kind = kind or _guess(first, attributes)
     parts, n = path.split("/"), 2 if kind == "labels" else 1
     folder, name = "/".join(parts[:-n]), "/".join(parts[-n:])
@@ -199,6 +210,14 @@ def _channels(
     for c in range(first.shape[0] // width):
         called = name if first.shape[0] == width else f"{name} {c}"
         yield Layer(kind, called, levels, placement, slice(3 * c, 3 * c + 3) if kind == "flow" else c, folder)
+
+
+def _checked(array: Any, path: str) -> Any:
+    # A viewer is open for long: it must not show background when the array was moved or replaced meanwhile.
+    try:
+        return CheckedArray(array, path, "background")
+    except ValueError:
+        return array
 
 
 def _guess(array: Any, attributes: Mapping[str, Any]) -> Kind:

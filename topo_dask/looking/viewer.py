@@ -10,7 +10,7 @@ from neuroglancer.local_volume import LocalVolume, MeshesNotSupportedForVolume
 from numpy.typing import NDArray
 
 from ..stores.multiscales import Placement
-from .layers import Layer
+from .layers import Layer, read_channel
 
 MOST_MESHED = 2**25
 """Most voxels of a level from which surfaces are made: that takes the whole level in memory."""
@@ -42,12 +42,10 @@ class _Lazy:
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         channel = self._layer.channel
-        at: tuple[Any, ...] = index
         if isinstance(channel, slice):
-            at = (slice(channel.start + int(index[0].start), channel.start + int(index[0].stop)), *index[1:])
-        elif channel is not None:
-            at = (channel, *index)
-        return np.ascontiguousarray(self._array[at], self.dtype)
+            channel = slice(channel.start + int(index[0].start), channel.start + int(index[0].stop))
+            index = index[1:]
+        return np.ascontiguousarray(read_channel(self._array, channel, index), self.dtype)
 
     def transpose(self) -> NDArray[Any]:
         """The whole level in memory, axes (x, y, z)."""
