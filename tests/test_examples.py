@@ -155,10 +155,8 @@ def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path: Path, monke
         done = invoke(*places, *again)
         assert done.exit_code == 0, (command, done.output)
 
-    volumes, joined = python_blocks(ROOT / "docs" / "running.md")
+    (joined,) = python_blocks(ROOT / "docs" / "running.md")
     names: dict[str, Any] = {}
-    exec(volumes, names)
-    assert names["volumes"] == {1: pytest.approx(18**3 * 0.032 * 0.008 * 0.008)}
     zarr.create_array("truth.zarr", data=np.where(np.arange(24) < 12, truth, 2 * truth), overwrite=True)
     exec(joined, names)
     assert names["joined"] == {1: [1, 2]}
