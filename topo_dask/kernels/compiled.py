@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from numba import njit
 from numba.core import event
@@ -65,17 +66,19 @@ class _CollectorPaused(event.Listener):  # type: ignore[misc]
 
 
 def _is_ours(compilation: event.Event) -> bool:
-    function = compilation.data["dispatcher"].py_func
-    return function.__module__.startswith("topo_dask.")  # type: ignore[no-any-return]
+    return compilation.data["dispatcher"] in _OURS
 
 
+_OURS: WeakSet[Any] = WeakSet()
 event.register("numba:compile", _CollectorPaused())
 
 
 def _dispatcher(function: Callable[..., Any], **options: bool) -> Any:
     # Without numba's reference counting, and without an entry from C, compiling takes a third less time.
     options = {"_nrt": False, "no_cfunc_wrapper": True, **options}
-    return njit(nogil=True, fastmath=False, error_model="numpy", **options)(function)
+    dispatcher = njit(nogil=True, fastmath=False, error_model="numpy", **options)(function)
+    _OURS.add(dispatcher)
+    return dispatcher
 
 
 def _cached(dispatcher: Any) -> Any:
