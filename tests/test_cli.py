@@ -576,7 +576,9 @@ def test_a_run_says_that_it_compiles_if_that_takes_long(
         topo_dask.segment_volume(
             "one", "one_flow", "out", class_names=["nuc"], resolution_nm=16, ome_zarr=None, progress=progress
         )
-    assert screen.getvalue() == ("compiling kernels; later runs find the result in a cache\n" if says else "")
+    assert screen.getvalue() == (
+        "kernels are being compiled, or read from the cache of an earlier run\n" if says else ""
+    )
 
 
 def test_what_is_done_soon_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:

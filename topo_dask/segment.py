@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 CLEARED = "cleared"
 """Kind of the record that nothing of earlier labels is left in the arrays of a class."""
 
-_COMPILING = "compiling kernels; later runs find the result in a cache"
+_COMPILING = "kernels are being compiled, or read from the cache of an earlier run"
 
 
 def segment_volume(
