@@ -478,7 +478,7 @@ class KillingFlow(StoredFlow):
 def test_poison_block_is_quarantined(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import test_faults
 
-    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.KillingFlow)
+    monkeypatch.setattr("topo_dask.recorded_run.StoredFlow", test_faults.KillingFlow)
     with pytest.raises(RuntimeError) as caught:
         segment(folder)
     message = str(caught.value)
@@ -505,7 +505,7 @@ class SlowFlow(StoredFlow):
 def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import test_faults
 
-    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.SlowFlow)
+    monkeypatch.setattr("topo_dask.recorded_run.StoredFlow", test_faults.SlowFlow)
     kills, ended = list[int](), threading.Event()
 
     def kill() -> None:
@@ -539,7 +539,7 @@ def test_workers_killed_every_two_seconds(folder: Path, client: Any, monkeypatch
 def test_all_workers_killed_at_once(folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import test_faults
 
-    monkeypatch.setattr("topo_dask.segment.StoredFlow", test_faults.SlowFlow)
+    monkeypatch.setattr("topo_dask.recorded_run.StoredFlow", test_faults.SlowFlow)
     killed: set[int] = set()
 
     def kill() -> None:

@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on(images: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("topo_dask.segment.publish", die)
+        patch.setattr("topo_dask.recorded_run.publish", die)
         with pytest.raises(KeyboardInterrupt):
             segment(*paths, images / "out")
     status = invoke("status", images / "out")

@@ -34,6 +34,7 @@ cluster progress in_memory
 surroundings
 workers
 admission readiness
+recorded_run
 lazy preview segment
 api estimate
 __init__ demo

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from zarr.storage import FsspecStore
 
 import topo_dask
-from topo_dask import admission, segment_volume
+from topo_dask import admission, recorded_run, segment_volume
 from topo_dask import cluster as cluster_module
 from topo_dask import plan as plan_module
 from topo_dask import segment as segment_module
@@ -688,7 +688,7 @@ def test_labels_that_vanished_are_written_again(
 ) -> None:
     paths, arguments = two
     with monkeypatch.context() as patch:
-        patch.setattr("topo_dask.segment.write_table", deny)
+        patch.setattr("topo_dask.recorded_run.write_table", deny)
         with pytest.raises(StopHereError):
             segment_volume(*paths, tmp_path / "out", **arguments)  # all labels of the first class are on record
     shutil.rmtree(tmp_path / "out" / place)
@@ -828,7 +828,7 @@ def test_labels_of_a_class_are_in_one_layout(
 ) -> None:
     paths, arguments, out = store_one_class(tmp_path), settings({"round": CONFIG["round"]}), tmp_path / "out"
     with monkeypatch.context() as patch, nullcontext() if finished else pytest.raises(StopHereError):
-        patch.setattr("topo_dask.segment.publish", segment_module.publish if finished else deny)
+        patch.setattr("topo_dask.recorded_run.publish", recorded_run.publish if finished else deny)
         segment_volume(*paths, out, **arguments, ome_zarr=then, scratch=tmp_path / "s")
     old, new = ("round", "labels/round")[:: -1 if then else 1]
     mine = out / old / "notes.txt"
@@ -1185,7 +1185,7 @@ def test_labels_that_are_replaced_take_their_table_along(
     for name, table in whole[1].items():
         (tmp_path / "out.tables" / name).write_bytes(table)
     with monkeypatch.context() as patch:
-        patch.setattr("topo_dask.segment.open_output", deny)
+        patch.setattr("topo_dask.recorded_run.open_output", deny)
         with pytest.raises(StopHereError):
             segment_volume(*paths, tmp_path / "out", **arguments, overwrite=True)
     assert len(snapshot(tmp_path / "out.tables")) == 1  # that of the other class, whose turn has not come

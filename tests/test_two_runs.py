@@ -378,7 +378,7 @@ def test_labels_that_have_come_meanwhile_are_not_replaced_by_a_run_that_goes_on(
 
 def test_labels_that_came_before_a_run_made_its_own_are_not_replaced_when_it_goes_on(tmp_path: Path) -> None:
     store_inputs(tmp_path)
-    with patch("topo_dask.segment.open_output", stop), pytest.raises(StopHereError):
+    with patch("topo_dask.recorded_run.open_output", stop), pytest.raises(StopHereError):
         segment(tmp_path, scratch=tmp_path / "s")
     expected = segment(tmp_path, class_config=QUICK)
     with pytest.raises(FileExistsError, match="was written by another run"):
