@@ -16,7 +16,8 @@ from ..stores.checked import CheckedArray
 from ..stores.foreign import MARK
 from ..stores.inputs import as_volume, open_input
 from ..stores.marks import mark_of
-from ..stores.multiscales import Placement, VoxelSize, open_node, read_multiscales
+from ..stores.multiscales import Placement, VoxelSize, read_multiscales
+from ..stores.nodes import open_node
 
 Kind = Literal["image", "labels", "flow"]
 

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .addresses import absolute, check_protocol, is_url
 from .chunk_form import document_of
 from .first_axis import without_first_axis
-from .multiscales import (
-    WRITE_ONCE,
-    MetadataError,
-    Placement,
-    find_dataset,
-    find_image,
-    open_node,
-    read_axes,
-    read_level,
-    read_multiscales,
-    readable,
-)
+from .multiscales import Placement, find_dataset, find_image, read_axes, read_level, read_multiscales
+from .nodes import WRITE_ONCE, MetadataError, open_node, readable
 from .persistent import impatient, persistent
 from .retries import in_parallel
 

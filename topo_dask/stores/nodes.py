@@ -1,0 +1,63 @@
+"""Zarr groups and arrays opened for reading, with errors that say which place and what is wrong there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .addresses import absolute, is_url
+from .persistent import store_at
+
+WRITE_ONCE = (
+    'write what is in it once with zarr.create_array(path, data=..., config={"write_empty_chunks": True}), see '
+    "docs/inputs.md"
+)
+"""The remedy in messages about inputs that are no zarr arrays."""
+
+
+class MetadataError(ValueError):
+    """The metadata of a zarr node are damaged."""
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Add the place to errors about damaged metadata, because zarr tells only what its parser met."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise MetadataError(f"{where}: its zarr metadata cannot be read: {type(error).__name__}: {error}") from error
+
+
+def open_node(where: str) -> Any:
+    """Open a zarr group or array for reading; a path may begin with ~, and a URL of files is taken as a path.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        When there is no group and no array, or a file instead.
+    MetadataError
+        When the metadata are damaged.
+    """
+    import zarr
+
+    where = absolute(where)
+    store = store_at(where)
+    try:
+        with readable(where):
+            return zarr.open(store, mode="r")
+    except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
+        if file := _file_on(where):
+            raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
+        no_path = "" if is_url(where) or os.path.exists(where) else ": no such path"
+        raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group{no_path}") from error
+
+
+def _file_on(where: str) -> str | None:
+    """The part of a path that is a file, such as volume.h5 in volume.h5/flow; None if there is none."""
+    while os.path.dirname(where) != where:
+        if os.path.isfile(where):
+            return where
+        where = os.path.dirname(where)
+    return None
