@@ -16,7 +16,8 @@ from topo_dask import plan, segment_volume
 from topo_dask.stages import stage
 from topo_dask.stages.split import number_fragments
 from topo_dask.stages.track import track
-from topo_dask.stores.scratch import FILED, FileScratch, find_filed
+from topo_dask.stores.filed import FILED, find_filed
+from topo_dask.stores.scratch import FileScratch
 
 SHAPE, BLOCK = (8, 24, 24), (8, 12, 12)
 CONFIG: dict[str, Any] = {

@@ -21,7 +21,8 @@ from topo_dask.config import ClassConfig
 from topo_dask.execute import Executor, Tick, dask_scheduler, run, serial, threads
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import EVERY, Stage
-from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch
+from topo_dask.stores.filed import FILED
+from topo_dask.stores.scratch import FileScratch, MemoryScratch
 from topo_dask.surroundings import ambient
 
 

@@ -37,8 +37,9 @@ from topo_dask.stages.tabulate import tabulate
 from topo_dask.stages.unite import unite
 from topo_dask.stores import volumes
 from topo_dask.stores.checked import CheckedArray
+from topo_dask.stores.filed import FILED
 from topo_dask.stores.listing import stored_chunks
-from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch, count_rows
+from topo_dask.stores.scratch import FileScratch, MemoryScratch, count_rows
 from topo_dask.stores.space import Disk
 from topo_dask.stores.volumes import Foreground, Output, Source, StoredFlow, track_bytes
 

@@ -18,7 +18,8 @@ from topo_dask.stages.job import Job, file_luts, read_columns
 from topo_dask.stages.settle import index_rows
 from topo_dask.stages.stage import Stage
 from topo_dask.stores import retries
-from topo_dask.stores.scratch import FILED, FileScratch, MemoryScratch, Scratch, listed
+from topo_dask.stores.filed import FILED, listed
+from topo_dask.stores.scratch import FileScratch, MemoryScratch, Scratch
 
 GRID = BlockGrid((3, 4, 5), (1, 1, 1))
 KEYS = [block.key for block in GRID]

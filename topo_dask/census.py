@@ -8,8 +8,9 @@ import numpy as np
 
 from .stages.job import Job
 from .stages.stage import DONE, EVERY, Stage
+from .stores.filed import FILED, keys_in
 from .stores.retries import in_parallel
-from .stores.scratch import FILED, FileScratch, find, keys_in
+from .stores.scratch import FileScratch, find
 
 PATIENCE = 70.0
 """Seconds within which a bundle that another machine has filed must be seen: a network file system may show a folder as

@@ -8,7 +8,7 @@ import numpy as np
 from ..kernels.fixed_point import SCALE, add_sums
 from ..kernels.flow_error import flow_errors
 from ..kernels.labels import apply_lut, number_kept
-from ..stores.scratch import listed
+from ..stores.filed import listed
 from .job import ALL, Job, View, extents_of, read_columns
 
 

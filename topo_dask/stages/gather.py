@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, contract, drop_decided, number_nodes
 from ..stores.bundles import Arrays
-from ..stores.scratch import find_filed
+from ..stores.filed import find_filed
 from .job import Job
 
 

@@ -15,7 +15,8 @@ from ..kernels.extents import Extents
 from ..kernels.labels import apply_lut
 from ..kernels.pyramid import Factors, coarse_shape
 from ..stores.bundles import Arrays
-from ..stores.scratch import MemoryScratch, Scratch, count_rows, listed
+from ..stores.filed import listed
+from ..stores.scratch import MemoryScratch, Scratch, count_rows
 from ..stores.volumes import Flow, Foreground, Output, Source
 
 EXTENT_COLUMNS = ("counts", "sums", "lower", "upper", "firsts")

@@ -7,7 +7,7 @@ from ..kernels.extents import measure
 from ..kernels.fragments import divide_instances, face_pairs, find_fragments
 from ..kernels.labels import add_up
 from ..kernels.linking import connected
-from ..stores.scratch import find_filed
+from ..stores.filed import find_filed
 from .job import BlockRows, Job, View, extent_columns, file_luts, read_columns
 from .seeds import file_seeds
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from ..blocks.geometry import block_id_of, z_order
 from ..stores.allocation import keep_freed_memory
-from ..stores.scratch import FileScratch, listed
+from ..stores.filed import listed
+from ..stores.scratch import FileScratch
 from ..stores.volumes import SharedReads, StoredFlow
 from .job import Columns, Job, admit_rows
 

@@ -8,7 +8,7 @@ from ..kernels.agglomeration import agglomerate_contacts
 from ..kernels.contact_tables import Table, combine_contacts, number_nodes
 from ..kernels.contacts import tabulate_contacts, unite_contacts
 from ..kernels.labels import add_up, number_roots
-from ..stores.scratch import find_filed, listed
+from ..stores.filed import find_filed, listed
 from .gather import contacts_kind, table_of
 from .job import Job, View, file_dropped, file_luts, read_columns
 
