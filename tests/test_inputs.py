@@ -190,8 +190,8 @@ def read_version(image: Path) -> Any:
     return "0.4" if zarr.open_group(image, mode="r").metadata.zarr_format == 2 else "0.5"
 
 
-@pytest.mark.parametrize("names", [("c", "x", "y", "z"), ("z", "y", "x", "c")])
-def test_axes_that_an_array_names_in_another_order_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["cxyz", "zyxc", "CXYZ"])
+def test_axes_that_an_array_names_in_another_order_are_refused(names: str) -> None:
     right = zarr.create_array({}, data=SEMANTIC, dimension_names=("c", "z", "y", "x"))
     wrong = zarr.create_array({}, data=FLOW, dimension_names=names)
     with pytest.raises(ValueError, match=r"flow: the last three axes must be z, y, x; got \('"):

@@ -155,7 +155,7 @@ def check_axes(axes: tuple[str, ...], name: str) -> None:
 def check_named_axes(array: Any, name: str) -> None:
     """Do as `check_axes` with the axis names in the metadata of a zarr array, if it has any."""
     if axes := getattr(array.metadata, "dimension_names", None):
-        check_axes(tuple(axis or "" for axis in axes), name)
+        check_axes(tuple((axis or "").lower() for axis in axes), name)
 
 
 def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
