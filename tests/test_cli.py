@@ -1196,11 +1196,13 @@ def test_levels_of_labels_are_whole_where_their_group_is(stored: Path) -> None:
         ("score nowhere out/labels/nuc", "truth: .*nowhere: there is no zarr array"),
         ("score few out/labels/nuc", "labels has shape .8, 8, 8.; expected that of truth, .4, 8, 8."),
         ("score one one_flow", "truth has dtype float32"),
+        ("score classes classes", "truth must be one volume, .z, y, x., got 2 in shape .2, 8, 8, 8."),
         ("score out/labels/nuc out/labels/nuc --threshold 0", "0.* is not in the range"),
     ],
 )
 def test_what_can_not_be_scored_is_refused(segmented: Path, words: str, message: str) -> None:
     zarr.create_array("few", data=np.zeros((4, 8, 8), np.int32))
+    zarr.create_array("classes", data=np.zeros((2, *SHAPE), np.int32))
     result = invoke(*words.split())
     assert result.exit_code == 2
     assert re.search(message, result.stderr.splitlines()[-1]), result.stderr

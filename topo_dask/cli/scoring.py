@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from math import prod
 from typing import Any
 
 import click
@@ -46,8 +47,10 @@ def score(
     from ..stores.marks import find_labels
 
     place = find_labels(labels, name).url
-    arrays = (open_labels(where, what, level) for what, where in (("truth", truth), ("labels", place)))
-    table = scores.contingency(*arrays)
+    opened = open_labels(truth, "truth", level)
+    if (n := prod(opened.shape[:-3])) > 1:  # an id of one volume would be taken for that of another
+        raise ValueError(f"truth must be one volume, (z, y, x), got {n} in shape {opened.shape}: score each apart")
+    table = scores.contingency(opened, open_labels(place, "labels", level))
     found: dict[str, Any] = {
         "adapted_rand": asdict(scores.adapted_rand_error(table)),
         "variation_of_information": asdict(scores.variation_of_information(table)),
