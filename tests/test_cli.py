@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -1188,6 +1189,21 @@ def test_levels_of_labels_are_whole_where_their_group_is(stored: Path) -> None:
         assert result.exit_code == (0 if command[0] == "show" else 2)
         assert command[0] == "show" or f"labels of 'nuc' in {command[-1]} are not whole" in result.stderr
     assert all(find_layers(place)[0].name.endswith(" (unfinished)") for place in places)
+
+
+@pytest.mark.parametrize("place", ["labels/nuc", "labels/nuc/0", "nuc"])
+def test_a_truth_that_a_run_has_not_finished_is_refused(stored: Path, place: str) -> None:
+    ome_zarr = "none" if place == "nuc" else "0.5"
+    options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--ome-zarr", ome_zarr, "--quiet"
+    assert invoke("run", "one", "one_flow", "only", *options).exit_code == 0
+    shutil.copytree(f"only/{place}", "copy")
+    labels = zarr.open(f"only/{place.removesuffix('/0')}", mode="r+")
+    labels.attrs[MARK] = {key: value for key, value in labels.attrs[MARK].items() if key != "complete"}
+    zarr.create_array("other", data=np.ones(SHAPE, np.int32))
+    result = invoke("score", f"only/{place}", "other")
+    assert result.exit_code == 2
+    assert f"labels of 'nuc' in only/{place} are not whole: the run has not finished them" in result.stderr
+    assert invoke("score", "copy", "other").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,11 @@ def score(
     """
     from .. import scores
     from ..stores.inputs import open_labels
-    from ..stores.marks import find_labels
+    from ..stores.marks import check_whole, find_labels
 
     place = find_labels(labels, name).url
     opened = open_labels(truth, "truth", level)
+    check_whole(truth)
     if (n := prod(opened.shape[:-3])) > 1:  # an id of one volume would be taken for that of another
         raise ValueError(f"truth must be one volume, (z, y, x), got {n} in shape {opened.shape}: score each apart")
     table = scores.contingency(opened, open_labels(place, "labels", level))

@@ -122,6 +122,15 @@ def find_labels(url: str, name: str | None = None) -> Found:
     return Found(f"{url.rstrip('/')}/{next(iter(others), name)}", {})
 
 
+def check_whole(url: str) -> None:
+    """Raise ValueError when a run has not finished the labels at a path or URL, or those of which it is a level."""
+    group = _group_at(url)
+    own = _own_mark(url, group)
+    # A level that was copied to another place is let through: its own mark never says that it is whole.
+    if own is not None and (group is not None or own["class"] in followed(absolute(url)).split("/")[-2:]):
+        _check_whole(own, url)
+
+
 def _check_whole(mark: dict[str, Any], url: str) -> None:
     if not mark.get("complete"):
         raise ValueError(f"labels of {mark['class']!r} in {url} are not whole: the run has not finished them")
