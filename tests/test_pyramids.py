@@ -383,6 +383,19 @@ def test_the_plan_counts_all_levels(tmp_path: Path) -> None:
         plan_volume(*inputs, **arguments, ome_zarr="0.6")  # type: ignore[arg-type]
 
 
+def test_axes_in_different_units_are_halved_by_their_lengths(tmp_path: Path) -> None:
+    inputs = store_plain(tmp_path)
+    store_image(tmp_path / "in µm", MASK[None], "0.5", scale(0.016, 0.008, 0.008))
+    store_image(tmp_path / "z in nm", MASK[None], "0.5", scale(16, 0.008, 0.008))
+    group = zarr.open_group(tmp_path / "z in nm", mode="r+")
+    ome = group.attrs.asdict()["ome"]
+    ome["multiscales"][0]["axes"][1]["unit"] = "nanometer"
+    group.attrs["ome"] = ome
+    arguments: dict[str, Any] = {"class_names": ["nuc"], "class_config": CONFIG, "block_shape": BLOCK}
+    plans = [plan_volume(tmp_path / name, inputs[1], **arguments) for name in ("in µm", "z in nm")]
+    assert plans[0].factors == plans[1].factors == ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+
+
 def test_blocks_without_labels_are_not_downsampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, done, real = store_plain(tmp_path), [], Stage.run
     monkeypatch.setattr(Stage, "run", lambda *given: (done.append((given[0].name, given[2])), real(*given))[1])

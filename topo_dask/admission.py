@@ -311,7 +311,8 @@ def _pyramid(
         return None
     if placement is None:
         placement = Placement() if resolution_nm is None else Placement.cubes(resolution_nm)
-    return Pyramid(version, tuple(pyramid_factors(shape, placement.scale, COARSEST)), placement)
+    edges = placement.voxel_size_nm or placement.scale  # axes may have different units
+    return Pyramid(version, tuple(pyramid_factors(shape, edges, COARSEST)), placement)
 
 
 def check_space(plan: RunPlan, scratch: str | None, output: str | None) -> None:
