@@ -4,6 +4,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,10 @@ FLOW = np.zeros((3, *SHAPE), np.float16)
 EXPECTED = topo_dask.run_instance_segmentation(MASK[None], FLOW, ["nuc"], CONFIG)["nuc"]
 
 
-def store_image(path: Path, array: np.ndarray, version: str, *chain: Any) -> None:
+def store_image(path: Path, array: np.ndarray, version: str, *chain: Any, units: Any = UNITS) -> None:
     """An OME-Zarr image of one level, axes c, z, y, x."""
     values = [{**one, one["type"]: [float(one["type"] == "scale"), *one[one["type"]]]} for one in chain or CHAIN]
-    axes = [{"name": "c", "type": "channel"}, *UNITS]
+    axes = [{"name": "c", "type": "channel"}, *units]
     group = zarr.open_group(path, mode="w", zarr_format=VERSIONS[version])
     group.create_array("s0", data=array, chunks=(1, 8, 40, 40))
     image = image_of(axes, values)
@@ -315,6 +316,7 @@ def placement_of(output: Path) -> Any:
     return found.levels[0].placement
 
 
+@pytest.mark.filterwarnings("ignore:labels lie elsewhere than the image")
 def test_where_the_place_in_space_comes_from(tmp_path: Path) -> None:
     plain = store_plain(tmp_path)
     for i, (name, array) in enumerate({"semantic": MASK[None], "flow": FLOW}.items()):
@@ -348,6 +350,29 @@ def test_an_image_of_another_shape_gets_no_labels_that_do_not_say_where_they_lie
     store_image(tmp_path / "placed", MASK[None], "0.5")
     with pytest.warns(UserWarning, match=f"{message}, .*: they lie in it where the metadata of the inputs say"):
         segment(tmp_path / "placed", plain[1], tmp_path / "image", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("chain", "unit", "apart"),
+    [
+        ([scale(0.016, 0.008, 0.008), shift(0.004, 0.002, 0.002)], "micrometer", False),
+        ([scale(16, 8, 8)], "nanometer", False),  # writers disagree on the translation of coarse levels
+        ([scale(0.016, 0.008, 0.008)], None, False),
+        ([scale(1, 1, 1)], None, True),
+        ([scale(0.016, 0.008, 0.004)], "micrometer", True),
+        ([scale(0.016, 0.008, 0.008), shift(0, 0, 0.02)], "micrometer", True),
+    ],
+)
+def test_labels_that_lie_elsewhere_than_their_image_are_warned_of(
+    tmp_path: Path, chain: Any, unit: str | None, apart: bool
+) -> None:
+    _, flow = store_plain(tmp_path)
+    store_image(tmp_path / "placed", MASK[None], "0.5", *chain, units=space(unit))
+    image_with_labels(tmp_path / "image", "0.5")
+    told = "labels lie elsewhere than the image that they go into"
+    with pytest.warns(UserWarning, match=told) if apart else nullcontext():
+        segment(tmp_path / "placed", flow, tmp_path / "image")
+    assert placement_of(tmp_path / "image").scale == tuple(chain[0]["scale"])
 
 
 def test_voxels_of_two_sizes_are_warned_of(tmp_path: Path) -> None:
@@ -384,15 +409,12 @@ def test_the_plan_counts_all_levels(tmp_path: Path) -> None:
 
 
 def test_axes_in_different_units_are_halved_by_their_lengths(tmp_path: Path) -> None:
-    inputs = store_plain(tmp_path)
-    store_image(tmp_path / "in µm", MASK[None], "0.5", scale(0.016, 0.008, 0.008))
-    store_image(tmp_path / "z in nm", MASK[None], "0.5", scale(16, 0.008, 0.008))
-    group = zarr.open_group(tmp_path / "z in nm", mode="r+")
-    ome = group.attrs.asdict()["ome"]
-    ome["multiscales"][0]["axes"][1]["unit"] = "nanometer"
-    group.attrs["ome"] = ome
+    _, flow = store_plain(tmp_path)
+    mixed = [*space("nanometer", "z"), *space("micrometer", "yx")]
+    store_image(tmp_path / "mixed", MASK[None], "0.5", scale(16, 0.008, 0.008), units=mixed)
+    store_image(tmp_path / "alike", MASK[None], "0.5", scale(0.016, 0.008, 0.008))
     arguments: dict[str, Any] = {"class_names": ["nuc"], "class_config": CONFIG, "block_shape": BLOCK}
-    plans = [plan_volume(tmp_path / name, inputs[1], **arguments) for name in ("in µm", "z in nm")]
+    plans = [plan_volume(tmp_path / name, flow, **arguments) for name in ("mixed", "alike")]
     assert plans[0].factors == plans[1].factors == ((1, 2, 2), (2, 2, 2), (2, 2, 2))
 
 

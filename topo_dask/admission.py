@@ -278,11 +278,31 @@ def _check_image(image: Multiscale, shape: Triple, placement: Placement | None) 
     # Labels cover a level of the image voxel by voxel, unless the inputs say where in its space they lie.
     shapes = [(1, 1, 1, *level.shape)[-3:] for level in image.levels]
     if shape in shapes:
+        _warn_of_places(placement, image.levels[shapes.index(shape)].placement)
         return
     differ = f"labels of shape {shape} have that of no level of the image they go into, {', '.join(map(str, shapes))}"
     if placement is None:
         raise ValueError(f"{differ}, and no metadata say where in it they lie: choose another output")
     warn(f"{differ}: they lie in it where the metadata of the inputs say")
+
+
+def _warn_of_places(labels: Placement | None, image: Placement | None) -> None:
+    if labels is None or image is None:
+        return
+    known = None not in (labels.voxel_size_nm, image.voxel_size_nm)
+    (size, first), (size_of_image, first_of_image) = (
+        np.array([place.voxel_size_nm, place.translation_nm] if known else [place.scale, place.translation])
+        for place in (labels, image)
+    )
+    # Writers disagree on the translation of coarse levels: differences of up to a voxel are accepted.
+    shifted = (np.abs(first - first_of_image) > 1.001 * size).any()
+    if shifted or not np.allclose(size, size_of_image, rtol=1e-3, atol=0):
+        unit = " nm" if known else ""
+        warn(
+            "labels lie elsewhere than the image that they go into: by the metadata of the inputs, voxels of "
+            f"{size.tolist()}{unit} from {first.tolist()} on; by those of the image, {size_of_image.tolist()}{unit} "
+            f"from {first_of_image.tolist()} on"
+        )
 
 
 def _warn_of_scales(semantic: Placement | None, flow: Placement | None) -> None:
