@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -475,6 +476,16 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(stored: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=nobody, text=True, check=False)
     assert "nuc: out/labels/nuc (" in done.stdout
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("log", [[], ["--quiet"]])
+def test_a_run_whose_stderr_is_closed_goes_on(stored: Path, log: list[str]) -> None:
+    # Python then has no sys.stderr at all.
+    words = "run", "one", "one_flow", "out", "--class", "nuc", "--resolution-nm", "8", "--scheduler", "synchronous"
+    command = shlex.join([sys.executable, "-m", "topo_dask", *words, *log])
+    done = subprocess.run(["bash", "-c", f"{command} 2>&-"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nuc: out/labels/nuc (")
 
 
 def test_a_json_log_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,8 +119,9 @@ class _Lines(ABC):
 
     def _write(self, event: str, **values: Any) -> None:
         if line := self._format(event, values):
-            # stderr is looked up now: it may have been replaced since the log was made.
-            file = self._file or sys.stderr
+            # stderr is looked up now: it may have been replaced since the log was made. It is None if it was closed.
+            if (file := self._file or sys.stderr) is None:
+                return
             with suppress(BrokenPipeError):  # nobody reads the lines any more; the run continues
                 file.write(line + "\n")
                 file.flush()

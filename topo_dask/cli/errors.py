@@ -152,6 +152,8 @@ def _way_on(ctx: click.Context) -> str:
 
 def _empty_stderr() -> None:
     # Lines that a closed pipe did not take are still buffered; Python would flush them at exit, and fail.
+    if sys.stderr is None:
+        return
     try:
         sys.stderr.flush()
     except BrokenPipeError:
