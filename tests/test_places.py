@@ -16,7 +16,11 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
-from zarr.storage import LocalStore
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 import topo_dask
 from topo_dask import machine, surroundings, workers
@@ -26,6 +30,7 @@ from topo_dask.config import ClassConfig
 from topo_dask.stages.job import Job
 from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores import ledger
+from topo_dask.stores.places import name_of
 from topo_dask.stores.scratch import FileScratch
 from topo_dask.stores.space import disk_of
 
@@ -406,6 +411,36 @@ def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monke
         topo_dask.segment_volume("s", "f", "o", **COMMON, overwrite=True)
     with pytest.raises(ZeroDivisionError):  # replaced, and not yet whole
         topo_dask.segment_volume("s", "f", "o", **COMMON, resume=True)
+
+
+def test_arrays_of_the_same_name_in_another_archive_are_other_inputs(folder: Path) -> None:
+    for name, probability in (("one.zip", 1), ("other.zip", 0)):
+        with ZipStore(folder / name, mode="w") as archive:
+            group = zarr.create_group(archive)
+            group.create_array("s", data=np.full((1, *SHAPE), probability, np.float32), chunks=(1, 4, 8, 8))
+            group.create_array("f", data=np.ones((3, *SHAPE), np.float32), chunks=(3, 4, 8, 8))
+    labels = topo_dask.segment_volume("zip://s::one.zip", "zip://f::one.zip", "o", **COMMON)["x"]
+    assert (labels[:] == 1).all()
+    with pytest.raises(FileExistsError, match="resume=True gives back what a run of the same inputs"):
+        topo_dask.segment_volume("zip://s::other.zip", "zip://f::other.zip", "o", **COMMON, resume=True)
+    again = topo_dask.segment_volume("zip://s::one.zip", f"zip://f::{folder}/one.zip", "o", **COMMON, resume=True)
+    assert (again["x"][:] == 1).all()
+
+
+def test_the_name_of_an_array_tells_the_host_and_the_folder_that_its_path_begins_in(tmp_path: Path) -> None:
+    class Host(MemoryFileSystem):
+        protocol = "far"
+        store: ClassVar[dict[str, Any]] = {}
+
+        def __init__(self, host: str, **options: Any) -> None:
+            super().__init__(**options)
+
+    def name(fs: Any) -> str:
+        store = FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), path="/a")
+        return name_of(zarr.create_array(store, shape=(1,), dtype="u1", overwrite=True))
+
+    assert [name(Host(host="one")), name(Host("two"))] == ["far:///a in one", "far:///a in two"]
+    assert name(DirFileSystem(f"{tmp_path}/b", fs=LocalFileSystem(auto_mkdir=True))) == f"{tmp_path}/b/a"
 
 
 def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:

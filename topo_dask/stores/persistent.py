@@ -190,7 +190,7 @@ class PersistentStore(Store):
 def forget_listings(store: Store) -> None:
     """Make a file system look again: many remember what they have listed, while others write."""
     if isinstance(store, FsspecStore):
-        _unwrapped(store.fs).invalidate_cache()
+        unwrapped(store.fs)[0].invalidate_cache()
 
 
 async def list_keys(store: Store, prefix: str, *, links: bool = True) -> AsyncIterator[str]:
@@ -249,14 +249,20 @@ async def _check_no_folder(fs: Any, name: str) -> None:
         )
 
 
-def _unwrapped(fs: Any) -> Any:
-    # The file system inside those of fsspec that make one asynchronous or begin in a folder of it: they do not pass on
-    # that listings are to be forgotten, the latter in older versions only.
+def unwrapped(fs: Any, path: str = "") -> tuple[Any, str]:
+    """The file system inside those that make one asynchronous or begin in a folder of it, and what a path is there.
+
+    They do not pass on that listings are to be forgotten, the latter in older versions of fsspec only.
+    """
     from fsspec.implementations.dirfs import DirFileSystem
 
-    while (inner := fs.fs if isinstance(fs, DirFileSystem) else getattr(fs, "sync_fs", None)) is not None:
-        fs = inner
-    return fs
+    while True:
+        if isinstance(fs, DirFileSystem):
+            fs, path = fs.fs, fs._join(path)
+        elif (inner := getattr(fs, "sync_fs", None)) is not None:
+            fs = inner
+        else:
+            return fs, path
 
 
 def _is_walked(fs: Any) -> bool:
@@ -264,7 +270,7 @@ def _is_walked(fs: Any) -> bool:
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
-    fs = _unwrapped(fs)
+    fs, _ = unwrapped(fs)
     find = fs._find if fs.async_impl else fs.find
     return getattr(find, "__func__", None) in (AbstractFileSystem.find, AsyncFileSystem._find)
 

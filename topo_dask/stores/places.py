@@ -3,12 +3,13 @@
 import os
 import warnings
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from .addresses import Place, absolute, check_protocol, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
-from .persistent import impatient, persistent, store_at
+from .persistent import impatient, persistent, store_at, unwrapped
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def place_of(node: Any) -> str | None:
 
     store = impatient(node.store)
     if isinstance(store, FsspecStore):
-        return str(store.fs.unstrip_protocol(f"{store.path}/{node.path}"))
+        fs, path = unwrapped(store.fs, f"{store.path}/{node.path}")
+        return str(fs.unstrip_protocol(path))
     return url_of(node)
 
 
@@ -159,8 +161,23 @@ def name_of(node: Any) -> str:
 
     For an array in memory zarr's name holds the address of that memory, so a run into it goes on in this process only.
     """
-    place = place_of(node)
-    return f"{node.store}/{node.path}" if place is None else absolute(place).rstrip("/")
+    if (place := place_of(node)) is None:
+        return f"{node.store}/{node.path}"
+    return absolute(place).rstrip("/") + _holder(impatient(node.store))
+
+
+def _holder(store: Any) -> str:
+    # What fsspec leaves out of a place: the archive in which, or the host on which, its path begins.
+    if not hasattr(store, "fs"):
+        return ""
+    fs, _ = unwrapped(store.fs)
+    told = [*fs.storage_args[:1], *(fs.storage_options.get(option) for option in ("fo", "host", "port"))]
+    texts = [
+        str(one) if isinstance(one, str | int) else sha256(repr(one).encode()).hexdigest()[:16]
+        for one in told
+        if one is not None and not isinstance(one, bool)
+    ]
+    return f" in {':'.join(texts)}" if texts else ""
 
 
 def check_folder(place: str, what: str, remedy: str) -> None:
