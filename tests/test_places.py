@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import dask
 import dask.array as da
@@ -23,7 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 import topo_dask
-from topo_dask import machine, surroundings, workers
+from topo_dask import machine, plan, surroundings, workers
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.blocks.memory import PROCESS_BYTES
 from topo_dask.config import ClassConfig
@@ -131,6 +132,31 @@ def test_an_output_that_was_moved_or_replaced_since_it_was_opened_is_refused(fol
         topo_dask.segment_volume("s", "f", output, **COMMON, scratch=scratch)
     topo_dask.segment_volume("s", "f", zarr.open_array("o", mode="r+"), **COMMON, scratch=scratch)
     assert (zarr.open_array("o")[:] == 1).all()
+
+
+@pytest.mark.parametrize("after", ["link", "relabel"])
+def test_an_output_that_is_moved_or_replaced_while_a_run_is_at_work_is_an_error(folder: Path, after: str) -> None:
+    real = getattr(plan, after)
+
+    def work(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        (folder / "o").rename(folder / "moved")
+        if (folder / "other").exists():
+            (folder / "other").rename(folder / "o")
+
+    def segment(**more: Any) -> Any:
+        output = zarr.create_array("o", shape=SHAPE, chunks=SHAPE, dtype="int32", fill_value=0, overwrite=True)
+        return topo_dask.segment_volume("s", "f", output, **COMMON, scratch=folder / "scratch", **more)["x"]
+
+    with patch("topo_dask.segment.make_ready"), patch.object(plan, after, work):
+        with pytest.raises(FileNotFoundError, match=r"output .*/o was moved or removed since it was opened"):
+            segment()
+        (folder / "moved").rename("other")
+        zarr.open_array("other").resize((4, 8, 8))
+        with pytest.raises(ValueError, match=r"output .*/o was replaced or resized since it was opened"):
+            segment(overwrite=True)
+    assert (segment(resume=True)[:] == 1).all()
+    assert (zarr.open_array("o", mode="r")[:] == 1).all()
 
 
 @pytest.mark.parametrize("usage", [(0, 0, 0), (100, 0, 101), (100, 0, -1)])

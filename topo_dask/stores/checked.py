@@ -375,3 +375,16 @@ class CheckedArray:
 def stored_shape(array: Any) -> tuple[int, ...]:
     """Shape of what is stored as one object: a shard if there are shards, else a chunk."""
     return tuple(int(size) for size in array.shards or array.chunks)
+
+
+def check_unchanged(output: "zarr.Array[Any]") -> None:
+    """Raise an error when the stored metadata of an array that takes labels are not those that it was opened with.
+
+    Chunks that are written by other metadata are not found by those who read the labels.
+    """
+    document = f"{output.path}/{document_of(output)}".lstrip("/")
+    stored = sync(persistent(output.store).get(document, default_buffer_prototype()))
+    if stored is None:
+        raise FileNotFoundError(f"output {output.store_path} was moved or removed since it was opened")
+    if not is_document_of(stored.to_bytes(), output.metadata):
+        raise ValueError(f"output {output.store_path} was replaced or resized since it was opened: open it again")

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .addresses import absolute, followed
+from .checked import check_unchanged
 from .foreign import MARK
 from .persistent import store_at
 from .places import Target, existing_group, members
@@ -17,8 +18,12 @@ def has_labels(group: Any, place: str) -> bool:
 
 
 def check_owned(target: Target, place: str, run: str) -> None:
-    """Raise RuntimeError when another run has replaced what is at a place since this one opened it."""
+    """Raise RuntimeError when another run has replaced what is at a place since this one opened it.
+
+    An array that was given has no mark: see `check_unchanged`.
+    """
     if target.is_array:
+        check_unchanged(target.node)
         return
     group = existing_group(target)
     mark = group[place].attrs.get(MARK) if group is not None and place in group else None

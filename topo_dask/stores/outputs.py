@@ -18,12 +18,10 @@ import numpy as np
 
 from ..blocks.geometry import Triple
 from .addresses import followed
-from .checked import stored_shape
-from .chunk_form import document_of, is_document_of
+from .checked import check_unchanged, stored_shape
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
 from .listing import stored_chunks
 from .marks import has_labels
-from .persistent import persistent
 from .places import Target, check_folder, existing_group, members, url_of
 from .pyramids import LABELS, Pyramid, version_of
 from .retries import in_parallel
@@ -112,7 +110,7 @@ def check_outputs(
     if target.is_array:
         if len(names) != 1:
             raise ValueError(f"output is one array but there are several classes: {sorted(names)}; give a group")
-        _check_unchanged(target.node)
+        check_unchanged(target.node)
         check_output(target.node, spec)
         if not (run or replace):
             _check_empty(target.node)
@@ -135,19 +133,6 @@ def check_outputs(
             )
         elif (folder := url_of(group)) is not None:
             check_folder(os.path.join(folder, place), f"the labels of {name!r}", ANOTHER)
-
-
-def _check_unchanged(array: Any) -> None:
-    # Chunks that are written by metadata other than those that are stored are not found by those who read the labels.
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
-
-    document = f"{array.path}/{document_of(array)}".lstrip("/")
-    stored = sync(persistent(array.store).get(document, default_buffer_prototype()))
-    if stored is None:
-        raise FileNotFoundError(f"output {array.store_path} was moved or removed since it was opened")
-    if not is_document_of(stored.to_bytes(), array.metadata):
-        raise ValueError(f"output {array.store_path} was replaced or resized since it was opened: open it again")
 
 
 def _check_empty(array: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
 from ..kernels.flow_types import readable_flow, used_dtype
 from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, region_of
-from .checked import CheckedArray, stored_shape
+from .checked import CheckedArray, check_unchanged, stored_shape
 from .listing import stored_chunks
 from .marks import check_run
 from .pages import Pages
@@ -305,7 +305,9 @@ class Output:
         return Source(array if isinstance(array, np.ndarray) else CheckedArray(array, "labels", "background"), "labels")
 
     def write(self, box: Box, labels: NDArray[np.int32]) -> None:
-        """Write the labels of a box of whole chunks; RuntimeError if another run has taken the array over."""
+        """Write the labels of a box of whole chunks; an error if the array is gone or another run has taken it over."""
         if self.run is not None:
             check_run(self.array, self.run)
+        elif not isinstance(self.array, np.ndarray):
+            check_unchanged(self.array)
         self.array[box.slices] = labels
