@@ -614,6 +614,11 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
     (lambda p: segment(p, as_zarr(PROB), str(p / "none")), FileNotFoundError, "none: there is no zarr array"),
     (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), 3), TypeError, "output must be a path, a URL, .* got int"),
     (lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), ""), ValueError, "output must be a path or a URL, got ''"),
+    (
+        lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), "simplecache::memory://labels"),
+        ValueError,
+        "output must be a path or a URL without '::', which chains several, got 'simplecache::memory://labels'",
+    ),
     (lambda p: segment(p, ""), ValueError, "semantic must be a path or a URL, got ''"),
     (lambda p: segment(p, "none://a"), ValueError, "semantic none://a: Protocol not known: none"),
     (lambda p: segment(p, as_zarr(PROB[0])), ValueError, "^semantic must have 4 axes"),

@@ -75,7 +75,7 @@ def locate_output(output: Any) -> Target:
     if isinstance(output, (str, os.PathLike)):
         if not os.fspath(output):
             raise ValueError("output must be a path or a URL, got ''; . is this folder")
-        return Target(absolute(os.fspath(output)))
+        return Target(_unchained(absolute(os.fspath(output)), "output", output))
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
     output = absolute_node(output)
@@ -88,10 +88,15 @@ def place_of_scratch(place: Place) -> str:
         raise TypeError(f"scratch must be a path or a URL, got {place!r}")
     if not os.fspath(place):
         raise ValueError("scratch must be a path or a URL, got ''")
-    url = absolute(os.fspath(place))
-    if "::" in url:
-        raise ValueError(f"scratch must be a path or a URL without '::', which chains several, got {place!r}")
+    url = _unchained(absolute(os.fspath(place)), "scratch", place)
     check_protocol(url, "scratch")
+    return url
+
+
+def _unchained(url: str, name: str, given: Place) -> str:
+    # A cache in between shows what was there before, and what lies beside an archive's address is another archive.
+    if "::" in url:
+        raise ValueError(f"{name} must be a path or a URL without '::', which chains several, got {given!r}")
     return url
 
 
