@@ -14,8 +14,9 @@ from zarr.storage import LocalStore
 
 from .checked import CheckedArray, stored_shape
 from .chunk_form import document_of
-from .persistent import forget_listings, impatient, list_keys
+from .persistent import impatient
 from .retries import is_local, persist
+from .walking import forget_listings, list_keys
 
 Visit = Callable[[str], None]
 

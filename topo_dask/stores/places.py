@@ -9,7 +9,8 @@ from typing import Any
 from .addresses import Place, absolute, check_protocol, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
-from .persistent import impatient, persistent, store_at, unwrapped
+from .persistent import impatient, persistent, store_at
+from .walking import unwrapped
 
 
 @dataclass(frozen=True)
