@@ -180,6 +180,15 @@ def test_masks_of_any_type_and_what_can_not_be_told_are_not_doubted(tmp_path: Pa
         topo_dask.segment_volume(*chunks, tmp_path / "out", class_names=["nuc"], class_config=CONFIG, progress=False)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("component", [0, 1, 2])
+def test_flow_that_is_not_finite_where_no_length_was_taken_is_left_to_the_run(component: int, value: float) -> None:
+    to_middle = 11.5 - np.indices((24, 24, 24))
+    flow = to_middle / np.linalg.norm(to_middle, axis=0)
+    flow[component, np.arange(24**3).reshape(24, 24, 24) % 27 > 0] = value  # lengths are those of every 27th voxel
+    assert doubt_flow([(np.ones((24, 24, 24), bool), flow)]) is None
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize("shape", ["blobs", "tubes", "plates"])
 def test_right_flow_is_not_doubted(shape: str, noise: float) -> None:

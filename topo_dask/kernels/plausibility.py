@@ -231,11 +231,16 @@ def doubt_flow(looks: Looks, apart: Callable[[], Looks] | None = None) -> str | 
     if (typical := float(np.median(lengths))) > _LONG:
         about = f"{typical:.{1 if typical < 10 else 0}f}"
         return f"has vectors {about} voxels long, where about one is expected: divide it by about {about}"
-    return _doubt_order(looks, every, apart) if seen >= LEAST else None
+    if seen < LEAST:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity minus infinity is NaN
+        return _doubt_order(looks, every, apart)
 
 
 def _doubt_order(looks: Looks, every: int, apart: Callable[[], Looks] | None) -> str | None:
     steps, least = _steps(looks, every)
+    if not np.isfinite(steps).all():  # the run names the voxel
+        return None
     given = -np.diag(steps)
     better = max(least, _BETTER * given.sum())
     if apart is not None and given.min() < given.max() / 4 and -np.trace(_steps(apart(), every)[0]) > better:
