@@ -130,9 +130,12 @@ def test_a_section_of_a_level_has_its_voxels(folder: Path) -> None:
     assert figure.axes[0].get_aspect() == SIZE[1] / SIZE[2]
 
 
-def test_a_level_that_is_coarser_along_some_axes_has_the_proportions_of_its_voxels(folder: Path) -> None:
+@pytest.mark.parametrize("unit", ["nanometer", None])
+def test_a_level_that_is_coarser_along_some_axes_has_the_proportions_of_its_voxels(
+    folder: Path, unit: str | None
+) -> None:
     chains = [[scale(30, 8, 8)], [scale(30, 32, 32)]]
-    group = write_image("flat", image_of(space("nanometer"), *chains), shape=(8, 40, 64))
+    group = write_image("flat", image_of(space(unit), *chains), shape=(8, 40, 64))
     del group["s1"]
     group.create_array("s1", shape=(8, 10, 16), dtype="u1")
     figure = draw_sections(find_layers("flat"), level=1)
@@ -268,10 +271,11 @@ def test_the_viewer_makes_surfaces_of_what_fits_into_memory(folder: Path, monkey
         Pyramid(find_layers("labels")[0]).get_object_mesh(70_000)
 
 
-def test_layers_lie_where_their_metadata_say(folder: Path) -> None:
+@pytest.mark.parametrize("unit", ["nanometer", None])
+def test_layers_lie_where_their_metadata_say(folder: Path, unit: str | None) -> None:
     places = {"a": [scale(30, 8, 4)], "b": [scale(30, 8, 4), shift(60, 0, 8)], "c": [scale(60, 16, 8), shift(15, 4, 2)]}
     for name, chain in places.items():
-        write_image(folder / name, image_of(space("nanometer"), chain), shape=(8, 12, 16))
+        write_image(folder / name, image_of(space(unit), chain), shape=(8, 12, 16))
     viewer = open_viewer([layer for name in (*places, "labels", "flow") for layer in find_layers(name)])
     neuroglancer.stop()
     moved = {layer.name: layer.source[0].transform.matrix[:, -1].tolist() for layer in viewer.state.layers}
@@ -285,6 +289,10 @@ def test_layers_lie_where_their_metadata_say(folder: Path) -> None:
         "flow 1": [0] * 4,
     }
     assert viewer.state.position.tolist() == [8, 6, 4]
+    edges = {layer.name: layer.source[0].transform.output_dimensions.scales.tolist() for layer in viewer.state.layers}
+    in_units = 1e-9 if unit else 1.0  # the viewer counts in metres
+    assert edges["a"] == edges["labels"] == pytest.approx([30 * in_units, 8 * in_units, 4 * in_units])
+    assert edges["c"] == pytest.approx([60 * in_units, 16 * in_units, 8 * in_units])
 
 
 def test_a_figure_of_layers_at_different_places_is_refused(folder: Path) -> None:

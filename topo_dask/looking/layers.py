@@ -57,6 +57,12 @@ class Layer:
         """Edges of a voxel of the finest level along z, y, x; None if they are unknown."""
         return None if self.placement is None else self.placement.voxel_size_nm
 
+    @property
+    def edges(self) -> tuple[VoxelSize, str]:
+        """Edges of a voxel of the finest level along z, y, x, and their unit: "nm", or "" where metadata tell none."""
+        place, size = self.placement or Placement(), self.voxel_size_nm
+        return (place.scale, "") if size is None else (size, "nm")
+
     def shape(self, level: int = 0) -> Triple:
         """Shape of a level in voxels."""
         z, y, x = self.levels[level].shape[-3:]

@@ -73,6 +73,12 @@ def _voxel_sizes(levels: dict[Layer, int]) -> list[Any]:
     return [np.multiply(layer.voxel_size_nm, layer.factors(n)) for layer, n in levels.items() if layer.voxel_size_nm]
 
 
+def _voxel_size(levels: dict[Layer, int]) -> Any:
+    # Edges of a voxel that is drawn: in nanometres if a layer tells them, else as the first layer that tells any.
+    placed = sorted((layer for layer in levels if layer.placement), key=lambda layer: layer.voxel_size_nm is None)
+    return np.multiply(placed[0].edges[0], placed[0].factors(levels[placed[0]])) if placed else (1.0, 1.0, 1.0)
+
+
 def _say(found: Sequence[tuple[str, Any]]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in found)
 
@@ -213,8 +219,7 @@ def draw_sections(
     levels = choose_level(layers, level)
     box = choose_box(layers[0].shape(levels[layers[0]]), spans)
     at = choose_planes(box, planes)
-    size = next(iter(_voxel_sizes(levels)), (1.0, 1.0, 1.0))
-    z, y, x = (n * s for n, s in zip(box.shape, size, strict=True))
+    z, y, x = (n * s for n, s in zip(box.shape, _voxel_size(levels), strict=True))
     slopes = [min(max(slope, THINNEST), 1 / THINNEST) for slope in (y / x, z / x, z / y)]
     heights = [min(max(slope, LOWEST), 1.0) for slope in slopes]
     wheels = [LOWEST] * any(layer.kind == "flow" for layer in levels)

@@ -109,9 +109,9 @@ def _usable_levels(layer: Layer) -> list[tuple[int, tuple[int, ...]]]:
 
 
 def _space(layer: Layer, factors: tuple[int, ...], *, reverse: bool = False) -> Any:
-    names, unit = ["z", "y", "x"], "nm" if layer.voxel_size_nm else ""
-    scales = [size * factor for size, factor in zip(layer.voxel_size_nm or (1.0,) * 3, factors[-3:], strict=True)]
-    axes = list(zip(names, [unit] * 3, scales, strict=True))[:: -1 if reverse else 1]
+    size, unit = layer.edges
+    scales = [edge * factor for edge, factor in zip(size, factors[-3:], strict=True)]
+    axes = list(zip("zyx", [unit] * 3, scales, strict=True))[:: -1 if reverse else 1]
     if len(factors) == 4:
         axes = [("c^", "", 1.0), *axes]
     names, units, sizes = ([*column] for column in zip(*axes, strict=True))
@@ -127,10 +127,9 @@ def _corner(layer: Layer, first: Layer) -> list[float]:
     # Corner of the first voxel, in voxels of the layer; metadata give its centre. Without a translation, the corner of
     # the first layer is at 0.
     place = layer.placement or Placement()
-    size, centre = place.voxel_size_nm, place.translation_nm
-    if size is None or centre is None:  # without a unit, lengths only compare with the layer's own voxels
-        return [t / s for t, s in zip(place.translation, place.scale, strict=True)]
-    half = first.voxel_size_nm or size
+    (size, unit), (size_of_first, unit_of_first) = layer.edges, first.edges
+    centre = place.translation_nm or place.translation  # in the unit of the edges
+    half = size_of_first if unit == unit_of_first else size  # lengths in no unit do not compare with others
     return [(t - s / 2 + h / 2) / s for t, s, h in zip(centre, size, half, strict=True)]
 
 
@@ -171,7 +170,7 @@ def open_viewer(layers: Sequence[Layer], *, address: str = "127.0.0.1", port: in
             else:
                 shader = FLOW_SHADER if layer.kind == "flow" else IMAGE_SHADER
                 state.layers.append(layer.name, neuroglancer.ImageLayer(source=source, shader=shader))
-        size, shape = first.voxel_size_nm or (1.0, 1.0, 1.0), first.shape()
+        size, shape = first.edges[0], first.shape()
         # The viewer's panels show the first two axes of its own space: x and y.
         state.dimensions = _space(first, (1, 1, 1), reverse=True)
         state.position = [c + n / 2 for c, n in zip(reversed(_corner(first, first)), reversed(shape), strict=True)]
