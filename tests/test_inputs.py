@@ -159,6 +159,20 @@ def http(images: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.parametrize("which", ["semantic", "flow"])
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
+def test_consolidated_metadata_that_are_out_of_date_cost_no_earlier_labels(images: Path, which: str) -> None:
+    check(images / "semantic", images / "flow", images / "out", level=1)
+    zarr.consolidate_metadata(str(images / which))
+    level = images / which / "s1"
+    data, zarr_format = zarr.open_array(level)[:], zarr.open_array(level).metadata.zarr_format
+    zarr.create_array(level, data=data, chunks=(len(data), 3, 5, 10), zarr_format=zarr_format, overwrite=True)
+    with pytest.raises(OSError, match=rf"^{which} .* consolidated metadata above it are out of date"):
+        check(images / "semantic", images / "flow", images / "out", level=1, overwrite=True)
+    np.testing.assert_array_equal(zarr.open_array(images / "out/labels/nuc/0")[:], EXPECTED)
+    assert not (images / "out.scratch").exists()
+
+
 def test_inputs_by_http(http: str, images: Path) -> None:
     check(f"{http}/semantic", f"{http}/flow", images / "group", level=1)
     check(f"{http}/semantic/s1", f"{http}/flow/s1", images / "array")

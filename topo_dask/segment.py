@@ -196,6 +196,8 @@ def segment_volume(
     _check_free(target, store, take_over)
     if asked.admit(lambda: there)[0] is None:  # refuse what can be refused before anything is written
         check_space(plan, store.url, target.url)
+        for checked in (plan.semantic, plan.flow):
+            checked.check_metadata()  # the first read would, when old labels are gone
         warn_of_doubts(plan)
     with (
         _freed_memory_given_back(),
