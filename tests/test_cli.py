@@ -1115,6 +1115,16 @@ def test_the_home_folder_is_known_to_tables(segmented: Path, monkeypatch: pytest
         assert invoke("table", *words).stdout == expected
 
 
+def test_the_table_of_the_folder_that_one_is_in_is_that_of_the_run(
+    segmented: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out/labels/nuc/0/c").rename("away")  # so the table is read
+    expected = invoke("table", "out", "--class", "nuc").stdout
+    monkeypatch.chdir("out")
+    for place in (".", "labels/.."):
+        assert invoke("table", place, "--class", "nuc").stdout == expected
+
+
 def test_the_table_beside_an_array_is_named_and_another_computed(stored: Path) -> None:
     from topo_dask import segment_volume
 
@@ -1125,7 +1135,8 @@ def test_the_table_beside_an_array_is_named_and_another_computed(stored: Path) -
         warnings.simplefilter("default")
         result = invoke("table", "array")
     assert result.exit_code == 0
-    assert "Warning: array bears no mark of the run that left array.tables/nuc.csv: computing; give" in result.stderr
+    table = f"{stored}/array.tables/nuc.csv"
+    assert f"Warning: array bears no mark of the run that left {table}: computing; give" in result.stderr
     zarr.create_array("array", shape=SHAPE, chunks=SHAPE, dtype="i4", overwrite=True)
     segment_volume("one", "one_flow", zarr.open_array("array", mode="r+"), **options)  # its table is replaced
 

@@ -213,12 +213,13 @@ def _load_or_compute(
     level: int | None,
     conditions: Sequence[Condition],
 ) -> Columns:
+    from ..stores.addresses import absolute
     from ..stores.inputs import open_input, open_labels
     from ..stores.instance_tables import find_tables, read_table_of
 
     labels = open_labels(found.url, "labels", level)
     if flow is None and not level:  # the run made the table of the finest level
-        folder = f"{place.rstrip('/')}.tables"
+        folder = f"{absolute(place).rstrip('/')}.tables"  # the place may be .
         stored = read_table_of(found.mark, folder) if found.mark else None
         if stored is not None:
             return stored
