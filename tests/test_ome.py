@@ -11,7 +11,7 @@ from walked_files import WalkedFileSystem
 
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.kernels.pyramid import coarse_shape, downsample_labels, pyramid_factors
-from topo_dask.stores.inputs import open_input
+from topo_dask.stores.inputs import open_input, open_labels
 from topo_dask.stores.multiscales import Level, Placement, read_axes, read_multiscales
 
 # ------------------------------------------------------------ downsampling
@@ -373,6 +373,15 @@ def test_open_input_refuses_axes(tmp_path, names, message):
     for path in ("a.zarr", "a.zarr/s0"):
         with pytest.raises(ValueError, match=message):
             open_input(tmp_path / path, "flow")
+
+
+def test_channels_of_a_plane_are_no_planes(tmp_path):
+    write_image(tmp_path / "a.zarr", image_of(axes_of("cyx"), [scale(1, 1, 1)]), shape=(2, 8, 8))
+    write_image(tmp_path / "b.zarr", image_of(axes_of("tcyx"), [scale(1, 1, 1, 1)]), shape=(1, 1, 8, 8))
+    for path in ("a.zarr", "a.zarr/s0"):
+        with pytest.raises(ValueError, match=r"truth: the last three axes must be z, y, x; got \('c', 'y', 'x'\)"):
+            open_labels(tmp_path / path, "truth")
+    assert open_labels(tmp_path / "b.zarr", "truth").shape == (1, 8, 8)  # one channel is a plane
 
 
 def test_open_input_refuses_other_things(tmp_path):

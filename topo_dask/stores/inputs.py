@@ -166,7 +166,8 @@ def as_volume(array: Any, axes: tuple[str, ...], name: str) -> Any:
     ValueError
         When the last axes are not z, y, x, or there are several time points.
     """
-    if len(axes) < 3:
+    several_channels = axes[-3:-2] in (("c",), ("channel",)) and tuple(array.shape[-3:-2]) > (1,)  # of one plane
+    if len(axes) < 3 or several_channels:
         raise ValueError(f"{name}: the last three axes must be z, y, x; got {axes}")
     check_axes(axes, name)
     times = [k for k, axis in enumerate(axes) if axis in ("t", "time")]
