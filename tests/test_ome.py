@@ -375,6 +375,20 @@ def test_open_input_refuses_axes(tmp_path, names, message):
             open_input(tmp_path / path, "flow")
 
 
+def test_a_level_of_the_second_of_two_images_lies_where_that_image_says(tmp_path):
+    group = write_image(tmp_path / "a.zarr", image_of(NM, GOOD))
+    for name in ("b", "turned"):
+        group.create_array(name, shape=(4, 4, 4), dtype="u1")
+    ome = group.attrs.asdict()["ome"]
+    ome["multiscales"].append(image_of(NM, [scale(8, 4, 4)], paths=["b"]))
+    ome["multiscales"].append(image_of(space("nanometer", "xyz"), [scale(4, 4, 8)], paths=["turned"]))
+    group.attrs["ome"] = ome
+    assert open_input(tmp_path / "a.zarr/b", "flow")[1].voxel_size_nm == (8.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="flow: the last three axes must be z, y, x"):
+        open_input(tmp_path / "a.zarr/turned", "flow")
+    assert open_input(tmp_path / "a.zarr", "flow")[1].voxel_size_nm == (1.0, 1.0, 1.0)
+
+
 def test_channels_of_a_plane_are_no_planes(tmp_path):
     write_image(tmp_path / "a.zarr", image_of(axes_of("cyx"), [scale(1, 1, 1)]), shape=(2, 8, 8))
     write_image(tmp_path / "b.zarr", image_of(axes_of("tcyx"), [scale(1, 1, 1, 1)]), shape=(1, 1, 8, 8))

@@ -219,8 +219,9 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
             break
         with readable(group):
             attributes = _attributes_above(store, group)
-        if (dataset := find_dataset(attributes, inner)) is not None:
-            image = find_image(attributes, group)
+        if (found := find_dataset(attributes, inner)) is not None:
+            number, dataset = found
+            image = find_image(attributes, group, number)
             assert image is not None
             return as_volume(array, read_axes(image)[0], name), read_level(dataset, image, group).placement
     check_named_axes(array, name)

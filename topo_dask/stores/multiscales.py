@@ -110,16 +110,19 @@ class Multiscale:
     levels: tuple[Level, ...]
 
 
-def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
-    """Entry of `multiscales` in the attributes of a group, or None; ValueError if the entry cannot be used."""
+def find_image(attributes: Mapping[str, Any], where: str, number: int = 0) -> Mapping[str, Any] | None:
+    """Entry of `multiscales` in the attributes of a group, or None; ValueError if the entry cannot be used.
+
+    Of several images the specification takes the first, number 0.
+    """
     ome = attributes.get("ome")
     namespaced = isinstance(ome, Mapping)
     images = (ome if namespaced else attributes).get("multiscales")  # type: ignore[union-attr]
     if images is None:
         return None
-    if not isinstance(images, list) or not images or not isinstance(images[0], Mapping):
+    if not isinstance(images, list) or not images or not isinstance(images[number], Mapping):
         raise ValueError(f"{where}: 'multiscales' must be a list of objects, got {images!r}")
-    image: Mapping[str, Any] = images[0]  # of several images the specification takes the first
+    image: Mapping[str, Any] = images[number]
     version = ome.get("version") if namespaced else image.get("version")  # type: ignore[union-attr]
     complete = isinstance(image.get("axes"), list) and isinstance(image.get("datasets"), list)
     if version not in (None, *VERSIONS) or not complete:
@@ -130,22 +133,24 @@ def find_image(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any] |
     return image
 
 
-def find_dataset(attributes: Mapping[str, Any], path: str) -> Any:
-    """Entry of the level at a path, from the attributes of a group, or None. Nothing else of the image is checked.
+def find_dataset(attributes: Mapping[str, Any], path: str) -> tuple[int, Any] | None:
+    """Number of an image, and its entry of the level at a path, from the attributes of a group; None if it is none.
+
+    Nothing else of the image is checked.
 
     Examples
     --------
     >>> find_dataset({"multiscales": [{"version": "0.1", "datasets": [{"path": "0"}, {"path": "1"}]}]}, "1")
-    {'path': '1'}
+    (0, {'path': '1'})
     """
     ome = attributes.get("ome")
     images = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
-    image = images[0] if isinstance(images, list) and images else None
-    datasets = image.get("datasets") if isinstance(image, Mapping) else None
-    for dataset in datasets if isinstance(datasets, list) else ():
-        found = dataset.get("path") if isinstance(dataset, Mapping) else None
-        if isinstance(found, str) and found.strip("/") == path:
-            return dataset
+    for number, image in enumerate(images if isinstance(images, list) else ()):
+        datasets = image.get("datasets") if isinstance(image, Mapping) else None
+        for dataset in datasets if isinstance(datasets, list) else ():
+            found = dataset.get("path") if isinstance(dataset, Mapping) else None
+            if isinstance(found, str) and found.strip("/") == path:
+                return number, dataset
     return None
 
 
