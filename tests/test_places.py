@@ -439,17 +439,39 @@ def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monke
         topo_dask.segment_volume("s", "f", "o", **COMMON, resume=True)
 
 
+def store_in_archive(path: Path, probability: int) -> None:
+    with ZipStore(path, mode="w") as archive:
+        group = zarr.create_group(archive)
+        group.create_array("s", data=np.full((1, *SHAPE), probability, np.float32), chunks=(1, 4, 8, 8))
+        group.create_array("f", data=np.ones((3, *SHAPE), np.float32), chunks=(3, 4, 8, 8))
+
+
 def test_arrays_of_the_same_name_in_another_archive_are_other_inputs(folder: Path) -> None:
     for name, probability in (("one.zip", 1), ("other.zip", 0)):
-        with ZipStore(folder / name, mode="w") as archive:
-            group = zarr.create_group(archive)
-            group.create_array("s", data=np.full((1, *SHAPE), probability, np.float32), chunks=(1, 4, 8, 8))
-            group.create_array("f", data=np.ones((3, *SHAPE), np.float32), chunks=(3, 4, 8, 8))
+        store_in_archive(folder / name, probability)
     labels = topo_dask.segment_volume("zip://s::one.zip", "zip://f::one.zip", "o", **COMMON)["x"]
     assert (labels[:] == 1).all()
     with pytest.raises(FileExistsError, match="resume=True gives back what a run of the same inputs"):
         topo_dask.segment_volume("zip://s::other.zip", "zip://f::other.zip", "o", **COMMON, resume=True)
     again = topo_dask.segment_volume("zip://s::one.zip", f"zip://f::{folder}/one.zip", "o", **COMMON, resume=True)
+    assert (again["x"][:] == 1).all()
+
+
+def test_an_archive_at_the_same_relative_path_elsewhere_is_another_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(name: str) -> list[Any]:
+        monkeypatch.chdir(folder / name)
+        archive = ZipStore("in.zip", mode="r")
+        return [zarr.open_array(archive, path=key, mode="r") for key in "sf"]
+
+    for name, probability in (("one", 1), ("other", 0)):
+        (folder / name).mkdir()
+        store_in_archive(folder / name / "in.zip", probability)
+    assert (topo_dask.segment_volume(*given("one"), folder / "o", **COMMON)["x"][:] == 1).all()
+    with pytest.raises(FileExistsError, match="resume=True gives back what a run of the same inputs"):
+        topo_dask.segment_volume(*given("other"), folder / "o", **COMMON, resume=True)
+    again = topo_dask.segment_volume(*given("one"), folder / "o", **COMMON, resume=True)
     assert (again["x"][:] == 1).all()
 
 

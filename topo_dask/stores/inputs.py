@@ -108,9 +108,13 @@ def absolute_node(node: Any) -> Any:
     """
     import zarr
     from fsspec.implementations.local import LocalFileSystem
-    from zarr.storage import FsspecStore, LocalStore
+    from zarr.storage import FsspecStore, LocalStore, ZipStore
 
     store = node.store
+    if isinstance(store, ZipStore):
+        if store.path.is_absolute() or not node.read_only:  # an archive that is being written has one writer
+            return node
+        return zarr.open(ZipStore(store.path.absolute(), mode="r"), path=node.path, mode="r")
     if isinstance(store, LocalStore):
         if store.root.is_absolute():
             return node
