@@ -439,6 +439,17 @@ def test_a_complete_run_is_resumed_by_giving_its_labels_back(folder: Path, monke
         topo_dask.segment_volume("s", "f", "o", **COMMON, resume=True)
 
 
+def test_scratch_at_a_url_that_ends_with_a_slash_is_removed(folder: Path) -> None:
+    files = MemoryFileSystem.store
+    with patch("topo_dask.segment.make_ready"):
+        with patch.object(plan, "relabel", lambda *_, **__: 1 // 0), pytest.raises(ZeroDivisionError):
+            topo_dask.segment_volume("s", "f", "o", **COMMON, scratch="memory://slash/")
+        assert any(name.startswith("/slash/classes/") for name in files)
+        topo_dask.segment_volume("s", "f", "o", **COMMON, scratch="memory://slash", resume=True)
+        topo_dask.segment_volume("s", "f", "o", **COMMON, scratch="memory://slash/", overwrite=True)
+    assert not [name for name in files if name.startswith("/slash")]
+
+
 def store_in_archive(path: Path, probability: int) -> None:
     with ZipStore(path, mode="w") as archive:
         group = zarr.create_group(archive)

@@ -39,13 +39,17 @@ def is_memory(address: str | None) -> bool:
 def absolute(address: str) -> str:
     """Absolute path or URL, so that every process finds the same place; a path for a URL of files of this machine.
 
+    Slashes at its end are left out: an object store would take what is put after two slashes for another folder.
+
     Examples
     --------
-    >>> absolute("file:/data/flow"), absolute("/data/./flow"), absolute("s3://data/flow")
+    >>> absolute("file:/data/flow"), absolute("/data/./flow"), absolute("s3://data/flow/")
     ('/data/flow', '/data/flow', 's3://data/flow')
     """
     address = unfiled(address)
-    return address if is_url(address) else os.path.abspath(os.path.expanduser(address))
+    if is_url(address):
+        return re.sub("(?<=[^:/])/+$", "", address)
+    return os.path.abspath(os.path.expanduser(address))
 
 
 def check_protocol(address: str, name: str) -> None:
