@@ -28,6 +28,7 @@ from topo_dask.execute import run, serial
 from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages.job import CoarserLevel, Job
 from topo_dask.stages.stage import Stage
+from topo_dask.stores.marks import find_labels
 from topo_dask.stores.multiscales import read_multiscales
 from topo_dask.stores.volumes import Output
 
@@ -273,6 +274,33 @@ def test_consolidated_metadata_tell_of_the_labels_that_are_there(
     with pytest.raises(ZeroDivisionError):
         segment(*inputs, image, ome_zarr=version, overwrite=True)
     assert found() == {"theirs"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
+def test_labels_with_consolidated_metadata_around_them_are_those_that_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: Any
+) -> None:
+    inputs, output = store_plain(tmp_path), tmp_path / "out.zarr"
+    segment(*inputs, output, ome_zarr=version)
+    zarr.consolidate_metadata(output / "labels")
+
+    def fail(self: Stage, *arguments: Any) -> None:
+        real(self, *arguments)
+        if self.name == "relabel":
+            raise ValueError("stop here")
+
+    real = Stage.run
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "run", fail)
+        with pytest.raises(ValueError, match="stop here"):
+            segment(*inputs, output, ome_zarr=version, overwrite=True)
+    assert list(zarr.open_group(output / "labels", mode="r", use_consolidated=True)) == []
+    with pytest.raises(ValueError, match=r"labels of 'nuc' in .* are not whole"):
+        find_labels(str(output))
+    segment(*inputs, output, ome_zarr=version, resume=True)
+    labels = zarr.open_group(output / "labels", mode="r", use_consolidated=True)
+    assert find_labels(str(output)).mark == labels["nuc"].attrs["topo_dask"]
 
 
 @pytest.mark.parametrize(("version", "other"), [("0.4", "0.5"), ("0.5", "0.4")])

@@ -142,8 +142,8 @@ def segment_volume(
     background, and the lowest label wins. An axis is halved unless voxels are twice as long along it as along the axis
     where they are shortest.
 
-    If the output's group has consolidated metadata, they are written again when labels are added or removed; those of
-    groups above it are not.
+    If the output's group, or the group of the labels in it, has consolidated metadata, they are written again when
+    labels are added or removed; those of groups above it are not.
 
     If the C library is glibc, this process and the workers tell it to keep freed memory: a quarter of what tasks may
     take, at least 256 MiB and at most 1 GiB. When the run is over, this process keeps 256 MiB; workers keep as much as

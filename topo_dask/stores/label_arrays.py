@@ -93,7 +93,7 @@ def _replace(group: Any, name: str, places: Collection[str]) -> None:
             if place != name:
                 unlist_labels(group[LABELS], version_of(group), name)
             _remove(group, place)
-            _consolidate_again(group)
+            _consolidate_again(group, place)
 
 
 def finished(target: Target, names: Collection[str], spec: OutputSpec, digests: set[str]) -> dict[str, Any] | None:
@@ -125,19 +125,21 @@ def publish(target: Target, name: str, spec: OutputSpec, facts: Mapping[str, Any
     attributes[MARK] = {**kept, "complete": True, **facts}
     if spec.pyramid is not None:
         list_labels(group[LABELS], spec.pyramid.version, name)
-    _consolidate_again(group)
+    _consolidate_again(group, spec.place(name))
 
 
-def _consolidate_again(group: Any) -> None:
-    # Readers that find consolidated metadata do not look at the others.
+def _consolidate_again(group: Any, place: str) -> None:
+    # Readers that find consolidated metadata do not look at the others. The group of labels may have some of its own.
     import zarr
 
-    found = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=group.metadata.zarr_format)
-    if found.metadata.consolidated_metadata is None:
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(group.store, path=group.path)
+    for around in dict.fromkeys((os.path.dirname(place), "")):
+        path = f"{group.path}/{around}".strip("/")
+        found = zarr.open_group(group.store, path=path, mode="r", zarr_format=group.metadata.zarr_format)
+        if found.metadata.consolidated_metadata is None:
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(group.store, path=path)
 
 
 def open_group(target: Target, old: Any, spec: OutputSpec) -> Any:

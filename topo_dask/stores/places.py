@@ -139,7 +139,15 @@ def existing_group(target: Target) -> Any:
 
 
 def members(group: Any) -> list[tuple[str, Any]]:
-    """Names and nodes of a group's members, without zarr's warnings about other files, such as tables."""
+    """Names and nodes of a group's members, without zarr's warnings about other files, such as tables.
+
+    Consolidated metadata of the group are not used, see `existing_group`.
+    """
+    import zarr
+
+    if group.metadata.consolidated_metadata is not None:
+        how: Any = {"path": group.path, "mode": "r", "zarr_format": group.metadata.zarr_format}
+        group = zarr.open_group(group.store, **how, use_consolidated=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Object at .* is not recognized as a component of a Zarr hierarchy")
         return list(group.members())
