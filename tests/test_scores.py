@@ -41,6 +41,14 @@ def stored(array, chunks, shards=None):
     return out
 
 
+class Named(da.Array):
+    """A dask array of a class that is not Dask's, as packages on top of it define them."""
+
+
+def of_own_class(array):
+    return Named(array.dask, array.name, array.chunks, array.dtype)
+
+
 @st.composite
 def volume_pairs(draw):
     shape = draw(st.tuples(*[st.integers(1, 8)] * 3))
@@ -61,6 +69,7 @@ KINDS = {
     "zarr": lambda a: stored(a, (3, 2, 5)),
     "sharded": lambda a: stored(a, (1, 2, 2), (2, 4, 4)),
     "dask": lambda a: da.from_array(a, chunks=(2, 3, 4)),
+    "dask, of a class of its own": lambda a: of_own_class(da.from_array(a, chunks=(4, 1, 3))),
 }
 
 

@@ -1,6 +1,7 @@
 """What holds of numbers and arrays that a caller gives: no value is masked, and a dask array is what it declares."""
 
 import math
+import sys
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,6 +40,11 @@ def check_unmasked(array: Any, name: str) -> None:
     """Raise TypeError if a NumPy array masks some of its values, because they would count like the rest."""
     if np.ma.is_masked(array):
         raise TypeError(f"{name} has masked values, which would count: say what they are, as with .filled(0)")
+
+
+def is_dask(array: object) -> bool:
+    """Whether an array is a dask array."""
+    return "dask.array" in sys.modules and isinstance(array, sys.modules["dask.array"].Array)
 
 
 def as_declared(array: Any, name: str) -> Any:

@@ -6,12 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 from ..blocks.geometry import BlockGrid, triple
-from ..given import as_declared
+from ..given import as_declared, is_dask
 from ..stores.checked import CheckedArray
 from ..stores.inputs import absolute_node
 from ..stores.scratch import FileScratch
 from .leases import open_scratch
-from .options import Array, Options, choose_blocks, is_dask, is_stored
+from .options import Array, Options, choose_blocks, is_stored
 from .spilled import Opaque, spill
 
 ARGUMENTS = {"mask": "sem_mask", "labels": "instances", "flow": "flow"}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
+from ..given import is_dask
 from ..stores.addresses import Place
 
 Array = Any
@@ -25,11 +26,6 @@ class Options:
     block_shape: Sequence[int] | None = None
     halo: int | Sequence[int] | None = None
     scratch: Place | None = None
-
-
-def is_dask(array: object) -> bool:
-    """Whether an array is a dask array."""
-    return "dask.array" in sys.modules and isinstance(array, sys.modules["dask.array"].Array)
 
 
 def is_stored(array: object) -> bool:

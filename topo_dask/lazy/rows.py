@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..blocks.geometry import BlockGrid, Triple, triple
 from ..config import ClassConfig
-from ..given import as_declared
+from ..given import as_declared, is_dask
 from ..plan import Recipe, plan_stages
 from ..stages.job import Job
 from ..stages.settle import PARTS, as_rows, sort_rows
@@ -23,7 +23,7 @@ from .calls import later, set_up
 from .jobs import Spec, make_job, prepare_job
 from .labels import over_grid
 from .leases import open_scratch
-from .options import Array, Options, is_dask, is_stored
+from .options import Array, Options, is_stored
 from .prepared import LOSSES, Prepared, lost_bundle, prepare, unreachable
 from .spilled import Opaque
 

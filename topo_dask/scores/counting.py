@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..given import as_declared, check_unmasked, integer
+from ..given import as_declared, check_unmasked, integer, is_dask
 from ..kernels.contingency import count_pairs
 from ..machine import usable_cores
 from ..stores.checked import CheckedArray, stored_shape
@@ -116,15 +116,11 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     if truth.shape != labels.shape:
         raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
     threads = usable_cores() if threads is None else integer(threads, "threads", 1)
-    if _is_dask(truth) or _is_dask(labels):
+    if is_dask(truth) or is_dask(labels):
         rows = _count_with_dask(truth, labels)
     else:
         rows = _count_with_threads(truth, labels, threads)
     return ContingencyTable(*np.ascontiguousarray(rows.T))
-
-
-def _is_dask(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "dask"
 
 
 def _as_volume(name: str, array: Any) -> Any:
@@ -138,7 +134,7 @@ def _as_volume(name: str, array: Any) -> Any:
     if np.dtype(array.dtype).kind not in "iub":
         raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
     check_unmasked(array, name)
-    in_place = isinstance(array, np.ndarray) or _is_dask(array)
+    in_place = isinstance(array, np.ndarray) or is_dask(array)
     return array if in_place else CheckedArray(absolute_node(array), name, "background")
 
 
@@ -172,9 +168,9 @@ def _count_with_dask(truth: Any, labels: Any) -> np.ndarray:
     import dask
     import dask.array as da
 
-    left, right = (as_declared(a, name) if _is_dask(a) else a for a, name in ((truth, "truth"), (labels, "labels")))
-    left = left if _is_dask(left) else da.from_array(truth, labels.chunks, name=False)
-    right = right if _is_dask(right) else da.from_array(labels, left.chunks, name=False)
+    left, right = (as_declared(a, name) if is_dask(a) else a for a, name in ((truth, "truth"), (labels, "labels")))
+    left = left if is_dask(left) else da.from_array(truth, labels.chunks, name=False)
+    right = right if is_dask(right) else da.from_array(labels, left.chunks, name=False)
     right = right.rechunk(left.chunks)
     chunk, combine = dask.delayed(_count_block), dask.delayed(_combine)
     pairs = zip(left.to_delayed().ravel(), right.to_delayed().ravel(), strict=True)
