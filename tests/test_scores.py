@@ -428,6 +428,18 @@ def test_blocks_of_different_shapes_are_not_counted():
         counting._count_block(A, A[:1])
 
 
+def test_axes_in_another_order_are_refused_though_the_shapes_are_the_same():
+    def named(*axes):
+        return zarr.create_array({}, shape=(4, 4, 4), chunks=(2, 2, 2), dtype="i4", dimension_names=axes)
+
+    with pytest.raises(
+        ValueError, match=r"labels has axes \('x', 'y', 'z'\); expected those of truth, \('z', 'y', 'x'\)"
+    ):
+        contingency(named("z", "y", "x"), named("x", "y", "z"))
+    for others in (named("x", "y", "z"), named("d", "h", "w"), named(None, None, None), np.zeros((4, 4, 4), int)):
+        assert contingency(named("x", "y", "z"), others).counts.tolist() == [64]
+
+
 @pytest.mark.parametrize(("call", "error", "message"), REFUSED)
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):

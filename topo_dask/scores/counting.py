@@ -98,8 +98,9 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         An argument is not one of these arrays, does not hold integers, or has masked values; or `threads` is not an
         integer.
     ValueError
-        The shapes differ, or `threads` is below 1. This is checked before anything is read. Or a chunk of a dask array
-        has another shape than it declares, or the packing of a zarr array cannot be checked.
+        The shapes differ, or the axes of two zarr arrays have the same names in another order, or `threads` is below 1.
+        This is checked before anything is read. Or a chunk of a dask array has another shape than it declares, or the
+        packing of a zarr array cannot be checked.
     OverflowError
         An unsigned id of 2**63 or more.
     OSError
@@ -115,6 +116,7 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
     truth, labels = _as_volume("truth", truth), _as_volume("labels", labels)
     if truth.shape != labels.shape:
         raise ValueError(f"labels has shape {labels.shape}; expected that of truth, {truth.shape}")
+    _check_axes(truth, labels)
     threads = usable_cores() if threads is None else integer(threads, "threads", 1)
     if is_dask(truth) or is_dask(labels):
         rows = _count_with_dask(truth, labels)
@@ -136,6 +138,14 @@ def _as_volume(name: str, array: Any) -> Any:
     check_unmasked(array, name)
     in_place = isinstance(array, np.ndarray) or is_dask(array)
     return array if in_place else CheckedArray(absolute_node(array), name, "background")
+
+
+def _check_axes(truth: Any, labels: Any) -> None:
+    # Where axes are of the same length, the shapes do not tell that their order differs.
+    named = [array.array.metadata for array in (truth, labels) if isinstance(array, CheckedArray)]
+    axes = [tuple(name or "" for name in getattr(one, "dimension_names", None) or ()) for one in named]
+    if len(axes) == 2 and axes[0] != axes[1] and sorted(axes[0]) == sorted(axes[1]):
+        raise ValueError(f"labels has axes {axes[1]}; expected those of truth, {axes[0]}: transpose one of them")
 
 
 def _count_block(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
