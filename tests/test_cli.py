@@ -956,7 +956,10 @@ NOT_WORTH_COMPUTING = [
     ("--sort size", "there is no column 'size': label, voxels,"),
     ("--sort volume_um3", "the column 'volume_um3' needs --physical"),
     ("--where centroid_um_z>1", "the column 'centroid_um_z' needs --physical"),
-    ("--physical", "--physical: the metadata of labels tell no size of a voxel in a unit of length; --resolution-nm"),
+    (
+        "--physical",
+        "--physical: the metadata of labels tell no size of a voxel in a unit of length; those of the run's input",
+    ),
     ("-o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("-o there/rows.csv", "--output 'there/rows.csv': there is no folder "),
     ("-o one/zarr.json/rows.csv", "--output 'one/zarr.json/rows.csv': there is no folder "),
