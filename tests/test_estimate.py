@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,9 +79,7 @@ def test_a_volume_without_foreground_takes_no_time(tmp_path: Path) -> None:
 def test_the_sample_is_where_most_blocks_are_stored() -> None:
     grid = BlockGrid((8, 8, 40), (4, 4, 4))
     ids = {(0, 0, 0), (0, 0, 6), (0, 1, 6), (1, 0, 7)}
-    block, box = estimate._choose(grid, ids)
-    assert block.block_id == (0, 0, 6)
-    assert box == Box((0, 0, 24), (8, 8, 32))
+    assert estimate._choose(grid, ids) == Box((0, 0, 24), (8, 8, 32))
 
 
 def test_blocks_touch_a_box_if_they_share_voxels_with_it() -> None:
@@ -92,24 +91,37 @@ def test_blocks_touch_a_box_if_they_share_voxels_with_it() -> None:
 def test_large_blocks_are_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "SAMPLE_VOXELS", 64)
     grid = BlockGrid((8, 8, 40), (4, 4, 4))
-    assert estimate._choose(grid, {(1, 1, 2)})[1] == Box((4, 4, 8), (8, 8, 12))
+    assert estimate._choose(grid, {(1, 1, 2)}) == Box((4, 4, 8), (8, 8, 12))
 
 
 @pytest.mark.parametrize(
-    ("threads", "seconds", "expected"),
+    ("blocks", "slots", "expected"),
     [
-        (4, (9.0, 1.0, 1.6), 1.6),
-        (4, (9.0, 1.0, 0.9), 0.9),
-        (4, (9.0, 1.0, 3.0), 4.0),
-        (16, (9.0, 1.0, 1.6), 1.6),
+        ((80, 8), 4, 0.4 + 10 * 0.4 + 5 * 0.2),
+        ((8, 8), 4, 1.0),
+        ((80, 8), 16, 0.4 + 5 * 0.4 + 2 * 0.2),
+        ((9, 8), 4, 0.4 + 1.5 * 0.4 + 0.2),
     ],
-    ids=["rounds scale, what is fixed does not", "noise", "nothing is fixed", "no run takes less than one round"],
+    ids=["10 times the tasks", "the sample is all", "the sample leaves workers idle", "a round is never done in part"],
 )
-def test_time_is_scaled_by_rounds(
-    plan: RunPlan, threads: int, seconds: tuple[float, ...], expected: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # 8 blocks on 4 threads are two rounds: 0.6 s each and 0.4 s fixed; in noise the sample was faster than one block.
-    given = iter(seconds)
-    monkeypatch.setattr(estimate, "_time", lambda *_: next(given))
-    monkeypatch.setattr(estimate, "resources", lambda _: (1, threads, 1 << 30))
-    assert estimate.estimate_run(plan).seconds == pytest.approx(expected)
+def test_passes_are_scaled_by_rounds_and_the_rest_is_not(blocks: tuple[int, int], slots: int, expected: float) -> None:
+    passes = [estimate.Pass(8, 0.4), estimate.Pass(2, 0.2)]  # on 4 slots two rounds, and one of which half is idle
+    assert estimate._scale(1.0, passes, blocks, slots) == pytest.approx(expected)
+
+
+def test_the_passes_of_the_faster_run_of_the_sample_are_scaled(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, runs, scaled = estimate._time, [], []
+
+    def timed(*arguments: Any) -> tuple[float, list[estimate.Pass]]:
+        runs.append(([90.0, 2.0, 3.0][len(runs)], real(*arguments)[1]))
+        return runs[-1]
+
+    monkeypatch.setattr(estimate, "_time", timed)
+    monkeypatch.setattr(estimate, "_scale", lambda *arguments: (scaled.append(arguments), 7.0)[1])
+    monkeypatch.setattr(estimate, "resources", lambda _: (3, 2, 1 << 30))
+    found = estimate.estimate_run(plan)
+    assert (found.seconds, found.sample_seconds) == (7.0, 2.0)
+    assert scaled == [(2.0, runs[1][1], (8, 8), 6)]
+    stages = [stage for stage in (*plan.plans["ves"].stages, *plan.plans["ves"].writers) if stage.over is not None]
+    assert [tasks for tasks, _ in runs[1][1]] == [8] * len(stages)
+    assert sum(seconds for _, seconds in runs[1][1]) > 0

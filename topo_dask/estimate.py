@@ -1,16 +1,19 @@
-"""How long a run will take: some of its own blocks go through all stages, and their time is scaled up."""
+"""How long a run will take: some of its own blocks go through all stages, and the time of each stage is scaled up."""
 
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .admission import RunPlan
-from .blocks.geometry import Block, BlockGrid, Box, Triple
+from .blocks.geometry import BlockGrid, Box, Triple
 from .segment import segment_volume
+from .stages.job import Job
+from .stages.stage import Stage
 from .stores.scratch import FileScratch
 from .workers import check_workers_reach, resources
 
@@ -42,8 +45,9 @@ def estimate_run(plan: RunPlan) -> Estimate:
     """Time a few neighbouring blocks of a planned run, in a temporary folder, and scale their time to the whole.
 
     Blocks are chosen where most neighbours have stored foreground. They go through every stage, by the scheduler and
-    with the parameters of the run. One block is timed alone, for the time that does not grow with the number of blocks.
-    The inputs are only read.
+    with the parameters of the run: once to compile, and twice to be timed, of which the faster counts. A pass over the
+    blocks is scaled by the rounds of its tasks. Global stages, and what is not a stage, are taken to last as long in
+    the whole run. The inputs are only read.
 
     Parameters
     ----------
@@ -79,26 +83,55 @@ def estimate_run(plan: RunPlan) -> Estimate:
     ids = {block.block_id for name in plan.classes for block in plan.foreground(name).stored_blocks(plan.grid)}
     if not ids:
         return Estimate(0.0, 0, 0, 0.0)
-    first, sample = _choose(plan.grid, ids)
+    sample = _choose(plan.grid, ids)
     n = len([block for block in plan.grid.touching(sample) if block.block_id in ids])
     with tempfile.TemporaryDirectory(prefix="topo_dask-estimate-") as name:
         folder = Path(name)
         check_workers_reach(FileScratch(name), "set TMPDIR to a folder that all workers share")
-        _time(plan, first.write, folder)  # compiles
-        alone = _time(plan, first.write, folder)
-        together = _time(plan, sample, folder) if n > 1 else alone
+        inputs = [_copy(checked, sample, folder / f"{checked.name}.zarr") for checked in (plan.semantic, plan.flow)]
+        _time(plan, inputs, folder)  # compiles
+        seconds, passes = min(_time(plan, inputs, folder) for _ in range(2))  # other programs may be busy for a while
     workers, threads, _ = resources(None)
-    slots = workers * threads
-    rounds, fixed = ceil(n / slots), 0.0
-    per_round = together / rounds
-    if rounds > 1 and together > alone:
-        per_round = (together - alone) / (rounds - 1)
-        fixed = max(0.0, alone - per_round)
-    return Estimate(fixed + per_round * max(1.0, len(ids) / slots), len(ids), n, together)
+    return Estimate(_scale(seconds, passes, (len(ids), n), workers * threads), len(ids), n, seconds)
 
 
-def _choose(grid: BlockGrid, ids: set[Triple]) -> tuple[Block, Box]:
-    # A block, and a box that begins with it, of up to two blocks along each axis; the box with most occupied blocks.
+class Pass(NamedTuple):
+    """A pass over the blocks of the sample: its number of tasks, and their wall time."""
+
+    tasks: int
+    seconds: float
+
+
+def _scale(seconds: float, passes: Sequence[Pass], blocks: tuple[int, int], slots: int) -> float:
+    # Time of the whole run, from that of the sample; `blocks` are those of the run and those of the sample. Tasks are
+    # done in rounds, as many at once as there are slots.
+    n, n_timed = blocks
+    for tasks, took in passes:
+        rounds, rounds_timed = -(-tasks * n // (n_timed * slots)), -(-tasks // slots)
+        seconds += took * (rounds / rounds_timed - 1)
+    return seconds
+
+
+class _Clock:
+    # Receives the reports of a run, and keeps its passes over blocks.
+
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+
+    def begin(self, job: Job, stage: Stage, n: int) -> Callable[[], None]:
+        start, done = time.perf_counter(), 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            if done == n and stage.over is not None:
+                self.passes.append(Pass(n, time.perf_counter() - start))
+
+        return tick
+
+
+def _choose(grid: BlockGrid, ids: set[Triple]) -> Box:
+    # A box of up to two blocks along each axis that begins with an occupied one; the box with most occupied blocks.
     edges = [1, 1, 1]
     for axis in (2, 1, 0):
         fits = 2 * prod(edges) * prod(grid.block_shape) <= SAMPLE_VOXELS
@@ -112,22 +145,21 @@ def _choose(grid: BlockGrid, ids: set[Triple]) -> tuple[Block, Box]:
     def occupied(block_id: Triple) -> int:
         return sum(block.block_id in ids for block in grid.touching(box_of(block_id)))
 
-    chosen = max(sorted(ids), key=occupied)
-    return grid.block(chosen), box_of(chosen)
+    return box_of(max(sorted(ids), key=occupied))
 
 
-def _time(plan: RunPlan, box: Box, folder: Path) -> float:
+def _time(plan: RunPlan, inputs: Sequence[Any], folder: Path) -> tuple[float, list[Pass]]:
+    clock, start = _Clock(), time.perf_counter()
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the run itself will give them
+        _segment(plan, inputs, folder, clock)
+    return time.perf_counter() - start, clock.passes
+
+
+def _segment(plan: RunPlan, inputs: Sequence[Any], folder: Path, clock: _Clock) -> None:
     names = [f"channel {i}" for i in range(plan.semantic.shape[0])]
     for name, (channel, _) in plan.classes.items():
         names[channel] = name
-    semantic, flow = (_copy(array, box, folder / f"{array.name}.zarr") for array in (plan.semantic, plan.flow))
-    start = time.perf_counter()
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the run itself will give them
-        _segment(plan, names, semantic, flow, folder)
-    return time.perf_counter() - start
-
-
-def _segment(plan: RunPlan, names: list[str], semantic: Any, flow: Any, folder: Path) -> None:
+    semantic, flow = inputs
     segment_volume(
         semantic,
         flow,
@@ -140,7 +172,7 @@ def _segment(plan: RunPlan, names: list[str], semantic: Any, flow: Any, folder: 
         on_missing="background",
         ome_zarr=None if plan.pyramid is None else plan.pyramid.version,
         overwrite=True,
-        progress=False,
+        progress=clock,
     )
 
 
