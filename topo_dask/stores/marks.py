@@ -131,9 +131,15 @@ def check_whole(url: str) -> None:
     """Raise ValueError when a run has not finished the labels at a path or URL, or those of which it is a level."""
     group = _group_at(url)
     own = _own_mark(url, group)
-    # A level that was copied to another place is let through: its own mark never says that it is whole.
-    if own is not None and (group is not None or own["class"] in followed(absolute(url)).split("/")[-2:]):
+    if own is not None and (group is not None or _is_in_place(url, own["class"])):
         _check_whole(own, url)
+
+
+def _is_in_place(url: str, name: str) -> bool:
+    # Whether an array lies where a run puts labels of a class. A level that was copied to another place is let through:
+    # its own mark never says that it is whole.
+    above, _, last = followed(absolute(url)).rpartition("/")
+    return name in (last, os.path.basename(above)) and _group_at(above) is not None
 
 
 def _check_whole(mark: dict[str, Any], url: str) -> None:
