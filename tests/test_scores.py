@@ -435,8 +435,14 @@ def test_axes_in_another_order_are_refused_though_the_shapes_are_the_same():
     with pytest.raises(
         ValueError, match=r"labels has axes \('x', 'y', 'z'\); expected those of truth, \('z', 'y', 'x'\)"
     ):
-        contingency(named("z", "y", "x"), named("x", "y", "z"))
-    for others in (named("x", "y", "z"), named("d", "h", "w"), named(None, None, None), np.zeros((4, 4, 4), int)):
+        contingency(named("z", "y", "x"), named("X", "Y", "Z"))
+    for others in (
+        named("x", "y", "z"),
+        named("X", "Y", "Z"),
+        named("d", "h", "w"),
+        named(None, None, None),
+        np.zeros((4, 4, 4), int),
+    ):
         assert contingency(named("x", "y", "z"), others).counts.tolist() == [64]
 
 

@@ -143,7 +143,7 @@ def _as_volume(name: str, array: Any) -> Any:
 def _check_axes(truth: Any, labels: Any) -> None:
     # Where axes are of the same length, the shapes do not tell that their order differs.
     named = [array.array.metadata for array in (truth, labels) if isinstance(array, CheckedArray)]
-    axes = [tuple(name or "" for name in getattr(one, "dimension_names", None) or ()) for one in named]
+    axes = [tuple((name or "").lower() for name in getattr(one, "dimension_names", None) or ()) for one in named]
     if len(axes) == 2 and axes[0] != axes[1] and sorted(axes[0]) == sorted(axes[1]):
         raise ValueError(f"labels has axes {axes[1]}; expected those of truth, {axes[0]}: transpose one of them")
 
