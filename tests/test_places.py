@@ -21,6 +21,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 import topo_dask
@@ -500,6 +501,20 @@ def test_the_name_of_an_array_tells_the_host_and_the_folder_that_its_path_begins
 
     assert [name(Host(host="one")), name(Host("two"))] == ["far:///a in one", "far:///a in two"]
     assert name(DirFileSystem(f"{tmp_path}/b", fs=LocalFileSystem(auto_mkdir=True))) == f"{tmp_path}/b/a"
+
+
+def test_the_name_of_an_array_tells_the_host_of_the_archive_that_it_is_in(folder: Path) -> None:
+    store_in_archive(folder / "a.zip", 1)
+    MemoryFileSystem().pipe(f"{folder}/a.zip", (folder / "a.zip").read_bytes())
+    login = {"username": "me", "password": "secret"}  # not in the record
+
+    def name(protocol: str, **options: Any) -> str:
+        fs = ZipFileSystem(f"{folder}/a.zip", target_protocol=protocol, target_options=options)
+        store = FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), path="s", read_only=True)
+        return name_of(zarr.open_array(store, mode="r"))
+
+    names = [name("memory", host="one", **login), name("memory", host="two", **login), name("memory"), name("file")]
+    assert names == [f"zip://s in {folder}/a.zip:{told}" for told in ("memory:one", "memory:two", "memory", "file")]
 
 
 def test_a_worker_that_has_died_says_nothing_of_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:

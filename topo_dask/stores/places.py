@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -185,13 +186,20 @@ def _holder(store: Any) -> str:
     if not hasattr(store, "fs"):
         return ""
     fs, _ = unwrapped(store.fs)
-    told = [*fs.storage_args[:1], *(fs.storage_options.get(option) for option in ("fo", "host", "port"))]
+    told = [*fs.storage_args[:1], *_told(fs.storage_options)]
     texts = [
         str(one) if isinstance(one, str | int) else sha256(repr(one).encode()).hexdigest()[:16]
         for one in told
         if one is not None and not isinstance(one, bool)
     ]
     return f" in {':'.join(texts)}" if texts else ""
+
+
+def _told(options: Mapping[str, Any]) -> list[Any]:
+    # An archive may itself be on a host, of which `fo` has the path only.
+    told = [options.get(option) for option in ("fo", "host", "port", "target_protocol")]
+    inner = options.get("target_options")
+    return [*told, *_told(inner)] if inner else told
 
 
 def check_folder(place: str, what: str, remedy: str) -> None:
