@@ -619,6 +619,11 @@ RUNS: list[tuple[Callable[[Path], Any], type[Exception], str]] = [
         ValueError,
         "output must be a path or a URL without '::', which chains several, got 'simplecache::memory://labels'",
     ),
+    (
+        lambda p: segment(p, as_zarr(PROB), as_zarr(FLOW), "memory://"),
+        ValueError,
+        "output must be a folder, next to which are scratch and tables, got 'memory://'",
+    ),
     (lambda p: segment(p, ""), ValueError, "semantic must be a path or a URL, got ''"),
     (lambda p: segment(p, "none://a"), ValueError, "semantic none://a: Protocol not known: none"),
     (lambda p: segment(p, as_zarr(PROB[0])), ValueError, "^semantic must have 4 axes"),

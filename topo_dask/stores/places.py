@@ -77,7 +77,10 @@ def locate_output(output: Any) -> Target:
     if isinstance(output, (str, os.PathLike)):
         if not os.fspath(output):
             raise ValueError("output must be a path or a URL, got ''; . is this folder")
-        return Target(_unchained(absolute(os.fspath(output)), "output", output))
+        url = _unchained(absolute(os.fspath(output)), "output", output)
+        if url.endswith("/"):  # nothing lies beside the root of a store
+            raise ValueError(f"output must be a folder, next to which are scratch and tables, got {output!r}")
+        return Target(url)
     if not isinstance(output, (zarr.Group, zarr.Array)):
         raise TypeError(f"output must be a path, a URL, a zarr.Group or a zarr.Array, got {type(output).__name__}")
     output = absolute_node(output)
