@@ -1128,6 +1128,14 @@ def test_the_table_of_the_folder_that_one_is_in_is_that_of_the_run(
         assert invoke("table", place, "--class", "nuc").stdout == expected
 
 
+def test_labels_in_an_archive_have_no_table_beside_them(segmented: Path) -> None:
+    expected = invoke("table", "out/labels/nuc/0").stdout
+    with zarr.storage.ZipStore("archive.zip", mode="w") as archive:
+        zarr.create_array(archive, name="nuc", data=zarr.open_array("out/labels/nuc/0")[:])
+    result = invoke("table", "zip://nuc::archive.zip")
+    assert (result.exit_code, result.stdout) == (0, expected)
+
+
 def test_the_table_beside_an_array_is_named_and_another_computed(stored: Path) -> None:
     from topo_dask import segment_volume
 

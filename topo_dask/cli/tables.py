@@ -218,7 +218,8 @@ def _load_or_compute(
     from ..stores.instance_tables import find_tables, read_table_of
 
     labels = open_labels(found.url, "labels", level)
-    if flow is None and not level:  # the run made the table of the finest level
+    # The run made the table of the finest level; it is beside labels in a folder, not beside some in an archive.
+    if flow is None and not level and "::" not in place:
         folder = f"{absolute(place).rstrip('/')}.tables"  # the place may be .
         stored = read_table_of(found.mark, folder) if found.mark else None
         if stored is not None:
