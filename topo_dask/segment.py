@@ -132,7 +132,8 @@ def segment_volume(
         A few boxes are read first, and a warning says if they look wrong: foreground that seems to be logits or scaled
         probabilities, or that is all below the threshold; flow that is scaled, is 0, points away from objects, or fits
         better in another order. Other warnings say that the metadata of the two inputs have voxels of different sizes,
-        or that labels go into an image of other shapes, at the place that the inputs' metadata say.
+        or that labels go into an image of other shapes, or of voxels of another size or place, where the metadata of
+        the inputs say.
 
     Notes
     -----
