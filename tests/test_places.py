@@ -485,6 +485,10 @@ def test_an_archive_at_the_same_relative_path_elsewhere_is_another_input(
         topo_dask.segment_volume(*given("other"), folder / "o", **COMMON, resume=True)
     again = topo_dask.segment_volume(*given("one"), folder / "o", **COMMON, resume=True)
     assert (again["x"][:] == 1).all()
+    arrays = given("one")
+    monkeypatch.chdir(folder / "other")
+    with pytest.raises(FileNotFoundError, match=r"semantic: .*other/in.zip is not the archive that is open as in.zip"):
+        topo_dask.segment_volume(*arrays, folder / "o", **COMMON, overwrite=True)
 
 
 def test_the_name_of_an_array_tells_the_host_and_the_folder_that_its_path_begins_in(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def absolute_node(node: Any) -> Any:
     if isinstance(store, ZipStore):
         if store.path.is_absolute() or not node.read_only:  # an archive that is being written has one writer
             return node
-        return zarr.open(ZipStore(store.path.absolute(), mode="r"), path=node.path, mode="r")
+        return zarr.open(ZipStore(_place_of_archive(store), mode="r"), path=node.path, mode="r")
     if isinstance(store, LocalStore):
         if store.root.is_absolute():
             return node
@@ -125,6 +125,15 @@ def absolute_node(node: Any) -> Any:
         return node
     mode: Any = "r" if node.read_only else "r+"
     return zarr.open(LocalStore(root, read_only=store.read_only), path=node.path, mode=mode)
+
+
+def _place_of_archive(store: Any) -> Path:
+    # The archive stays open when the working directory changes, and another one may have its path there.
+    place: Path = store.path.absolute()
+    held = getattr(getattr(store, "_zf", None), "fp", None)  # None if it is closed
+    if held is not None and not (place.exists() and os.path.samestat(os.fstat(held.fileno()), place.stat())):
+        raise FileNotFoundError(f"{place} is not the archive that is open as {store.path}: open it by its whole path")
+    return place
 
 
 def sees(array: Any) -> bool:
