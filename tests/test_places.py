@@ -496,7 +496,7 @@ def test_the_name_of_an_array_tells_the_host_and_the_folder_that_its_path_begins
         protocol = "far"
         store: ClassVar[dict[str, Any]] = {}
 
-        def __init__(self, host: str, **options: Any) -> None:
+        def __init__(self, host: str = "", **options: Any) -> None:
             super().__init__(**options)
 
     def name(fs: Any) -> str:
@@ -504,6 +504,9 @@ def test_the_name_of_an_array_tells_the_host_and_the_folder_that_its_path_begins
         return name_of(zarr.create_array(store, shape=(1,), dtype="u1", overwrite=True))
 
     assert [name(Host(host="one")), name(Host("two"))] == ["far:///a in one", "far:///a in two"]
+    secrets = [name(Host(fo=f"https://{url}")) for url in ("me:secret@one/a.zip", "one/a.zip?key=secret", "one/a.zip")]
+    assert len(set(secrets)) == 3
+    assert "secret" not in "".join(secrets)
     assert name(DirFileSystem(f"{tmp_path}/b", fs=LocalFileSystem(auto_mkdir=True))) == f"{tmp_path}/b/a"
 
 

@@ -190,12 +190,14 @@ def _holder(store: Any) -> str:
         return ""
     fs, _ = unwrapped(store.fs)
     told = [*fs.storage_args[:1], *_told(fs.storage_options)]
-    texts = [
-        str(one) if isinstance(one, str | int) else sha256(repr(one).encode()).hexdigest()[:16]
-        for one in told
-        if one is not None and not isinstance(one, bool)
-    ]
+    texts = [_plain(one) for one in told if one is not None and not isinstance(one, bool)]
     return f" in {':'.join(texts)}" if texts else ""
+
+
+def _plain(one: Any) -> str:
+    # A URL may hold a password before an @, and a signature behind a question mark: records can be read by others.
+    secret = not isinstance(one, str | int) or any(mark in str(one) for mark in "@?")
+    return sha256(repr(one).encode()).hexdigest()[:16] if secret else str(one)
 
 
 def _told(options: Mapping[str, Any]) -> list[Any]:
