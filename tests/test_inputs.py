@@ -173,6 +173,13 @@ def test_consolidated_metadata_that_are_out_of_date_cost_no_earlier_labels(image
     assert not (images / "out.scratch").exists()
 
 
+@pytest.mark.parametrize("place", ["plain", "folder/plain"])
+def test_an_array_in_no_group_by_http(http: str, images: Path, place: str) -> None:
+    zarr.create_array(images / place, data=FLOW)
+    array, placement = open_input(f"{http}/{place}", "flow")
+    assert (array.shape, placement) == (FLOW.shape, None)
+
+
 def test_inputs_by_http(http: str, images: Path) -> None:
     check(f"{http}/semantic", f"{http}/flow", images / "group", level=1)
     check(f"{http}/semantic/s1", f"{http}/flow/s1", images / "array")

@@ -228,7 +228,7 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
     for _ in range(_PARENTS):
         group, _, last = group.rpartition("/")
         inner = f"{last}/{inner}".rstrip("/")
-        if not last or (root and not group):
+        if not last or (root and not group) or group.endswith(":/"):  # above the host of http://host
             break
         with readable(group):
             attributes = _attributes_above(store, group)
