@@ -461,6 +461,30 @@ def test_zarr_arrays_whose_axes_are_in_another_order_are_refused() -> None:
             call()
 
 
+@pytest.mark.skipif("rectilinear_chunks" not in zarr.config.get("array"), reason="zarr has chunks of one shape only")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_zarr_arrays_in_chunks_of_several_shapes_are_refused(sharded: bool, tmp_path: Path) -> None:
+    def uneven(array: np.ndarray) -> Any:
+        sides: Any = [[size] if axis == 0 else [1, size - 1] for axis, size in enumerate(array.shape)]
+        layout = {"chunks": (1,) * array.ndim, "shards": sides} if sharded else {"chunks": sides}
+        return zarr.create_array({}, shape=array.shape, dtype=array.dtype, fill_value=0, **layout)
+
+    mask, prob, flow = as_zarr(MASK), as_zarr(PROB), as_zarr(FLOW)
+    run: Any = {"class_names": ["nuc"], "class_config": CONFIG, "scratch": tmp_path / "s"}
+    for name, call in (
+        ("sem_mask", lambda: topo_dask.postprocess_single(uneven(MASK), flow)),
+        ("flow", lambda: topo_dask.postprocess_single(mask, uneven(FLOW))),
+        ("instances", lambda: topo_dask.instance_table(uneven(LABELS))),
+        ("truth .*", lambda: topo_dask.scores.contingency(uneven(LABELS), LABELS)),
+        ("semantic", lambda: topo_dask.segment_volume(uneven(PROB), flow, tmp_path / "out", **run)),
+        ("output", lambda: topo_dask.segment_volume(prob, flow, uneven(LABELS), **run)),
+    ):
+        message = f"^{name} has a rectilinear chunk grid; expected chunks of one shape: rechunk the array first"
+        with zarr.config.set({"array.rectilinear_chunks": True}), pytest.raises(ValueError, match=message):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 LAZY_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_shape": 0}, ValueError, r"block_shape must be at least 1 along every axis, got \(0, 0, 0\)"),
     ({"block_shape": ()}, TypeError, r"block_shape must be three integers .* got \(\)"),

@@ -26,6 +26,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_document_of, is_index
+from .limits import check_grid
 from .persistent import persistent, view_of
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class _CheckedStore(Store):
         self._document = self._prefix + document_of(array)
         self._metadata: Any = array.metadata  # a resize by way of the same object replaces those of the array
         self._seen = b""
+        check_grid(array, self._array)
         try:
             self._form = form_of(array)
         except ValueError as error:
@@ -234,8 +236,8 @@ class CheckedArray:
     Raises
     ------
     ValueError
-        When `on_missing` is neither, or when the packing of the array cannot be checked: Blosc or shards inside another
-        compressor.
+        When `on_missing` is neither, when chunks have several shapes, or when the packing of the array cannot be
+        checked: Blosc or shards inside another compressor.
 
     Notes
     -----

@@ -143,10 +143,7 @@ def form_of(array: "zarr.Array[Any]") -> Form:
         compressor = metadata["compressor"]
         nbytes = None if filters else prod(metadata["chunks"]) * itemsize
         return _packed([*filters, compressor["id"]] if compressor else filters, nbytes)
-    grid = metadata["chunk_grid"]
-    if grid["name"] != "regular":
-        raise ValueError(f"its chunk grid is {grid['name']!r}; expected chunks of one shape: rechunk the array first")
-    return _form_v3(metadata["codecs"], grid["configuration"]["chunk_shape"], itemsize)
+    return _form_v3(metadata["codecs"], metadata["chunk_grid"]["configuration"]["chunk_shape"], itemsize)
 
 
 def check_bytes(data: NDArray[np.uint8], form: Form) -> None:

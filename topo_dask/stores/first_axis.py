@@ -15,6 +15,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from .checked import stored_shape
+from .limits import check_grid
 from .persistent import view_of
 
 
@@ -60,10 +61,9 @@ def without_first_axis(array: "zarr.Array[Any]", name: str) -> "zarr.Array[Any]"
     >>> array.shape, array.chunks, int(array[3].sum())
     ((4, 6), (2, 6), 42)
     """
+    check_grid(array, name)
     whole: Any = array.metadata
     document = whole.to_dict()
-    if whole.zarr_format == 3 and document["chunk_grid"]["name"] != "regular":
-        raise ValueError(f"{name} has chunks of several shapes: rechunk the array first")
     shape, chunk = tuple(array.shape), stored_shape(array)
     if (shape[0], chunk[0]) != (1, 1):
         raise ValueError(

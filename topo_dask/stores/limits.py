@@ -24,7 +24,7 @@ def check_metadata(array: Any, name: str) -> None:
     Raises
     ------
     ValueError
-        When it is; the message names the value, the limit and the remedy.
+        When it is, or its chunks have several shapes; the message names the value, the limit and the remedy.
 
     Examples
     --------
@@ -34,6 +34,7 @@ def check_metadata(array: Any, name: str) -> None:
     ValueError: flow has shape (1099511627776,); an axis may have up to 2147483647 voxels: split the volume
     """
     check_shape(tuple(int(size) for size in array.shape), name)
+    check_grid(array, name)
     chunks = getattr(array, "chunks", None)
     if chunks is None or not all(isinstance(size, int) for size in chunks):
         return
@@ -49,6 +50,15 @@ def check_metadata(array: Any, name: str) -> None:
             f"{name} has shards of shape {tuple(shards)} and chunks of shape {tuple(chunks)}; a shard may hold 1 to "
             f"{MAX_SHARD_CHUNKS} chunks: rechunk the array first"
         )
+
+
+def check_grid(array: Any, name: str) -> None:
+    """Raise ValueError, naming the argument, when the chunks of a zarr array have several shapes."""
+    if not hasattr(array, "metadata"):
+        return
+    grid = array.metadata.to_dict().get("chunk_grid", {"name": "regular"})["name"]
+    if grid != "regular":
+        raise ValueError(f"{name} has a {grid} chunk grid; expected chunks of one shape: rechunk the array first")
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:

@@ -20,6 +20,7 @@ from ..blocks.geometry import Triple
 from .addresses import followed
 from .checked import check_unchanged, stored_shape
 from .foreign import MARK, leftover_file, unknown_files, unmarked_members
+from .limits import check_grid
 from .listing import stored_chunks
 from .marks import has_labels
 from .places import Target, check_folder, existing_group, members, url_of
@@ -272,6 +273,7 @@ def check_output(array: Any, spec: OutputSpec) -> None:
             f"output must be int32 of shape {spec.shape} with fill value 0, got {array.dtype} of shape "
             f"{tuple(array.shape)} with fill value {array.fill_value}"
         )
+    check_grid(array, "output")
     unit = stored_shape(array)
     if any(b % u and b < s for b, u, s in zip(spec.block_shape, unit, spec.shape, strict=True)):
         raise ValueError(
