@@ -227,6 +227,11 @@ def test_missing_chunk(tmp_path, layout, box):
     np.testing.assert_array_equal(CheckedArray(array, "flow", "background")[box], expected[box])
 
 
+def test_the_policy_holds_where_zarr_takes_missing_chunks_for_errors(tmp_path):
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        test_missing_chunk(tmp_path, "raw", WHOLE)
+
+
 @pytest.mark.parametrize("on_missing", ["error", "background"])
 @pytest.mark.parametrize("place", ["c/0/0/0", "c/0/0", "c/0"])
 @pytest.mark.parametrize("kind", ["link", "other"])

@@ -737,6 +737,15 @@ def test_an_array_given_is_emptied_block_by_block(monkeypatch: pytest.MonkeyPatc
             segment_volume(*paths, array, **settings(config), overwrite=True)
 
 
+def test_an_array_given_is_emptied_where_zarr_takes_missing_chunks_for_errors(tmp_path: Path) -> None:
+    paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=BLOCK, dtype="int32")
+        array[:] = 5
+        segment_volume(*paths, array, **settings(config), overwrite=True)
+    same({"round": zarr.open_array(tmp_path / "out", mode="r")}, in_memory(SEMANTIC[:1], FLOW[:3], config))
+
+
 def test_an_array_given_whose_chunks_are_behind_a_link_is_emptied_there(tmp_path: Path) -> None:
     paths, config = store_one_class(tmp_path), {"round": CONFIG["round"]}
     array = zarr.create_array(tmp_path / "out", shape=SHAPE, chunks=BLOCK, dtype="int32")

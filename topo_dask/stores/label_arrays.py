@@ -19,7 +19,7 @@ from .listing import stored_chunks
 from .marks import has_labels
 from .multiscales import read_multiscales
 from .outputs import OutputSpec
-from .persistent import persistent_array, store_at
+from .persistent import persistent_array, store_at, view_of
 from .places import Target, existing_group
 from .pyramids import LABELS, list_labels, unlist_labels, version_of
 from .retries import in_order, in_parallel
@@ -63,7 +63,7 @@ def open_output(
         The levels, the finest first.
     """
     if target.is_array:
-        _clear(target.node, spec)  # it has no mark, so another run may have written into it since
+        _clear(view_of(target.node), spec)  # it has no mark, so another run may have written into it since
         return [persistent_array(target.node)]
     place = spec.place(name)
     there = resume and place in group

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import zarr
@@ -217,8 +218,15 @@ def persistent_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
 
 
 def view_of(array: "zarr.Array[Any]", *, store: Store | None = None, metadata: Any = None) -> "zarr.Array[Any]":
-    """The same stored array, asked for through another store or opened with other metadata."""
+    """The same stored array, asked for through another store or opened with other metadata.
+
+    Here zarr puts the fill value in place of missing chunks, even where the array or zarr's configuration says that
+    they are errors: arrays of labels leave empty chunks out.
+    """
     inner, place = array.async_array, array.store_path
     if store is not None:
         place = StorePath(store, place.path)
-    return zarr.Array(zarr.AsyncArray(inner.metadata if metadata is None else metadata, place, inner.config))
+    config: Any = inner.config
+    if hasattr(config, "read_missing_chunks"):  # newer versions of zarr only
+        config = replace(config, read_missing_chunks=True)
+    return zarr.Array(zarr.AsyncArray(inner.metadata if metadata is None else metadata, place, config))
