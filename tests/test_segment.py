@@ -20,7 +20,7 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.storage import FsspecStore
+from zarr.storage import FsspecStore, LoggingStore, MemoryStore
 
 import topo_dask
 from topo_dask import admission, recorded_run, segment_volume
@@ -364,8 +364,7 @@ def test_a_run_inside_a_task_of_a_cluster(tmp_path: Path, inputs: Any) -> None:
 def test_memory_of_this_process_is_no_output_for_other_processes(
     cluster: LocalCluster, tmp_path: Path, inputs: Any
 ) -> None:
-    group = zarr.open_group({}, mode="w")
-    match = "memory of this process"
+    group, match = zarr.open_group({}, mode="w"), "memory of this process"
     with Client(cluster), pytest.raises(ValueError, match=match):
         segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
     with ProcessPoolExecutor(1) as pool:
@@ -373,6 +372,9 @@ def test_memory_of_this_process_is_no_output_for_other_processes(
             with dask.config.set(configured), pytest.raises(ValueError, match=match):
                 segment_volume(*inputs, group, **settings(scratch=tmp_path / "s"))
     assert list(group) == []
+    wrapped = zarr.open_group(LoggingStore(LoggingStore(MemoryStore(), "ERROR"), "ERROR"), mode="w")
+    with dask.config.set(scheduler="processes"), pytest.raises(ValueError, match=match):
+        segment_volume(*inputs, wrapped, **settings(scratch=tmp_path / "s"))
 
 
 @contextmanager

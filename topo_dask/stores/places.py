@@ -63,11 +63,14 @@ class Target:
     @property
     def is_in_memory(self) -> bool:
         """Whether the labels go to the memory of this process."""
-        from zarr.storage import MemoryStore
+        from zarr.storage import MemoryStore, WrapperStore
 
         if self.node is None:
             return is_memory(self.url)
-        return isinstance(self.node.store, MemoryStore) or is_memory(place_of(self.node))
+        store = impatient(self.node.store)
+        while isinstance(store, WrapperStore):  # one that logs or caches, say
+            store = store._store
+        return isinstance(store, MemoryStore) or is_memory(place_of(self.node))
 
 
 def locate_output(output: Any) -> Target:
