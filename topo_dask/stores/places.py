@@ -192,20 +192,25 @@ def _holder(store: Any) -> str:
     if not hasattr(store, "fs"):
         return ""
     fs, _ = unwrapped(store.fs)
-    told = [*fs.storage_args[:1], *_told(fs.storage_options)]
-    texts = [_plain(one) for one in told if one is not None and not isinstance(one, bool)]
-    return f" in {':'.join(texts)}" if texts else ""
+    # What is given without a name may be a host or an archive, or a token.
+    unnamed = [_digest(one) for one in fs.storage_args[:1] if not isinstance(one, bool | None)]
+    told = [*unnamed, *map(_plain, _told(fs.storage_options))]
+    return f" in {':'.join(told)}" if told else ""
+
+
+def _digest(one: Any) -> str:
+    return sha256(repr(one).encode()).hexdigest()[:16]
 
 
 def _plain(one: Any) -> str:
     # A URL may hold a password before an @, and a signature behind a question mark: records can be read by others.
     secret = not isinstance(one, str | int) or any(mark in str(one) for mark in "@?")
-    return sha256(repr(one).encode()).hexdigest()[:16] if secret else str(one)
+    return _digest(one) if secret else str(one)
 
 
 def _told(options: Mapping[str, Any]) -> list[Any]:
     # An archive may itself be on a host, of which `fo` has the path only.
-    told = [options.get(option) for option in ("fo", "host", "port", "target_protocol")]
+    told = [options[option] for option in ("fo", "host", "port", "target_protocol") if options.get(option) is not None]
     inner = options.get("target_options")
     return [*told, *_told(inner)] if inner else told
 
