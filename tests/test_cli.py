@@ -958,7 +958,7 @@ NOT_WORTH_COMPUTING = [
     ("--where centroid_um_z>1", "the column 'centroid_um_z' needs --physical"),
     (
         "--physical",
-        "--physical: the metadata of labels tell no size of a voxel in a unit of length; those of the run's input",
+        "--physical: the metadata of labels tell no size of a voxel in a unit of length; labels get it from the",
     ),
     ("-o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("-o there/rows.csv", "--output 'there/rows.csv': there is no folder "),

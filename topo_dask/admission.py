@@ -301,7 +301,7 @@ def _warn_of_places(labels: Placement | None, image: Placement | None) -> None:
         warn(
             "labels lie elsewhere than the image that they go into: by the metadata of the inputs, voxels of "
             f"{size.tolist()}{unit} from {first.tolist()} on; by those of the image, {size_of_image.tolist()}{unit} "
-            f"from {first_of_image.tolist()} on"
+            f"from {first_of_image.tolist()} on. Viewers draw them apart: correct the metadata that are wrong"
         )
 
 

@@ -199,8 +199,8 @@ def _place_in_space(labels: str, level: int | None) -> tuple[Any, Any]:
     size, first = (None, None) if placement is None else (placement.voxel_size_nm, placement.translation_nm)
     if size is None or first is None:
         raise click.UsageError(
-            f"--physical: the metadata of {labels} tell no size of a voxel in a unit of length; those of the run's "
-            "input put it there, or --resolution-nm where its input has none"
+            f"--physical: the metadata of {labels} tell no size of a voxel in a unit of length; labels get it from "
+            "the metadata of the run's input, or from --resolution-nm if those give no scale"
         )
     return size, first
 
