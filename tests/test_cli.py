@@ -686,6 +686,9 @@ def test_flags_without_a_resolution_are_warned_of(stored: Path) -> None:
     some = ["plan", "one", "one_flow", "--class", "nuc", "--steps", 5, "--radius", 2]
     assert "using the parameters for 8 nm voxels where no option says otherwise" in invoke(*some).stderr
     assert invoke(*some, "--min-size", 1).stderr == ""
+    far = "--resolution-nm", 260  # as voxels of light microscopy are, and their metadata say
+    assert "--resolution-nm 260.0 is far from those with parameters" in invoke(*some, *far).stderr
+    assert invoke(*some, *far, "--min-size", 1).stderr == ""
 
 
 def test_a_file_without_classes_is_not_said_to_be_missing(stored: Path) -> None:

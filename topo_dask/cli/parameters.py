@@ -126,7 +126,9 @@ def _defaults(
     place = places[0] or places[1]
     if resolution is None:
         resolution = None if place is None else place.edge_nm
-    if resolution is None and not flags.keys() >= OF_RESOLUTION:
+    if flags.keys() >= OF_RESOLUTION:
+        resolution = 8  # or any other: none of what depends on it is used, and nobody need hear of it
+    elif resolution is None:
         warnings.warn(
             "neither classes in --config nor --resolution-nm is given: using the parameters for 8 nm voxels where no "
             "option says otherwise",
