@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .blocks.geometry import Box, Triple, triple
 from .given import as_declared, check_unmasked, integer
 from .kernels import flow_targets as kernels
+from .kernels.byte_order import native
 from .kernels.extents import Extents, measure
 from .kernels.hashing import number_values
 from .machine import usable_cores
@@ -74,7 +75,7 @@ def direct_flow(labels: Any) -> Any:
     _check_labels(labels)
     if not isinstance(labels, np.ndarray):
         return _lazy_direct(as_declared(labels, "labels"))
-    labels = _native(labels)
+    labels = native(labels)
     return _direct_block(labels, _find_objects(labels), (0, 0, 0))
 
 
@@ -171,7 +172,7 @@ def diffusion_flow(
         if depth is not None:
             raise TypeError(f"depth={depth!r} is for dask arrays; labels is a NumPy array and read whole")
         threads = usable_cores() if threads is None else integer(threads, "threads", 1)
-        labels = _native(labels)
+        labels = native(labels)
         return _diffuse_objects(labels, _find_objects(labels), place, np.ones(6, np.bool_), n_iter, threads)
     if depth is None:
         raise TypeError(
@@ -197,10 +198,6 @@ def _check_labels(labels: Any) -> None:
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {labels.dtype}; expected an integer type")
     check_unmasked(labels, "labels")
-
-
-def _native(labels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("="))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +235,7 @@ def _combine_objects(tables: Sequence[_Objects]) -> _Objects:
 def _direct_block(labels: np.ndarray, table: _Objects, origin: tuple[int, ...]) -> np.ndarray:
     """Finalize: the flow of one block from the table of all objects."""
     flow = np.zeros((3, *labels.shape), np.float32)
-    kernels.write_direct(_native(labels), np.asarray(origin, np.int64), table.ids, table.extents.centres(), flow)
+    kernels.write_direct(native(labels), np.asarray(origin, np.int64), table.ids, table.extents.centres(), flow)
     return flow
 
 
@@ -270,7 +267,7 @@ def _diffusion_core(
 ) -> np.ndarray:
     """Finalize: the flow of the box `core` from the labels of the box `block`, in a volume of a given shape."""
     part = core.within(block)
-    labels = _native(labels)  # np.isin refuses some large ids in other byte orders
+    labels = native(labels)  # np.isin refuses some large ids in other byte orders
     own = np.sort(_number_objects(labels[part])[0])
     own = own[own != 0]
     whole = table.extents.take(np.searchsorted(table.ids, own))

@@ -5,6 +5,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .byte_order import native
 from .compiled import kernel, part
 
 Factors: TypeAlias = tuple[int, int, int]
@@ -143,8 +144,8 @@ def downsample_labels(labels: NDArray[np.integer], factors: Factors) -> NDArray[
     if len(factors) != 3 or min(factors) < 1:
         raise ValueError(f"factors must be three integers of at least 1, got {factors!r}")
     fz, fy, fx = (min(factor, max(size, 1)) for factor, size in zip(factors, labels.shape, strict=True))
-    native = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("="))
+    labels = native(labels)
     shape = tuple(-(-size // factor) for size, factor in zip(labels.shape, (fz, fy, fx), strict=True))
-    out = np.empty(shape, native.dtype)
-    _downsample(native, fz, fy, fx, np.empty(fz * fy * fx, native.dtype), out)
+    out = np.empty(shape, labels.dtype)
+    _downsample(labels, fz, fy, fx, np.empty(fz * fy * fx, labels.dtype), out)
     return out

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks.geometry import Block, BlockGrid, Box, Triple, triple
+from ..kernels.byte_order import native
 from ..kernels.flow_types import readable_flow, used_dtype
 from ..kernels.tracking import HALVES_BYTES, Region, empty_layout, lay_out, region_of
 from .checked import CheckedArray, check_unchanged, stored_shape
@@ -18,10 +19,6 @@ from .listing import stored_chunks
 from .marks import check_run
 from .pages import Pages
 from .recent import RecentReads
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def track_bytes(dtype: np.dtype[Any]) -> int:
@@ -68,7 +65,7 @@ class Source:
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of a box, with a leading channel axis if there are channels."""
         index = box.slices if self.channels is None else (self.channels, *box.slices)
-        return _native(np.asarray(self.array[index]))
+        return native(np.asarray(self.array[index]))
 
     def release(self) -> None:
         """Free the parts that are kept of earlier reads."""
