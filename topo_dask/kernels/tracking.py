@@ -168,7 +168,7 @@ def _start(mask, bounds, tile, origin, positions, voxels):  # type: ignore[no-un
 
 
 def start_particles(
-    mask: NDArray[np.bool_], origin: Shape, part: tuple[slice, slice, slice] | None = None
+    mask: NDArray[np.bool_], origin: Shape, within: tuple[slice, slice, slice] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Start positions of the particles of a block: its foreground voxels, tile by tile.
 
@@ -177,7 +177,7 @@ def start_particles(
     mask : ndarray of bool, shape (d, h, w)
     origin : sequence of 3 int
         The block's first voxel in the volume.
-    part : tuple of 3 slice, optional
+    within : tuple of 3 slice, optional
         Part of the block, as slices with start and stop; the whole block by default.
 
     Returns
@@ -194,10 +194,10 @@ def start_particles(
     (array([5., 0., 2.]), [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 8, 9, 18, 19])
     """
     depth, height, width = mask.shape
-    part = part or (slice(0, depth), slice(0, height), slice(0, width))
-    n = int(np.count_nonzero(mask[part]))
+    within = within or (slice(0, depth), slice(0, height), slice(0, width))
+    n = int(np.count_nonzero(mask[within]))
     positions, voxels = np.empty((n, 3)), np.empty(n, np.int64)
-    bounds = tuple((along.start, along.stop) for along in part)
+    bounds = tuple((along.start, along.stop) for along in within)
     _start(mask, bounds, TILE, (int(origin[0]), int(origin[1]), int(origin[2])), positions, voxels)
     return positions, voxels
 
