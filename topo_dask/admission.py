@@ -169,8 +169,6 @@ def plan_volume(
     >>> plan.grid.numblocks
     (2, 2, 2)
     """
-    if on_missing not in ("error", "background"):
-        raise ValueError(f"on_missing must be 'error' or 'background', got {on_missing!r}")
     if ome_zarr not in (None, *VERSIONS):
         raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
     semantic, flow, *places = open_prediction(semantic, flow, level)
