@@ -52,6 +52,15 @@ def test_the_sample_is_written_in_the_format_of_the_run(
     assert set(written) == {version}
 
 
+def test_the_sample_may_take_the_memory_of_the_run(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "machine_memory", lambda: 401 << 20)  # what it may take by default is too little
+    how = {"class_names": ["ves"], "resolution_nm": 8, "block_shape": (32, 32, 48), "halo": 16}
+    inputs = plan.semantic.array, plan.flow.array
+    with pytest.raises(MemoryError):
+        plan_volume(*inputs, **how)
+    assert estimate.estimate_run(plan_volume(*inputs, **how, memory_limit="1GiB")).seconds > 0
+
+
 def test_a_temporary_folder_that_workers_do_not_share_is_refused_before_the_copy(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,8 @@ class RunPlan:
         Chunks of the output.
     pyramid : Pyramid, optional
         Levels of the output; None for plain arrays.
+    worker_mem : int
+        Bytes that a worker process may take.
     task_mem, allowed_mem : int
         Projected and allowed bytes of a task.
     global_mem : int
@@ -86,6 +88,7 @@ class RunPlan:
     threshold: float
     chunks: Triple
     pyramid: Pyramid | None
+    worker_mem: int
     task_mem: int
     allowed_mem: int
     global_mem: int
@@ -258,6 +261,7 @@ def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy:
     task_mem = check_memory(footprint, block, allowed, remedy)
     left_over = have.threads * (allowed - task_mem)
     return {
+        "worker_mem": have.memory,
         "task_mem": task_mem,
         "allowed_mem": allowed,
         "global_mem": allowed_per_task(have.memory, 1),

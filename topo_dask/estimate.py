@@ -169,6 +169,7 @@ def _segment(plan: RunPlan, inputs: Sequence[Any], folder: Path, clock: _Clock) 
         threshold=plan.threshold,
         block_shape=plan.grid.block_shape,
         halo=plan.grid.halo,
+        memory_limit=plan.worker_mem,
         on_missing="background",
         ome_zarr=None if plan.pyramid is None else plan.pyramid.version,
         overwrite=True,
