@@ -75,7 +75,7 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     truth[2:12, 3:13, 3:13], truth[58:68, 3:13, 3:13] = 1, 2
     mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
     page = ROOT / "docs" / "inputs.md"
-    in_memory, in_pieces, tiff, cellpose, flat = python_blocks(page)
+    in_memory, in_pieces, tiff, cellpose, flat, sized = python_blocks(page)
 
     np.save("semantic.npy", mask)
     np.save("flow.npy", flow)
@@ -119,6 +119,13 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     assert command
     assert invoke(*command[1].split()).exit_code == 0
     np.testing.assert_array_equal(open_labels("labels.zarr/labels/cells", "labels")[:], truth)
+
+    shutil.rmtree("semantic.zarr")
+    exec(sized, {})
+    assert invoke(*command[1].split(), "--overwrite").exit_code == 0
+    assert invoke("table", "labels.zarr", "--physical", "-o", "cells.csv").exit_code == 0
+    volumes = np.genfromtxt("cells.csv", delimiter=",", names=True)["volume_um3"]
+    np.testing.assert_allclose(volumes, 1000 * 40 * 16 * 16 / 1e9)
 
 
 def check_stored(mask: np.ndarray, flow: np.ndarray) -> None:

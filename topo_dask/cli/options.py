@@ -104,7 +104,8 @@ CLASSES = (
     click.option(
         "--resolution-nm",
         type=float,
-        help="Edge of a voxel, which chooses the default parameters.  [default: from OME-Zarr metadata, else 8]",
+        help="Edge of a voxel, which chooses the default parameters. Labels have cubes of this size where the inputs "
+        "have no metadata that tell it.  [default: from OME-Zarr metadata, else 8]",
     ),
     click.option(
         "--preset",
