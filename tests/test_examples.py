@@ -75,7 +75,7 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     truth[2:12, 3:13, 3:13], truth[58:68, 3:13, 3:13] = 1, 2
     mask, flow = (truth > 0).astype(np.float32), direct_flow(truth)
     page = ROOT / "docs" / "inputs.md"
-    in_memory, in_pieces, tiff, cellpose, flat, sized = python_blocks(page)
+    in_memory, in_pieces, tiff, n5, cellpose, flat, sized = python_blocks(page)
 
     np.save("semantic.npy", mask)
     np.save("flow.npy", flow)
@@ -107,6 +107,17 @@ def test_predictions_of_other_formats_are_read_as_the_page_says(
     np.testing.assert_array_equal(names["semantic"][:], mask)
     for name in ("flow", "semantic"):
         names[name].store.close()
+
+    import tensorstore
+
+    spec: dict[str, Any] = {"driver": "n5", "kvstore": {"driver": "file", "path": "prediction.n5/flow"}}
+    metadata = {"dimensions": flow.T.shape, "dataType": "float32", "blockSize": (16, 16, 16, 3)}
+    tensorstore.open({**spec, "metadata": metadata}, create=True).result().write(flow.T).result()
+    exec(n5, names)
+    target = zarr.create_array({}, shape=flow.shape, dtype=names["flow"].dtype.numpy_dtype)
+    piece = slice(0, 3), slice(0, 64), slice(0, 24)
+    target[piece] = names["flow"][piece]
+    np.testing.assert_array_equal(target[piece], flow[piece])
 
     names = {"flows": [None, 5 * flow, 12 * mask - 6]}
     exec(cellpose, names)

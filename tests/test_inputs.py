@@ -116,6 +116,12 @@ def test_a_file_of_another_format_is_told_from_a_path_with_nothing(tmp_path: Pat
         open_input(f"{tmp_path}/flow.h5{inside}", "flow")
 
 
+def test_a_folder_of_n5_is_told_from_one_with_nothing(tmp_path: Path) -> None:
+    (tmp_path / "attributes.json").write_text('{"dimensions": [8, 8, 8, 1], "dataType": "float32"}')
+    with pytest.raises(FileNotFoundError, match=r"^flow: \S* is N5, and no zarr: copy it once, see docs/inputs\.md$"):
+        open_input(tmp_path, "flow")
+
+
 class OfAnotherLibrary:
     """An array as h5py and others have them."""
 

@@ -50,6 +50,8 @@ def open_node(where: str) -> Any:
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
         if file := _file_on(where):
             raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
+        if os.path.isfile(os.path.join(where, "attributes.json")):
+            raise FileNotFoundError(f"{where} is N5, and no zarr: copy it once, see docs/inputs.md") from error
         no_path = "" if is_url(where) or os.path.exists(where) else ": no such path"
         raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group{no_path}") from error
 
