@@ -173,11 +173,15 @@ def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path: Path, monke
         done = invoke(*places, *again)
         assert done.exit_code == 0, (command, done.output)
 
-    (joined,) = python_blocks(ROOT / "docs" / "running.md")
+    exported, joined = python_blocks(ROOT / "docs" / "running.md")
     names: dict[str, Any] = {}
     zarr.create_array("truth.zarr", data=np.where(np.arange(24) < 12, truth, 2 * truth), overwrite=True)
     exec(joined, names)
     assert names["joined"] == {1: [1, 2]}
+
+    tifffile = pytest.importorskip("tifffile")
+    exec(exported, names)
+    np.testing.assert_array_equal(tifffile.imread("nuc.tif"), truth)
 
 
 def test_the_parameters_of_the_worked_example_do_what_the_page_says() -> None:
