@@ -116,6 +116,17 @@ def test_a_file_of_another_format_is_told_from_a_path_with_nothing(tmp_path: Pat
         open_input(f"{tmp_path}/flow.h5{inside}", "flow")
 
 
+@pytest.mark.parametrize("inside", ["", "image/0"])
+def test_an_archive_is_opened_by_the_url_that_the_message_gives(tmp_path: Path, inside: str) -> None:
+    with zarr.storage.ZipStore(tmp_path / "flow.zarr.zip", mode="w") as store:
+        zarr.create_array(store, name=inside or None, data=np.arange(8))
+    with pytest.raises(NotADirectoryError, match=r"^flow: \S*flow\.zarr\.zip is an archive: give zip") as caught:
+        open_input(f"{tmp_path}/flow.zarr.zip/{inside}", "flow")
+    url = re.search(r"give (\S+), or unpack it", str(caught.value))
+    assert url
+    np.testing.assert_array_equal(open_input(url[1], "flow")[0][:], np.arange(8))
+
+
 def test_a_folder_of_n5_is_told_from_one_with_nothing(tmp_path: Path) -> None:
     (tmp_path / "attributes.json").write_text('{"dimensions": [8, 8, 8, 1], "dataType": "float32"}')
     with pytest.raises(FileNotFoundError, match=r"^flow: \S* is N5, and no zarr: copy it once, see docs/inputs\.md$"):

@@ -49,6 +49,9 @@ def open_node(where: str) -> Any:
             return zarr.open(store, mode="r")
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
         if file := _file_on(where):
+            if file.endswith(".zip"):
+                inside = where.removeprefix(file).lstrip("/")
+                raise NotADirectoryError(f"{file} is an archive: give zip://{inside}::{file}, or unpack it") from error
             raise NotADirectoryError(f"{file} is a file, but zarr arrays are folders: {WRITE_ONCE}") from error
         if os.path.isfile(os.path.join(where, "attributes.json")):
             raise FileNotFoundError(f"{where} is N5, and no zarr: copy it once, see docs/inputs.md") from error
