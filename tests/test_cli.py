@@ -961,7 +961,9 @@ NOT_WORTH_COMPUTING = [
     ("--where centroid_um_z>1", "the column 'centroid_um_z' needs --physical"),
     (
         "--physical",
-        "--physical: the metadata of labels tell no size of a voxel in a unit of length; labels get it from the",
+        "--physical: the metadata of labels tell no size of a voxel in a unit of length; labels get it from the "
+        "metadata of the run's input, or from --resolution-nm if those give no scale. Plain arrays, such as those of "
+        "--ome-zarr none, have no place for it",
     ),
     ("-o rows.xlsx", "--output must end in .csv or .json, got 'rows.xlsx'"),
     ("-o there/rows.csv", "--output 'there/rows.csv': there is no folder "),

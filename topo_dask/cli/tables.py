@@ -200,7 +200,8 @@ def _place_in_space(labels: str, level: int | None) -> tuple[Any, Any]:
     if size is None or first is None:
         raise click.UsageError(
             f"--physical: the metadata of {labels} tell no size of a voxel in a unit of length; labels get it from "
-            "the metadata of the run's input, or from --resolution-nm if those give no scale"
+            "the metadata of the run's input, or from --resolution-nm if those give no scale. Plain arrays, such as "
+            "those of --ome-zarr none, have no place for it"
         )
     return size, first
 
