@@ -267,7 +267,16 @@ CALLS: list[tuple[Callable[[As], Any], type[Exception], str]] = [
         "class_names must be .* in the order of the channels, got {'nuc'}",
     ),
     (lambda a: classes(a, names=CONFIG), TypeError, "class_names must be .* in the order of the channels, got {'nuc'"),
-    (lambda a: classes(a, names=None), ValueError, "class_names is not given, .* name the class of each channel"),
+    (
+        lambda a: classes(a, names=None),
+        ValueError,
+        "class_names is not given, .* name the class of each channel, as in class_names=.'nuc'.$",
+    ),
+    (
+        lambda a: classes(a, names=None, config=None, resolution_nm=8),
+        ValueError,
+        "class_names is not given, .* name the class of each channel$",
+    ),
     (lambda a: classes(a, config=3), TypeError, "class_config must map class names to parameters, got 3"),
     (lambda a: classes(a, config={"nuc": 3}), TypeError, r"class_config\['nuc'\] must be a mapping .* got 3"),
     (lambda a: classes(a, config=one("radius", 3)), ValueError, r"class_config\['nuc'\]: unknown parameter 'radius'"),

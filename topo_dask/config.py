@@ -264,9 +264,11 @@ def resolve_classes(
         raise TypeError(f"class_names must be a sequence of str, got {class_names!r}")
     if len(names) != n_channels:
         if class_names is None:
+            fits = isinstance(class_config, Mapping) and len(class_config) == n_channels
+            such = f", as in class_names={[*class_config]}" if class_config and fits else ""
             raise ValueError(
                 f"class_names is not given, and the nine published classes do not fit the semantic array of "
-                f"{n_channels} channels: name the class of each channel"
+                f"{n_channels} channels: name the class of each channel{such}"
             )
         raise ValueError(
             f"class_names must name the class of each channel, in order: the semantic array has {n_channels}, got "
