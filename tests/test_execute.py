@@ -200,6 +200,31 @@ def test_a_cluster_that_adapts_is_given_a_reason_to_start_workers(
     assert job.scratch.keys("note") == set(keys)
 
 
+def note_slowly(job: Job, key: str) -> None:
+    time.sleep(0.2)
+    note_on_disk(job, key)
+
+
+def test_after_an_error_a_cluster_does_no_more_of_what_it_was_handed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_VOXELS", 1)
+    _, job, keys = job_of_some_blocks(tmp_path)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
+        Client(local) as client,
+    ):
+        with pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps the last error
+            cluster.on_cluster(client)(Stage("note", note_slowly, EVERY), job, keys, interrupt)
+        time.sleep(1.5)
+    assert kept
+    assert len(job.scratch.keys("note")) < len(keys) / 2
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def wait_paused(job: Job, key: str) -> None:
     pause(get_worker())
     time.sleep(4.5)

@@ -1,7 +1,8 @@
 """Stages on a cluster: a bounded window of tasks, and the handling of tasks that kill their worker."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from math import prod
@@ -81,7 +82,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
     from distributed import KilledWorker, as_completed
 
     ahead = max(_AHEAD, 4 * _wait_for_threads(client, stage, job))
-    group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, Sequence[str]]()
+    group, under_way = f"{stage.name}-{uuid4().hex}", dict[Any, Sequence[str]]()  # futures, and the tasks of each
     lost: list[str] = []
 
     def submit(n: int) -> list[Any]:
@@ -91,25 +92,37 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
         names = [(group, keys[0]) for keys in batches]
         # With pure=True, Dask would hash the job at every call, a tenth of the cost of a run on two workers.
         futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
-        under_way.update(zip((future.key for future in futures), batches, strict=True))
+        under_way.update(zip(futures, batches, strict=True))
         return futures
 
-    pending = as_completed(submit(2 * ahead))
-    for future in _as_they_end(client, stage, job, pending):
-        keys = under_way.pop(future.key)
-        try:
-            # Scratch has a record of what the task did, and its result is None. If its worker has died since, the
-            # future is pending again: waiting for the result would have the task done again, or wait forever.
-            if future.status in ("error", "cancelled"):
-                future.result()
-        except (KilledWorker, CancelledError):
-            lost.extend(keys)
-            continue
-        for _ in keys:
-            tick()
-        if len(under_way) <= ahead and not lost:
-            pending.update(submit(ahead))
+    with _released(under_way):
+        pending = as_completed(submit(2 * ahead))
+        for future in _as_they_end(client, stage, job, pending):
+            keys = under_way.pop(future)
+            try:
+                # Scratch has a record of what the task did, and its result is None. If its worker has died since, the
+                # future is pending again: waiting for the result would have the task done again, or wait forever.
+                if future.status in ("error", "cancelled"):
+                    future.result()
+            except (KilledWorker, CancelledError):
+                lost.extend(keys)
+                continue
+            for _ in keys:
+                tick()
+            if len(under_way) <= ahead and not lost:
+                pending.update(submit(ahead))
     return lost
+
+
+@contextmanager
+def _released(futures: Iterable[Any]) -> Iterator[None]:
+    # After an error, or Ctrl-C, Dask waits for the futures that are left, and keeps them: the cluster would do all that
+    # was handed out, before or while the next run does the same.
+    try:
+        yield
+    finally:
+        for future in futures:
+            future.release()
 
 
 def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[Any]:
