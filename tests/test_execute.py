@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Event
@@ -223,6 +223,20 @@ def test_after_an_error_a_cluster_does_no_more_of_what_it_was_handed(
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_client_that_is_closed_meanwhile_is_an_error_with_what_helps(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_VOXELS", 1)
+    monkeypatch.setattr(cluster, "_AHEAD", 4)  # more tasks are handed out after the fourth
+    stage, job, keys = job_of_some_blocks(tmp_path)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local:
+        client = Client(local)
+        ticks = (client.close if n == at else lambda: None for n in count(1))
+        with pytest.raises(RuntimeError, match=r"stage 'note': the cluster does not answer.*closed.*with resume=True"):
+            cluster.on_cluster(client)(stage, job, keys, lambda: next(ticks)())
 
 
 def wait_paused(job: Job, key: str) -> None:

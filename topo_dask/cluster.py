@@ -90,8 +90,13 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
         # from busy workers.
         batches = list(islice(waiting, n))
         names = [(group, keys[0]) for keys in batches]
-        # With pure=True, Dask would hash the job at every call, a tenth of the cost of a run on two workers.
-        futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
+        try:
+            # With pure=True, Dask would hash the job at every call, a tenth of the cost of a run on two workers.
+            futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
+        except Exception as error:
+            if not _is_closed(client):
+                raise
+            raise _out_of_reach(stage, job, f"does not answer ({error})") from error
         under_way.update(zip(futures, batches, strict=True))
         return futures
 
@@ -178,22 +183,33 @@ def _wait_for_threads(client: Any, stage: Stage, job: Job) -> int:
         restore_workers(client)
         reason = "has no workers"
         try:
-            # Without a timeout, a scheduler whose process is suspended would be waited for without end.
-            threads: int = sum(
-                client.sync(client.scheduler.ncores, workers=None, callback_timeout=MAX_ABSENCE).values()
-            )
-            if threads:
+            if threads := _threads_of(client):
                 return threads
             # An adaptive cluster starts workers only when there is a task for them.
             demand = demand or client.submit(bool, pure=False)
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = f"does not answer ({type(error).__name__}: {error})"
-        if client.status in ("closing", "closed") or time.monotonic() > end:
-            raise RuntimeError(
-                f"class {job.name!r}, stage {stage.name!r}: the cluster {reason}. Start it, or its workers, again and "
-                "run with resume=True; their logs tell why they ended"
-            )
+        if _is_closed(client) or time.monotonic() > end:
+            raise _out_of_reach(stage, job, reason)
         time.sleep(min(1.0, MAX_ABSENCE))
+
+
+def _threads_of(client: Any) -> int:
+    # Threads of all workers. Without a timeout, a scheduler whose process is suspended would be waited for without end.
+    if (scheduler := client.scheduler) is None:
+        raise RuntimeError("its client was closed")
+    return sum(client.sync(scheduler.ncores, workers=None, callback_timeout=MAX_ABSENCE).values())
+
+
+def _is_closed(client: Any) -> bool:
+    return client.status in ("closing", "closed")
+
+
+def _out_of_reach(stage: Stage, job: Job, reason: str) -> RuntimeError:
+    return RuntimeError(
+        f"class {job.name!r}, stage {stage.name!r}: the cluster {reason}. Start it, or its workers, again and run with "
+        "resume=True; their logs tell why they ended"
+    )
 
 
 def _killed(stage: Stage, job: Job, keys: Sequence[str], state: str) -> RuntimeError:
