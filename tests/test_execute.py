@@ -239,6 +239,18 @@ def test_a_client_that_is_closed_meanwhile_is_an_error_with_what_helps(
             cluster.on_cluster(client)(stage, job, keys, lambda: next(ticks)())
 
 
+def test_a_worker_that_joins_a_run_with_another_version_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, job, keys = job_of_some_blocks(tmp_path)
+    here = cluster.__version__
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as local, Client(local) as client:
+        monkeypatch.setattr(cluster, "__version__", "0.0.1")  # in this process, not in that of the worker
+        with pytest.raises(RuntimeError, match=rf"has topo_dask {here}, the run began with 0\.0\.1: .* resume=True"):
+            cluster.on_cluster(client)(stage, job, keys, lambda: None)
+    assert not job.scratch.keys("note")
+
+
 def wait_paused(job: Job, key: str) -> None:
     pause(get_worker())
     time.sleep(4.5)

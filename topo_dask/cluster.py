@@ -12,6 +12,7 @@ from uuid import uuid4
 from .execute import Executor, Tick
 from .stages.job import Job
 from .stages.stage import Stage
+from .version import __version__
 
 MAX_KILLERS = 8
 """Number of tasks that kill their worker after which a stage is given up."""
@@ -70,7 +71,12 @@ def _batches_of(keys: Sequence[str], stage: Stage, job: Job, threads: int) -> It
         at += n
 
 
-def _do_batch(stage: Stage, job: Job, keys: Sequence[str]) -> None:
+def _do_batch(stage: Stage, job: Job, version: str, keys: Sequence[str]) -> None:
+    if version != __version__:  # workers were asked when the run began, this one has joined since
+        raise RuntimeError(
+            f"a worker that joined during the run has topo_dask {__version__}, the run began with {version}: install "
+            "that version on the workers, then run again with resume=True"
+        )
     for key in keys:
         stage.run(job, key)
 
@@ -92,7 +98,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
         names = [(group, keys[0]) for keys in batches]
         try:
             # With pure=True, Dask would hash the job at every call, a tenth of the cost of a run on two workers.
-            futures: list[Any] = client.map(partial(_do_batch, stage, job), batches, key=names, pure=False)
+            futures: list[Any] = client.map(partial(_do_batch, stage, job, __version__), batches, key=names, pure=False)
         except Exception as error:
             if not _is_closed(client):
                 raise
