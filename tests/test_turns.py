@@ -1,5 +1,6 @@
 """Several lazy arrays computed at once in one process: they take turns, and nobody waits for ever."""
 
+import faulthandler
 import os
 import threading
 import time
@@ -203,3 +204,38 @@ def test_a_turn_of_the_parent_is_none_in_a_forked_child() -> None:
         if (child := os.fork()) == 0:
             os._exit(not surroundings._TURN.lock.acquire(blocking=False))
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_what_the_parent_is_computing_may_be_computed_in_a_forked_child(tmp_path: Path) -> None:
+    stored = [
+        zarr.create_array(tmp_path / name, data=array, chunks=(3, *BLOCK))
+        for name, array in (("s", SEMANTIC[:1] > 0), ("f", FLOW[:3]))
+    ]
+    mask = da.from_zarr(stored[0])[0].map_blocks(wait_in, os.getpid(), dtype=bool, meta=np.empty((0,) * 3, bool))
+    lazy = topo_dask.postprocess_single(mask, stored[1], 40, min_size=2, scratch=tmp_path / "scratch")
+    expected = topo_dask.postprocess_single(SEMANTIC[0] > 0, FLOW[:3], 40, min_size=2)
+    found: list[Any] = []
+    parent = threading.Thread(target=lambda: found.append(lazy.compute()))
+    with dask.config.set(scheduler="synchronous"):
+        parent.start()
+        _COMPUTING.wait(60)
+        if (child := os.fork()) == 0:
+            faulthandler.dump_traceback_later(15, exit=True)
+            os._exit(not np.array_equal(lazy.compute(), expected))
+        status = os.waitpid(child, 0)[1]
+        _GO_ON.set()
+        parent.join()
+    assert status == 0
+    np.testing.assert_array_equal(found[0], expected)
+
+
+_COMPUTING, _GO_ON = threading.Event(), threading.Event()
+
+
+def wait_in(block: np.ndarray, process: int) -> np.ndarray:
+    if os.getpid() == process:
+        _COMPUTING.set()
+        _GO_ON.wait(60)
+    return block

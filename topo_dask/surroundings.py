@@ -69,6 +69,13 @@ def turn() -> Iterator[None]:
         yield
 
 
+def lock_here(name: str) -> Any:
+    """The lock of a name in this process; a forked child has its own, since nobody there would release the parent's."""
+    from dask.utils import SerializableLock
+
+    return SerializableLock(f"{name} {os.getpid()}")
+
+
 def compute(*collections: Any) -> None:
     """`dask.compute` inside a task, where this code runs; the caller has entered `ambient`.
 

@@ -15,7 +15,7 @@ from ..stages.stage import Stage
 from ..stores.bundles import AbsentBundleError, DamagedBundleError
 from ..stores.checked import CheckedArray
 from ..stores.scratch import FileScratch
-from ..surroundings import ambient, turn
+from ..surroundings import ambient, lock_here, turn
 from ..workers import check_workers_reach, check_workers_see
 from .spilled import out_of_reach
 
@@ -44,12 +44,10 @@ def prepare(
     OSError
         When a worker does not see the files that this process sees, or a bundle was lost after it was filed.
     """
-    from dask.utils import SerializableLock
-
     assert isinstance(job.scratch, FileScratch)
     # Two tasks that prepare the same job would file the same bits: the lock only saves the work. The turn ends after
     # the pool has been joined: until then its tasks may still run, after an error.
-    with ExitStack() as stack, ambient(in_task=True) as executor, SerializableLock(job.scratch.url):
+    with ExitStack() as stack, ambient(in_task=True) as executor, lock_here(job.scratch.url):
         check_workers_reach(job.scratch)
         for array in stored:
             check_workers_see(array.name, array.array)

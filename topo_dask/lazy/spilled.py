@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..stores.checked import CheckedArray
 from ..stores.scratch import FileScratch, find
-from ..surroundings import ambient, compute
+from ..surroundings import ambient, compute, lock_here
 from ..workers import check_workers_reach
 
 SPILL_CHUNK = 64
@@ -30,12 +30,10 @@ def spill(carrier: Opaque, scratch: FileScratch) -> dict[str, CheckedArray]:
     All are computed at once, so that tasks that they share, such as those of a network, run once. Another process that
     spills the same arrays at the same time writes copies of its own; the records name the copies to read.
     """
-    from dask.utils import SerializableLock
-
     arrays: dict[str, Any] = carrier.arrays
     if _spilled(arrays, scratch).keys() != arrays.keys():
         # The lock comes second: a task of a cluster must give up its thread, in `ambient`, before it waits.
-        with ambient(in_task=True), SerializableLock(f"{scratch.url}/inputs"):
+        with ambient(in_task=True), lock_here(f"{scratch.url}/inputs"):
             there = _spilled(arrays, scratch)
             if left := {name: array for name, array in arrays.items() if name not in there}:
                 _write(left, scratch)
