@@ -149,6 +149,17 @@ def test_a_run_that_was_taken_over_says_so_and_not_what_came_of_it(other: Except
         run(job, [Stage("fail", fail, EVERY)], serial, check=checks_until(1, other))
 
 
+def test_progress_that_gives_nothing_to_call_is_an_error_before_any_task(tmp_path: Path) -> None:
+    class Silent:
+        def begin(self, job: Job, stage: Stage, n: int) -> Any:
+            return None
+
+    stage, job, _ = job_of_some_blocks(tmp_path)
+    with pytest.raises(TypeError, match="begin of progress must return a function to call after each task, got None"):
+        run(job, [stage], serial, Silent())
+    assert not job.scratch.keys("note")
+
+
 def test_what_the_dead_had_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     done, ticks = list[str](), list[None]()
 

@@ -68,6 +68,8 @@ def run(
         check()
         keys = stage.all_keys(job) if new else stage.keys_left(job)
         tick = progress.begin(job, stage, len(keys)) if progress else lambda: None
+        if not callable(tick):
+            raise TypeError(f"begin of progress must return a function to call after each task, got {tick!r}")
         try:
             if keys:
                 executor(stage, job, keys, tick)
