@@ -135,6 +135,17 @@ def test_reads_what_was_written(tmp_path, layout):
         assert not right_or_refused(array, tuple(slice(*pair) for pair in ends))
 
 
+@pytest.mark.parametrize("at_once", [1, 600, 5000])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_reads_the_same_some_chunks_at_a_time(tmp_path, layout, at_once):
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow", at_once=at_once)
+    rng = np.random.default_rng(1)
+    assert not right_or_refused(array, WHOLE)
+    for _ in range(10):
+        ends = [sorted(rng.integers(0, size + 1, 2)) for size in SHAPE]
+        assert not right_or_refused(array, tuple(slice(*pair) for pair in ends))
+
+
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("damage", [truncate, garbage])
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -389,6 +400,24 @@ def test_every_chunk_is_fetched_once():
     assert sorted(store.asked[1:]) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
 
 
+@pytest.mark.parametrize(("chunks", "parts"), [(0, 6), (1, 6), (2, 4), (3, 2), (6, 1), (10, 1)])
+def test_no_more_chunks_are_read_at_once_than_asked_for(chunks, parts, monkeypatch):
+    array, store = flaky([])
+    array = replace(array, at_once=(chunks + 1) * 2 * 4 * 4 * 5 * 3)
+    store.asked.clear()
+    shapes = []
+    read = zarr.Array.get_basic_selection
+
+    def note(self, box, **how):
+        shapes.append(box)
+        return read(self, box, **how)
+
+    monkeypatch.setattr(zarr.Array, "get_basic_selection", note)
+    np.testing.assert_array_equal(array[0:8, 0:5, 0:9], truth()[0:8, 0:5, 0:9])
+    assert len(shapes) == parts
+    assert sorted(store.asked[1:]) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
+
+
 def rewrite(path: Path, **options: Any) -> None:
     zarr.create_array(path, shape=SHAPE, chunks=CHUNKS, dtype="u4", overwrite=True, **options)[...] = truth()
 
@@ -454,9 +483,9 @@ def test_a_mask_whose_chunks_all_have_other_names_is_not_empty(tmp_path):
 
 @pytest.mark.parametrize("layout", ["blosc", "shards of zstd", "v2 lz4"])
 def test_pickle(tmp_path, layout):
-    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow", "background")
+    array = CheckedArray(create(tmp_path, LAYOUTS[layout]), "flow", "background", at_once=600)
     copy = pickle.loads(pickle.dumps(array))
-    assert (copy.name, copy.on_missing, copy.path) == ("flow", "background", array.path)
+    assert (copy.name, copy.on_missing, copy.path, copy.at_once) == ("flow", "background", array.path, 600)
     assert (copy.shape, copy.ndim, copy.dtype, copy.fill_value) == (SHAPE, 3, np.dtype("u4"), 0)
     assert (copy.chunks, copy.shards) == (array.array.chunks, array.array.shards)
     np.testing.assert_array_equal(copy[WHOLE], truth())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from blockwise import run_blocks
-from dask import config
+from dask import config as dask_config
 from numpy.typing import NDArray
 
 from topo_dask import segment_volume
@@ -25,7 +25,7 @@ from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
 from topo_dask.kernels.flow_types import used_dtype
-from topo_dask.plan import Recipe, plan_stages
+from topo_dask.plan import Recipe, plan_stages, track_together
 from topo_dask.readiness import make_ready
 from topo_dask.stages import recover, track
 from topo_dask.stages.drop import drop
@@ -158,6 +158,49 @@ def test_particles_that_leave_take_no_more_than_projected(dtype: str, tmp_path: 
     stage.run(job, "3.2.2")  # compiles
     measured = peak_of(lambda: stage.run(job, "4.2.2"))
     assert measured <= projected
+
+
+LARGE_CHUNKS = {
+    "flow": {"flow": {"chunks": (3, 80, 80, 80)}},
+    "flow of two classes": {"flow": {"chunks": (6, 40, 80, 80)}},
+    "shards of the flow": {"flow": {"chunks": (3, 40, 40, 40), "shards": (3, 160, 160, 160)}},
+    "a shard that holds the page": {"flow": {"chunks": (3, 8, 8, 8), "shards": (3, 160, 160, 160)}},
+    "foreground": {"semantic": {"chunks": (2, 72, 72, 72)}},
+}
+
+
+@pytest.mark.parametrize("stored", LARGE_CHUNKS)
+def test_chunks_much_larger_than_a_block_take_no_more_than_projected(stored: str, tmp_path: Path) -> None:
+    shape, names, rng = (160, 160, 160), ("a", "b"), np.random.default_rng(0)  # noise, which no codec packs
+    how = {"semantic": {"chunks": (1, 16, 16, 16)}, "flow": {"chunks": (3, 16, 16, 16)}} | LARGE_CHUNKS[stored]
+    semantic = zarr.create_array(tmp_path / "semantic", data=rng.random((2, *shape), "f4"), **how["semantic"])
+    flow = zarr.create_array(tmp_path / "flow", data=rng.random((6, *shape), "f4"), **how["flow"])
+    config = {name: ClassConfig(n_steps=20).to_dict() for name in names}
+    options: dict[str, Any] = {"class_names": names, "class_config": config, "block_shape": (16, 16, 16)}
+    task_mem = plan_volume(semantic, flow, **options).task_mem
+    with dask_config.set(scheduler="synchronous"):
+        plan = plan_volume(semantic, flow, **options, memory_limit=memory.PROCESS_BYTES + task_mem)
+    jobs = [
+        Job(
+            name=name,
+            grid=plan.grid,
+            config=ClassConfig(n_steps=20),
+            foreground=plan.foreground(name),
+            flow=StoredFlow(Source(plan.flow, "flow", slice(3 * i, 3 * i + 3))),
+            scratch=FileScratch(str(tmp_path / name)),
+        )
+        for i, name in enumerate(names)
+    ]
+    stage = track_together(jobs) if plan.shared_channels > 3 else plan.plans["a"].stages[0]
+    stage.run(jobs[0], "9.9.9")  # compiles
+    assert peak_of(lambda: stage.run(jobs[0], "4.4.4")) <= task_mem  # all chunks meet in this block
+
+
+def test_a_chunk_that_takes_most_of_the_memory_is_named() -> None:
+    large = memory.Stored((6, 512, 512, 512), False, 4)
+    footprint = Footprint((512,) * 3, (16,) * 3, 1, 4, 4, 24, flow_stored=large)
+    with pytest.raises(MemoryError, match=r"raise memory_limit\. Chunks of the flow take 12288\.0 MiB of it"):
+        check_memory(footprint, (64,) * 3, 1 << 30, "choose a smaller block")
 
 
 def _extents(n: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -301,16 +344,22 @@ def test_tasks_and_what_is_kept_fit_into_the_limit(threads: int, tmp_path: Path)
     semantic = zarr.create_array(tmp_path / "semantic", shape=(1, 256, 256, 256), chunks=(1, 64, 64, 64), dtype="u1")
     flow = zarr.create_array(tmp_path / "flow", shape=(3, 256, 256, 256), chunks=(3, 64, 64, 64), dtype="f2")
     least = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, block_shape=(64,) * 3).task_mem
-    with config.set(scheduler="threads", num_workers=threads):
+    with dask_config.set(scheduler="threads", num_workers=threads):
         for more in (0, 1 << 20, 64 << 20, 2 << 30):
             limit = memory.PROCESS_BYTES + threads * least + more
             plan = plan_volume(
                 semantic, flow, class_names=["ves"], resolution_nm=64, block_shape=(64,) * 3, memory_limit=limit
             )
             assert plan.global_mem == limit - memory.PROCESS_BYTES  # it has the process to itself
-            assert plan.pages_mem + plan.recent_mem <= limit - memory.PROCESS_BYTES - threads * plan.task_mem
-            half = more // threads * threads // 2
+            if more == 0:
+                needed = plan.flow.at_once  # of the memory of a task
+            reads = plan.flow.at_once - needed
+            left = limit - memory.PROCESS_BYTES - threads * (plan.task_mem + reads)
+            assert plan.pages_mem + plan.recent_mem <= left
+            half = left // threads * threads // 2
             assert (plan.pages_mem, plan.recent_mem) == (min(512 << 20, half), min(256 << 20, half))
+    assert plan.flow.at_once == 11 * 2 * 3 * 64**3 * 2  # all that zarr reads at a time, and one chunk before
+    assert plan.semantic.at_once > 11 * 2 * 64**3
 
 
 def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:

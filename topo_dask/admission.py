@@ -17,7 +17,7 @@ from .given import finite_number
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages, tracked_together
-from .stores.checked import CheckedArray, OnMissing
+from .stores.checked import CheckedArray, OnMissing, concurrent_reads, stored_in
 from .stores.input_shapes import check_prediction
 from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
@@ -194,7 +194,7 @@ def plan_volume(
     allowed = allowed_per_task(have.memory, have.threads)
     items = semantic.dtype.itemsize, flow.dtype.itemsize, used_dtype(flow.dtype).itemsize, track_bytes(flow.dtype)
     shared = flow.shape[0] if tracked_together(flow, len(classes)) else 3
-    footprint = Footprint(shape, margin, *items, shared)
+    footprint = Footprint(shape, margin, *items, shared, stored_in(semantic), stored_in(flow))
     tasks = BLOCKS_EACH * have.workers * have.threads
     block, chunks = _choose_blocks(block_shape, recorded, semantic, footprint, allowed, tasks)
     if ome_zarr is not None and image is not None:
@@ -202,11 +202,11 @@ def plan_volume(
     pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
     factors = () if pyramid is None else pyramid.factors
     remedy = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
-    memory = _choose_memory(have, footprint, block, remedy)
+    memory, at_once = _choose_memory(have, footprint, block, remedy)
     grid = BlockGrid(shape, block, margin)
     return RunPlan(
-        semantic=CheckedArray(semantic, "semantic", "background"),
-        flow=CheckedArray(flow, "flow", on_missing),
+        semantic=CheckedArray(semantic, "semantic", "background", at_once=footprint.mask_reads_mem(block)),
+        flow=CheckedArray(flow, "flow", on_missing, at_once=at_once),
         grid=grid,
         classes=classes,
         plans={
@@ -255,12 +255,15 @@ def _choose_blocks(
     return block, _chunks_within(block, footprint.shape)
 
 
-def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy: str) -> dict[str, int]:
-    # The bytes of a plan; MemoryError when a task would take more than it may.
+def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy: str) -> tuple[dict[str, int], int]:
+    # The bytes of a plan, and of the chunks of the flow that a task reads at a time: where memory is left, as many as
+    # zarr would. MemoryError when a task would take more than it may.
     allowed = allowed_per_task(have.memory, have.threads)
     task_mem = check_memory(footprint, block, allowed, remedy)
-    left_over = have.threads * (allowed - task_mem)
-    return {
+    needed, wanted = footprint.flow_reads_mem(block), footprint.unbounded_reads_mem(block, concurrent_reads())
+    more = min(max(0, wanted - needed), allowed - task_mem)
+    left_over = have.threads * (allowed - task_mem - more)
+    found = {
         "worker_mem": have.memory,
         "task_mem": task_mem,
         "allowed_mem": allowed,
@@ -268,6 +271,7 @@ def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy:
         "pages_mem": min(PAGES_MEM, left_over // 2),
         "recent_mem": min(RECENT_MEM, left_over // 2),
     }
+    return found, needed + more
 
 
 def warn_of_doubts(plan: RunPlan) -> None:

@@ -1,9 +1,10 @@
-"""The memory law: bytes of a task, from shapes and item sizes alone.
+"""The memory law: bytes of a task, from shapes, chunks and item sizes alone.
 
 A run is refused before it starts when what is projected is more than what is allowed. The coefficients count every
 array that a task holds at its peak; tests measure that no task takes more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -47,6 +48,58 @@ but `gather` are global.
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What an array is stored in. A read decodes whole chunks, however little of them is asked for.
+
+    Parameters
+    ----------
+    chunk : tuple of int
+        Shape of a chunk; of an inner chunk if there are shards.
+    sharded : bool
+        Whether chunks are stored in shards. zarr then has all those at a time that are read of a shard.
+    item : int
+        Bytes of a number.
+    """
+
+    chunk: tuple[int, ...]
+    sharded: bool
+    item: int
+
+    def reads_mem(self, n: int = 1) -> int:
+        """Bytes that a read takes beside its result, if it reads `n` chunks at a time.
+
+        Each is there as it is stored and decoded, and so is one before, which threads of zarr may hold a moment longer.
+
+        Examples
+        --------
+        >>> Stored((3, 64, 64, 64), False, 4).reads_mem() == 2 * 2 * 4 * 3 * 64**3
+        True
+        """
+        return (n + 1) * self._chunk_mem
+
+    def most_at_once(self, allowed_mem: int) -> int:
+        """Chunks that a read may have at a time within so many bytes; at least one."""
+        return max(1, allowed_mem // self._chunk_mem - 1)
+
+    def usually_at_once(self, shape: Sequence[int], concurrency: int) -> int:
+        """Chunks that zarr has at a time at most when it reads a box of a shape, and `concurrency` objects at a time.
+
+        Examples
+        --------
+        >>> Stored((8, 8, 8), False, 4).usually_at_once((20, 8, 9), 10)
+        10
+        >>> Stored((8, 8, 8), True, 4).usually_at_once((20, 8, 9), 10)
+        16
+        """
+        touched = prod(1 - (1 - n) // c for n, c in zip(shape, self.chunk, strict=True))
+        return touched if self.sharded else min(touched, concurrency)
+
+    @property
+    def _chunk_mem(self) -> int:
+        return 2 * self.item * prod(self.chunk)
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What the memory of a task depends on.
 
@@ -64,6 +117,8 @@ class Footprint:
         Bytes of a vector for tracking, beside what is read: converted, and laid out for the block and for a page.
     channels : int
         Channels of the flow that a task reads at once: three, or those of all classes that share the read.
+    mask_stored, flow_stored : Stored, optional
+        What foreground and flow are stored in; None where this counts for nothing.
     """
 
     shape: Triple
@@ -73,18 +128,62 @@ class Footprint:
     work_item: int
     track_item: int
     channels: int = 3
+    mask_stored: Stored | None = None
+    flow_stored: Stored | None = None
 
     def task_mem(self, block_shape: Triple) -> int:
         """Projected bytes of the largest task on a block."""
-        block = prod(min(b, s) for b, s in zip(block_shape, self.shape, strict=True))
-        margin = [max(PAGE_MARGIN, h) for h in self.halo]
-        page = prod(min(b + 2 * m, s) for b, m, s in zip(block_shape, margin, self.shape, strict=True))
-        read, used = page * READ_FACTOR * self.flow_item * self.channels, page * 3 * self.work_item
-        mask = block * (READ_FACTOR * self.mask_item + 1)
+        block, vectors = prod(self._within(block_shape)), self._vectors_mem(block_shape)
+        chunks = max((READ_FACTOR - 1) * vectors, _least_mem(self.flow_stored))
+        # With a plane of the flow around the block, not a page.
+        labelling = vectors * READ_FACTOR / 2 + prod(self._page(block_shape)) * 3 * self.work_item
+        labelling += VOXEL_BYTES * block + self._mask_mem(block_shape)
+        beginning = self._beginning_mem(block_shape) + _least_mem(self.mask_stored)
+        return int(max(self._tracking_mem(block_shape) + chunks, labelling, beginning))
+
+    def flow_reads_mem(self, block_shape: Triple) -> int:
+        """Bytes, of those of the largest task, for the chunks of the flow that are being read."""
+        return self.task_mem(block_shape) - self._tracking_mem(block_shape)
+
+    def mask_reads_mem(self, block_shape: Triple) -> int:
+        """The same for the chunks of the foreground."""
+        return self.task_mem(block_shape) - self._beginning_mem(block_shape)
+
+    def unbounded_reads_mem(self, block_shape: Triple, concurrency: int) -> int:
+        """Bytes for the chunks of the flow that zarr would read at a time, see `Stored.usually_at_once`."""
+        page, stored = (self.channels, *self._page(block_shape)), self.flow_stored
+        return 0 if stored is None else stored.reads_mem(stored.usually_at_once(page, concurrency))
+
+    def _tracking_mem(self, block_shape: Triple) -> int:
+        # Without the chunks that are being read.
+        block = prod(self._within(block_shape))
         particles = min(block, PARTICLES) * PARTICLE_BYTES + SINK_BYTES * block
-        tracking = read + page * self.track_item + particles
-        labelling = read / 2 + used + VOXEL_BYTES * block  # with a plane of the flow around the block, not a page
-        return int(max(tracking, labelling) + mask)
+        vectors = self._vectors_mem(block_shape) + prod(self._page(block_shape)) * self.track_item
+        return vectors + particles + self._mask_mem(block_shape)
+
+    def _beginning_mem(self, block_shape: Triple) -> int:
+        # Without the chunks that are being read. Classes that share a read of the flow read their foreground while they
+        # hold it.
+        return self._vectors_mem(block_shape) + prod(self._within(block_shape)) * (self.mask_item + 1)
+
+    def _mask_mem(self, block_shape: Triple) -> int:
+        return int(prod(self._within(block_shape)) * (READ_FACTOR * self.mask_item + 1))
+
+    def _vectors_mem(self, block_shape: Triple) -> int:
+        return prod(self._page(block_shape)) * self.flow_item * self.channels
+
+    def _within(self, block_shape: Triple) -> Triple:
+        z, y, x = (min(b, s) for b, s in zip(block_shape, self.shape, strict=True))
+        return z, y, x
+
+    def _page(self, block_shape: Triple) -> Triple:
+        z, y, x = (b + 2 * max(PAGE_MARGIN, h) for b, h in zip(block_shape, self.halo, strict=True))
+        return self._within((z, y, x))
+
+
+def _least_mem(stored: Stored | None) -> int:
+    # Bytes that a read takes that has one chunk at a time.
+    return 0 if stored is None else stored.reads_mem()
 
 
 MAX_EDGE, MAX_IDLE_EDGE = 256, 128
@@ -139,9 +238,18 @@ def check_memory(footprint: Footprint, block_shape: Triple, allowed_mem: int, re
             f"a task on a block of {block_shape} with a halo of {footprint.halo} is projected to take "
             f"{projected / 2**20:.1f} MiB, but {allowed_mem / 2**20:.1f} MiB are allowed for it, after "
             f"{PROCESS_BYTES >> 20} MiB for the process itself: {remedy}, use fewer threads per worker, or raise "
-            "memory_limit"
+            f"memory_limit{_rechunk(footprint, projected)}"
         )
     return projected
+
+
+def _rechunk(footprint: Footprint, projected: int) -> str:
+    # Smaller blocks do not help much where chunks take most of the memory.
+    chunks = ("foreground", _least_mem(footprint.mask_stored)), ("flow", _least_mem(footprint.flow_stored))
+    name, most = max(chunks, key=lambda chunk: chunk[1])
+    if 2 * most < projected:
+        return ""
+    return f". Chunks of the {name} take {most / 2**20:.1f} MiB of it: store it in smaller ones"
 
 
 def check_rows(step: str, n: int, allowed_mem: int) -> None:

@@ -10,10 +10,10 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from threading import Event
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from ..blocks.memory import Stored
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_document_of, is_index
 from .limits import check_grid
 from .persistent import persistent, view_of
@@ -232,6 +233,9 @@ class CheckedArray:
         is a record of that.
     remedy : str
         What the user can do where a chunk does not exist, for the message.
+    at_once : int, optional
+        Bytes of the chunks that a read holds at a time beside its result, if a single one takes no more; None reads as
+        many at a time as zarr is configured for.
 
     Raises
     ------
@@ -260,6 +264,7 @@ class CheckedArray:
     name: str = "array"
     on_missing: OnMissing = "error"
     remedy: str = "if empty chunks were left out on purpose, read it with on_missing='background'"
+    at_once: int | None = None
     _store: _CheckedStore = field(init=False, repr=False, compare=False)
     _view: "zarr.Array[Any]" = field(init=False, repr=False, compare=False)
     _compared: Event = field(default_factory=Event, init=False, repr=False, compare=False)
@@ -272,7 +277,7 @@ class CheckedArray:
         object.__setattr__(self, "_view", view_of(self.array, store=store))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckedArray, (self.array, self.name, self.on_missing, self.remedy)
+        return CheckedArray, (self.array, self.name, self.on_missing, self.remedy, self.at_once)
 
     @property
     def path(self) -> str:
@@ -323,7 +328,7 @@ class CheckedArray:
         _FAILED.set(failed)
         try:
             self.check_metadata()
-            return np.asarray(self._view.get_basic_selection(box))
+            return self._read(box)
         except Exception as error:
             failed.set()
             sync(_settle())
@@ -331,6 +336,20 @@ class CheckedArray:
             if isinstance(error, ChunkError):
                 raise
             raise self._culprit(box, error) from error
+
+    def _read(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        sizes = [side.stop - side.start for side in box]
+        stored = stored_in(self.array)
+        usual = 0 if 0 in sizes else stored.usually_at_once(sizes, concurrent_reads())
+        most = usual if self.at_once is None else stored.most_at_once(self.at_once)
+        if most >= usual:
+            return np.asarray(self._view.get_basic_selection(box))
+        values = np.empty(sizes, self.dtype)
+        as_zarr_takes_it = default_buffer_prototype().nd_buffer.from_numpy_array
+        for part in _parts(box, stored.chunk, most):
+            inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
+            self._view.get_basic_selection(part, out=as_zarr_takes_it(values[inside]))
+        return values
 
     def check_metadata(self) -> None:
         """Raise ChunkError when the stored metadata are no longer those that the array was opened with.
@@ -372,6 +391,28 @@ class CheckedArray:
             except Exception as cause:
                 return self._store.refuse(key, f"is damaged: {type(cause).__name__}: {cause}")
         return ChunkError(f"{self.name} ({self.path}): {box} cannot be read: {type(error).__name__}: {error}")
+
+
+def _parts(box: tuple[slice, ...], shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
+    # Parts of a box, each in so many chunks of this shape at most, neighbours along the last axes.
+    sides = []
+    for side, size in zip(reversed(box), reversed(shape), strict=True):
+        first, end = side.start // size, -(-side.stop // size)
+        n = max(1, min(most, end - first))
+        most //= n
+        cuts = [side.start, *range((first + n) * size, side.stop, n * size), side.stop]
+        sides.append([slice(a, b) for a, b in pairwise(cuts)])
+    return product(*reversed(sides))
+
+
+def concurrent_reads() -> int:
+    """Objects of a store that zarr reads at a time."""
+    return int(zarr.config.get("async.concurrency"))
+
+
+def stored_in(array: Any) -> Stored:
+    """What an array is stored in."""
+    return Stored(tuple(array.chunks), array.shards is not None, np.dtype(array.dtype).itemsize)
 
 
 def stored_shape(array: Any) -> tuple[int, ...]:
