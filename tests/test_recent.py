@@ -1,6 +1,7 @@
 """Reads of a moment ago: the same values, fewer chunks decoded, no more memory than allowed."""
 
 import pickle
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -32,9 +33,12 @@ class Reading:
         self.decoded: Counter[tuple[int, ...]] = Counter()
 
     def __getitem__(self, index: Index) -> Any:
+        return self.read(index)
+
+    def read(self, index: Index, out: Any = None) -> Any:
         sides = zip(index, self.chunks, strict=True)
         self.decoded.update(product(*(range(side.start // n, -(-side.stop // n)) for side, n in sides)))
-        return self._array[index]
+        return self._array.read(index, out)
 
 
 def stored(chunks: tuple[int, ...], **options: Any) -> Any:
@@ -157,3 +161,19 @@ def test_copies_in_one_process_keep_the_same_until_another_run_comes() -> None:
     assert kept_bytes(other) == 0
     two.clear()
     assert kept_bytes(one) == 0
+
+
+def test_what_is_left_to_read_takes_no_memory_of_its_own() -> None:
+    array = zarr.create_array({}, data=np.ones((6, 64, 64, 160), "f4"), chunks=(6, 16, 16, 16))
+    grid = BlockGrid((64, 64, 160), (64, 64, 64), (0, 0, 16))
+    recent = RecentReads(CheckedArray(array, "flow"), grid, 1 << 24)
+    first, second = ((slice(0, 6), *grid.block((0, 0, x)).read.slices) for x in (0, 1))
+    recent[first]
+    tracemalloc.start()
+    try:
+        values = recent[second]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes(recent) > 0
+    assert peak < 1.7 * values.nbytes  # what is kept, and chunks that are decoded, among it

@@ -315,7 +315,11 @@ class CheckedArray:
         return self.array.fill_value
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
-        """Values of a box.
+        """Values of a box; see `read`."""
+        return self.read(index)
+
+    def read(self, index: tuple[slice, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Values of a box, in `out` if it is given.
 
         Raises
         ------
@@ -328,7 +332,7 @@ class CheckedArray:
         _FAILED.set(failed)
         try:
             self.check_metadata()
-            return self._read(box)
+            return self._read(box, out)
         except Exception as error:
             failed.set()
             sync(_settle())
@@ -337,16 +341,16 @@ class CheckedArray:
                 raise
             raise self._culprit(box, error) from error
 
-    def _read(self, box: tuple[slice, ...]) -> NDArray[Any]:
+    def _read(self, box: tuple[slice, ...], out: NDArray[Any] | None) -> NDArray[Any]:
         sizes = [side.stop - side.start for side in box]
         stored = stored_in(self.array)
         usual = 0 if 0 in sizes else stored.usually_at_once(sizes, concurrent_reads())
         most = usual if self.at_once is None else stored.most_at_once(self.at_once)
-        if most >= usual:
+        if most >= usual and out is None:
             return np.asarray(self._view.get_basic_selection(box))
-        values = np.empty(sizes, self.dtype)
+        values = np.empty(sizes, self.dtype) if out is None else out
         as_zarr_takes_it = default_buffer_prototype().nd_buffer.from_numpy_array
-        for part in _parts(box, stored.chunk, most):
+        for part in _parts(box, stored.chunk, most) if most < usual else [box]:
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
             self._view.get_basic_selection(part, out=as_zarr_takes_it(values[inside]))
         return values

@@ -84,8 +84,11 @@ class RecentReads:
 
     Examples
     --------
-    >>> array = np.arange(27.0).reshape(3, 1, 1, 9)
-    >>> recent = RecentReads(array, BlockGrid((1, 1, 9), (1, 1, 3), (1, 1, 1)), 1 << 20)
+    >>> import zarr
+    >>> from topo_dask.stores.checked import CheckedArray
+    >>> array = zarr.create_array({}, data=np.arange(27.0).reshape(3, 1, 1, 9))
+    >>> grid = BlockGrid((1, 1, 9), (1, 1, 3), (1, 1, 1))
+    >>> recent = RecentReads(CheckedArray(array, "flow"), grid, 1 << 20)
     >>> recent[0:1, 0:1, 0:1, 0:4], recent[0:1, 0:1, 0:1, 2:7]
     (array([[[[0., 1., 2., 3.]]]]), array([[[[2., 3., 4., 5., 6.]]]]))
     """
@@ -138,7 +141,7 @@ class RecentReads:
             return self._read(channels, box)
         values = np.empty((channels.stop - channels.start, *box.shape), self.dtype)
         if rest.size:
-            values[:, *rest.within(box)] = self._read(channels, rest)
+            self._array.read((channels, *rest.slices), values[:, *rest.within(box)])
         for slab in lower:
             if slab is not None:
                 values[:, *slab.box.within(box)] = slab.values
