@@ -1,6 +1,7 @@
 """The estimate of a run's time: which blocks are timed, and that nothing is left behind or changed."""
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from distributed import Client
 from topo_dask import estimate, workers
 from topo_dask.admission import RunPlan, plan_volume
 from topo_dask.blocks.geometry import BlockGrid, Box
+from topo_dask.stores.checked import CheckedArray
 from topo_dask.stores.pyramids import Version
 from topo_dask.synthetic import blobs
 from topo_dask.targets import direct_flow
@@ -38,6 +40,20 @@ def test_stored_blocks_are_timed_and_nothing_is_left(
     assert found.seconds > 0
     assert found.sample_seconds > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_sample_is_copied_as_it_is_and_some_chunks_at_a_time(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((6, 66, 70, 64), "f4")
+    flow = CheckedArray(zarr.create_array(tmp_path / "flow", data=values, chunks=(3, 16, 16, 16)), "flow")
+    box = Box((5, 10, 0), (66, 70, 60))
+    tracemalloc.start()
+    try:
+        copy = estimate._copy(flow, box, tmp_path / "copy")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < copy.nbytes / 3
+    np.testing.assert_array_equal(copy[:], values[:, *box.slices])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5", None])

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,8 +193,11 @@ def _copy(checked: Any, box: Box, path: Path) -> Any:
         zarr_format=array.metadata.zarr_format,
         overwrite=True,
     )
-    step = max(1, copy.chunks[1])
-    for z in range(box.start[0], box.stop[0], step):
-        slab = Box((z, *box.start[1:]), (min(z + step, box.stop[0]), *box.stop[1:]))
-        copy[:, z - box.start[0] : slab.stop[0] - box.start[0]] = checked[(slice(0, array.shape[0]), *slab.slices)]
+    # A row of chunks at a time: of several classes, the sample may be several GiB.
+    chunks, sizes = copy.chunks[:3], copy.shape[:3]
+    for first in product(*(range(0, size, chunk) for size, chunk in zip(sizes, chunks, strict=True))):
+        row = [slice(a, min(a + n, size)) for a, n, size in zip(first, chunks, sizes, strict=True)]
+        shifts = zip(row, (0, *box.start[:2]), strict=True)
+        source = (slice(side.start + shift, side.stop + shift) for side, shift in shifts)
+        copy[tuple(row)] = checked[(*source, slice(box.start[2], box.stop[2]))]
     return copy
