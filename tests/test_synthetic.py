@@ -193,6 +193,14 @@ def test_noise_has_the_deviation_asked_for_and_leaves_unit_vectors():
     assert np.linalg.norm(noisy(flow, 0.2, labels=labels)[:, at_rest], axis=0).max() < 1
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_noise_does_not_depend_on_the_order_of_bytes(dtype):
+    flow = direct_flow(blobs((32, 32, 32), 2, seed=0)).astype(f"<{dtype}")
+    out = noisy(flow.astype(f">{dtype}"), 0.2)
+    assert out.dtype == f">{dtype}"
+    np.testing.assert_array_equal(out, noisy(flow, 0.2))
+
+
 @pytest.fixture(scope="module")
 def tiling():
     labels = blobs((20, 24, 28), 3, seed=2, radius=(4.0, 6.0), margin=1)

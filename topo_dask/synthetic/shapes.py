@@ -272,7 +272,7 @@ def noisy(flow: np.ndarray, sigma: float, seed: int = 0, labels: np.ndarray | No
     moving = (flow != 0).any(axis=0)
     where = moving if labels is None else labels != 0
     rng = np.random.default_rng(seed)
-    out = flow.astype(np.float32 if flow.dtype == np.float16 else flow.dtype)
+    out = flow.astype(np.result_type(flow.dtype, np.float32))  # halves are too coarse to add noise in
     for component in out:
         noise = gaussian_filter(rng.standard_normal(component.shape, np.float32), 1.5)
         component[where] += (noise * (sigma / noise.std()))[where]
