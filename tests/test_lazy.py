@@ -133,6 +133,9 @@ def test_dask_rows_in_other_chunks_are_refused() -> None:
     coords = np.argwhere(np.ones((2, 3, 5), bool))
     with pytest.raises(ValueError, match="must have matching chunks, got 5 and 3 of them along the first axis"):
         topo_dask.cluster_convergence(_rows_as("dask", coords, 7), _rows_as("dask", coords, 11), (2, 3, 5))
+    taken = [da.from_array(coords, chunks=((10, *sizes), 3)) for sizes in ((10, 10), (5, 15))]
+    with pytest.raises(ValueError, match="must have matching chunks, got 10 and 5 rows in chunk 1: rechunk"):
+        topo_dask.cluster_convergence(*taken, (2, 3, 5))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def cluster_convergence(
         Foreground voxels, each once.
     final_positions : array of float64, shape (N, 3)
         Where they end, in voxels. Those of `track_flows` lie in the volume; others may lie up to 2**16 outside it.
+        If both arrays are dask arrays, their chunks must have the same numbers of rows.
     volume_shape : sequence of 3 int
         Shape (D, H, W) of the volume.
     convergence_radius : float

@@ -67,11 +67,7 @@ def cluster_lazily(
 
     scratch = open_scratch(options.scratch)
     rows = _as_dask({"fg_coords": fg_coords, "final_positions": final_positions})
-    if rows[0].numblocks[0] != rows[1].numblocks[0]:
-        raise ValueError(
-            f"fg_coords and final_positions must have matching chunks, got {rows[0].numblocks[0]} and "
-            f"{rows[1].numblocks[0]} of them along the first axis"
-        )
+    _check_chunks(*(array.chunks[0] for array in rows))
     if 0 in shape:  # there is no block whose task could find rows that lie in none
         pairs = zip(*(array.to_delayed().ravel() for array in rows), strict=True)
         checked = [later("check-rows", as_rows, *pair, shape, f" in chunk {part}") for part, pair in enumerate(pairs)]
@@ -97,6 +93,15 @@ def _as_dask(arrays: Mapping[str, Array]) -> list[Any]:
         elif name not in lazy:
             lazy[name] = da.from_array(array, chunks=(along, 3))
     return [lazy[name] for name in arrays]
+
+
+def _check_chunks(coords: Sequence[float], positions: Sequence[float]) -> None:
+    must = "fg_coords and final_positions must have matching chunks"
+    if len(coords) != len(positions):
+        raise ValueError(f"{must}, got {len(coords)} and {len(positions)} of them along the first axis")
+    for part, (n, m) in enumerate(zip(coords, positions, strict=True)):
+        if n != m and n == n and m == m:  # a length that is not known, NaN, is checked when the rows are there
+            raise ValueError(f"{must}, got {n} and {m} rows in chunk {part}: rechunk one of them")
 
 
 def _no_labels(shape: Triple, checked: Sequence[Any]) -> NDArray[np.int32]:
