@@ -235,6 +235,7 @@ REFUSED = [
     (lambda: diffusion_flow(ONES, threads=0), ValueError, "threads must be at least 1, got 0"),
     (lambda: diffusion_flow(ONES, threads="2"), TypeError, "threads must be an integer, got '2'"),
     (lambda: diffusion_flow(ONES, depth=3), TypeError, "depth=3"),
+    (lambda: diffusion_flow(LAZY, depth=1, threads=2), TypeError, "threads=2 is for NumPy arrays"),
     (lambda: diffusion_flow(LAZY), TypeError, "depends on its whole object"),
     (lambda: diffusion_flow(LAZY, depth=-1), ValueError, "depth must be at least 0, got -1"),
     (lambda: diffusion_flow(LAZY, depth=1.5), TypeError, "depth must be an integer, got 1.5"),

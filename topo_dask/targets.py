@@ -131,8 +131,8 @@ def diffusion_flow(
     ------
     TypeError
         `labels` is not a NumPy or dask array, not of an integer type, or has masked values; `labels` is a dask array
-        and there is no `depth` (the flow of a voxel depends on its whole object), or a NumPy array and there is a
-        `depth`; `place` is not three integers, or another argument is not an integer.
+        and there is no `depth` (the flow of a voxel depends on its whole object), or there are `threads`; or a NumPy
+        array and there is a `depth`; `place` is not three integers, or another argument is not an integer.
     ValueError
         `labels` is not 3-D or has chunks of unknown size; `depth` or `place` is below 0; `n_iter` or `threads` is
         below 1. When a lazy result is computed: a chunk of `labels` has another shape than it declares; or an object
@@ -174,6 +174,8 @@ def diffusion_flow(
         threads = usable_cores() if threads is None else integer(threads, "threads", 1)
         labels = native(labels)
         return _diffuse_objects(labels, _find_objects(labels), place, np.ones(6, np.bool_), n_iter, threads)
+    if threads is not None:
+        raise TypeError(f"threads={threads!r} is for NumPy arrays; labels is a dask array, whose scheduler has threads")
     if depth is None:
         raise TypeError(
             "labels is a dask array: the flow of a voxel depends on its whole object; pass depth=, the "
