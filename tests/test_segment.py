@@ -299,6 +299,16 @@ def test_a_cluster_gives_the_same_bits(cluster: LocalCluster, tmp_path: Path, in
         check_with_client(tmp_path, inputs)
 
 
+def test_classes_are_computed_at_once_in_the_threads_of_one_worker(tmp_path: Path, inputs: Any) -> None:
+    stored = [zarr.open_array(path, mode="r") for path in inputs]
+    # A process of its own: in this one, tasks find a client that is running already.
+    options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": len(CONFIG), "dashboard_address": ":0"}
+    with LocalCluster(**options, processes=True) as cluster, Client(cluster):
+        lazy = topo_dask.run_instance_segmentation(*stored, list(CONFIG), CONFIG, block_shape=BLOCK)
+        labels = dict(zip(lazy, dask.compute(*lazy.values()), strict=True))
+    same(labels, in_memory(SEMANTIC, FLOW))
+
+
 def test_small_blocks_are_done_several_at_a_time(cluster: LocalCluster, tmp_path: Path, inputs: Any) -> None:
     done: dict[tuple[str, str], int] = {}
 

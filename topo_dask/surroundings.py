@@ -10,11 +10,15 @@ from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.pool import ThreadPool
 from threading import Lock, Thread, current_thread, main_thread
+from time import monotonic, sleep
 from typing import Any
 
 from .cluster import on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads
 from .machine import usable_cores
+
+_CONNECTING = 30.0
+"""Seconds that the client of a worker is given to connect; Dask gives it as many by default."""
 
 
 @contextmanager
@@ -33,6 +37,7 @@ def ambient(*, in_task: bool = False) -> Iterator[Executor]:
         from distributed import worker_client
 
         with worker_client() as client:
+            _wait_for(client)
             yield on_cluster(client)
     elif (client := active_client()) is not None:
         yield on_cluster(client)
@@ -161,6 +166,14 @@ def _in_cluster_task() -> bool:
     return True
 
 
+def _wait_for(client: Any) -> None:
+    # The tasks of a worker share one client. The first that asks for it makes it, and while it connects, those in other
+    # threads get it already.
+    end = monotonic() + _CONNECTING
+    while client.status in ("newly-created", "connecting") and monotonic() < end:
+        sleep(0.01)
+
+
 def active_client() -> Any:
     """The Dask client that is active here, or None; RuntimeError when it is asynchronous or not running."""
     if "distributed" not in sys.modules:
@@ -176,6 +189,8 @@ def active_client() -> Any:
             "the active Dask client is asynchronous, and waiting for it here would stop its event loop: call this in a "
             "thread, as with asyncio.to_thread"
         )
+    if _in_cluster_task():
+        _wait_for(client)
     if client.status == "running":
         return client
     if configured_scheduler() != client.get:
