@@ -956,6 +956,7 @@ NOT_WORTH_COMPUTING = [
     ("--where voxels>x", "'x' is not a number"),
     ("--where voxels>1 --where size>1", "there is no column 'size': label, voxels,"),
     ("--where flow_error<1", "flow_error is not known; the run needs --flow-error, or this --flow"),
+    ("--sort flow_error", "--sort flow_error: flow_error is not known; the run needs --flow-error, or this --flow"),
     ("--sort size", "there is no column 'size': label, voxels,"),
     ("--sort volume_um3", "the column 'volume_um3' needs --physical"),
     ("--where centroid_um_z>1", "the column 'centroid_um_z' needs --physical"),
@@ -1069,10 +1070,12 @@ def test_scores_are_those_of_the_functions(segmented: Path) -> None:
     ]
 
 
-def test_a_condition_on_what_is_not_known_is_refused(segmented: Path) -> None:
-    result = invoke("table", "out", "--class", "nuc", "--where", "flow_error < 0.1")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "flow_error is not known; the run needs --flow-error, or this --flow" in result.stderr
+def test_a_condition_on_what_is_not_known_and_its_order_are_refused(segmented: Path) -> None:
+    for place in (("out", "--class", "nuc"), ("out.tables/nuc.csv",)):
+        for option in (("--where", "flow_error < 0.1"), ("--sort", "flow_error")):
+            result = invoke("table", *place, *option)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert "flow_error is not known; the run needs --flow-error, or this --flow" in result.stderr
 
 
 def test_the_channels_of_a_class_are_taken_from_the_flow_of_several(segmented: Path) -> None:

@@ -107,7 +107,11 @@ def table(
     if channel is not None and flow is None:
         raise click.UsageError("--channel says which channels of --flow are meant, and there is no --flow")
     kept = [read_condition(condition, physical) for condition in conditions]
-    table = _load(place, name, flow, channel, level, physical, kept)
+    asked = {sort: f"--sort {sort}", **{one.column: f"--where {one.text!r}" for one in kept}}
+    table = _load(place, name, flow, channel, level, physical, asked)
+    for column in asked:
+        if len(table[column]) and np.isnan(table[column]).all():
+            raise _unknown(column, asked)
     columns = select(table, kept, sort, descending)
     if output is None:
         _show(columns, rows)
@@ -169,8 +173,9 @@ def _load(
     channel: int | None,
     level: int | None,
     physical: bool,
-    conditions: Sequence[Condition],
+    asked: Mapping[str, str],
 ) -> Columns:
+    # `asked` has the columns that must be known, and the option that names each.
     from ..stores.instance_tables import in_micrometres, read_table
     from ..stores.marks import find_labels
 
@@ -187,7 +192,7 @@ def _load(
         return read_table(place)
     found = find_labels(place, name)
     where = _place_in_space(found.url, level) if physical else None
-    columns = _load_or_compute(place, found, flow, channel, level, conditions)
+    columns = _load_or_compute(place, found, flow, channel, level, asked)
     return columns if where is None else {**columns, **in_micrometres(columns, *where)}
 
 
@@ -212,7 +217,7 @@ def _load_or_compute(
     flow: str | None,
     channel: int | None,
     level: int | None,
-    conditions: Sequence[Condition],
+    asked: Mapping[str, str],
 ) -> Columns:
     from ..stores.addresses import absolute
     from ..stores.inputs import open_input, open_labels
@@ -227,9 +232,8 @@ def _load_or_compute(
             return stored
         if not found.mark and (tables := find_tables(folder)):
             warn(f"{place} bears no mark of the run that left {tables[0]}: computing; give that file to see it instead")
-    for condition in conditions:
-        if flow is None and condition.column == "flow_error":
-            raise _unknown(condition)
+    if flow is None and "flow_error" in asked:
+        raise _unknown("flow_error", asked)
     from ..api.relabelling import instance_table
 
     if flow is None:
@@ -263,10 +267,7 @@ def select(columns: Columns, conditions: Sequence[Condition], sort: str, descend
     """
     keep = np.ones(len(columns["label"]), bool)
     for condition in conditions:
-        values = columns[condition.column]
-        if len(keep) and np.isnan(values).all():
-            raise _unknown(condition)
-        keep &= condition.compare(values, condition.number)
+        keep &= condition.compare(columns[condition.column], condition.number)
     values = columns[sort][keep]
     if descending:  # no integer overflows when its bits are inverted
         values = ~values if values.dtype.kind in "iu" else -values
@@ -274,10 +275,8 @@ def select(columns: Columns, conditions: Sequence[Condition], sort: str, descend
     return {name: column[keep][order] for name, column in columns.items()}
 
 
-def _unknown(condition: Condition) -> click.UsageError:
-    return click.UsageError(
-        f"--where {condition.text!r}: {condition.column} is not known; the run needs --flow-error, or this --flow"
-    )
+def _unknown(column: str, asked: Mapping[str, str]) -> click.UsageError:
+    return click.UsageError(f"{asked[column]}: {column} is not known; the run needs --flow-error, or this --flow")
 
 
 def _show(columns: Columns, rows: int) -> None:
