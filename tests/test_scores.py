@@ -374,12 +374,15 @@ def never(block):
 
 A = np.zeros((2, 3), int)
 LAZY = da.map_blocks(never, da.zeros((2, 4), dtype=int), dtype=int, meta=np.empty((0, 0), int))
+UNSIZED = LAZY[LAZY > 0]
 REFUSED = [
     (
         lambda: contingency(A, LAZY),
         ValueError,
         r"labels has shape \(2, 4\); expected that of truth, \(2, 3\)",
     ),
+    (lambda: contingency(UNSIZED, UNSIZED), ValueError, r"truth has chunks of unknown size; .*compute_chunk_sizes\(\)"),
+    (lambda: contingency(A, UNSIZED), ValueError, "labels has chunks of unknown size"),
     (lambda: contingency(A, [[1]]), TypeError, "labels is a list"),
     (lambda: contingency(A.astype(float), A), TypeError, "truth has dtype float64"),
     (lambda: contingency(A, np.ma.masked_equal(A, 0)), TypeError, "labels has masked values"),

@@ -98,9 +98,9 @@ def contingency(truth: Any, labels: Any, *, threads: int | None = None) -> Conti
         An argument is not one of these arrays, does not hold integers, or has masked values; or `threads` is not an
         integer.
     ValueError
-        The shapes differ, or the axes of two zarr arrays have the same names in another order, or `threads` is below 1.
-        This is checked before anything is read. Or a chunk of a dask array has another shape than it declares, or the
-        packing of a zarr array cannot be checked.
+        The shapes differ, or the axes of two zarr arrays have the same names in another order, or a dask array has
+        chunks of unknown size, or `threads` is below 1. This is checked before anything is read. Or a chunk of a dask
+        array has another shape than it declares, or the packing of a zarr array cannot be checked.
     OverflowError
         An unsigned id of 2**63 or more.
     OSError
@@ -135,6 +135,8 @@ def _as_volume(name: str, array: Any) -> Any:
             raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array, zarr.Array or dask array")
     if np.dtype(array.dtype).kind not in "iub":
         raise TypeError(f"{name} has dtype {array.dtype}; expected an integer type")
+    if any(size != size for size in array.shape):
+        raise ValueError(f"{name} has chunks of unknown size; call its compute_chunk_sizes() first")
     check_unmasked(array, name)
     in_place = isinstance(array, np.ndarray) or is_dask(array)
     return array if in_place else CheckedArray(absolute_node(array), name, "background")
