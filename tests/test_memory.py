@@ -362,6 +362,22 @@ def test_tasks_and_what_is_kept_fit_into_the_limit(threads: int, tmp_path: Path)
     assert plan.semantic.at_once > 11 * 2 * 64**3
 
 
+def test_what_is_left_of_the_memory_is_for_reads_and_for_what_is_kept() -> None:
+    semantic = zarr.create_array({}, shape=(1, 256, 256, 256), chunks=(1, 64, 64, 64), dtype="u1")
+    flow = zarr.create_array({}, shape=(3, 256, 256, 256), chunks=(3, 128, 128, 128), dtype="f4")
+    given: dict[str, Any] = {"class_names": ["ves"], "resolution_nm": 64, "block_shape": (64,) * 3}
+    task_mem = plan_volume(semantic, flow, **given).task_mem
+    reads = []
+    with dask_config.set(scheduler="synchronous"):
+        for more in (0, 300 << 20, 1000 << 20, 3 << 30):
+            plan = plan_volume(semantic, flow, **given, memory_limit=memory.PROCESS_BYTES + task_mem + more)
+            reads.append(plan.flow.at_once)
+            most = memory.PAGES_MEM, memory.RECENT_MEM
+            assert (plan.pages_mem, plan.recent_mem) == tuple(min(more // 3, kept) for kept in most)
+    all_at_once = 11 * 2 * 3 * 128**3 * 4  # ten chunks, and one before
+    assert [read - reads[0] for read in reads] == [0, 100 << 20, (1000 << 20) // 3, all_at_once - reads[0]]
+
+
 def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
     footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
     for limit in ("512MiB", "1GiB", "4GiB", "64GiB"):

@@ -257,12 +257,14 @@ def _choose_blocks(
 
 def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy: str) -> tuple[dict[str, int], int]:
     # The bytes of a plan, and of the chunks of the flow that a task reads at a time: where memory is left, as many as
-    # zarr would. MemoryError when a task would take more than it may.
+    # zarr would. MemoryError when a task would take more than it may. Where little is left, what is kept has two thirds
+    # of it: without, large chunks are decoded once more for each block and page that has a part of them.
     allowed = allowed_per_task(have.memory, have.threads)
     task_mem = check_memory(footprint, block, allowed, remedy)
     needed, wanted = footprint.flow_reads_mem(block), footprint.unbounded_reads_mem(block, concurrent_reads())
-    more = min(max(0, wanted - needed), allowed - task_mem)
-    left_over = have.threads * (allowed - task_mem - more)
+    left = allowed - task_mem
+    more = min(max(0, wanted - needed), max(left // 3, left - (PAGES_MEM + RECENT_MEM) // have.threads))
+    left_over = have.threads * (left - more)
     found = {
         "worker_mem": have.memory,
         "task_mem": task_mem,
