@@ -418,6 +418,13 @@ def test_no_more_chunks_are_read_at_once_than_asked_for(chunks, parts, monkeypat
     assert sorted(store.asked[1:]) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
 
 
+@pytest.mark.parametrize("at_once", [None, 600])
+def test_zarr_may_be_configured_to_read_without_a_limit(at_once):
+    array, _ = flaky([])
+    with zarr.config.set({"async.concurrency": None}):
+        np.testing.assert_array_equal(replace(array, at_once=at_once)[0:8, 0:5, 0:9], truth()[0:8, 0:5, 0:9])
+
+
 def rewrite(path: Path, **options: Any) -> None:
     zarr.create_array(path, shape=SHAPE, chunks=CHUNKS, dtype="u4", overwrite=True, **options)[...] = truth()
 

@@ -10,6 +10,7 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -410,8 +411,9 @@ def _parts(box: tuple[slice, ...], shape: tuple[int, ...], most: int) -> Iterato
 
 
 def concurrent_reads() -> int:
-    """Objects of a store that zarr reads at a time."""
-    return int(zarr.config.get("async.concurrency"))
+    """Objects of a store that zarr reads at a time, at most."""
+    configured = zarr.config.get("async.concurrency")
+    return sys.maxsize if configured is None else int(configured)
 
 
 def stored_in(array: Any) -> Stored:
