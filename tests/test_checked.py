@@ -413,7 +413,8 @@ def test_no_more_chunks_are_read_at_once_than_asked_for(chunks, parts, monkeypat
         return read(self, box, **how)
 
     monkeypatch.setattr(zarr.Array, "get_basic_selection", note)
-    np.testing.assert_array_equal(array[0:8, 0:5, 0:9], truth()[0:8, 0:5, 0:9])
+    inside = np.s_[1:8, 0:5, 1:9]  # begins within chunks, none of which is read twice
+    np.testing.assert_array_equal(array[inside], truth()[inside])
     assert len(shapes) == parts
     assert sorted(store.asked[1:]) == sorted(f"c/{z}/0/{x}" for z, x in product(range(2), range(3)))
 
