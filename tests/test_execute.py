@@ -23,7 +23,7 @@ from topo_dask.stages.job import Job
 from topo_dask.stages.stage import EVERY, Stage
 from topo_dask.stores.filed import FILED
 from topo_dask.stores.scratch import FileScratch, MemoryScratch
-from topo_dask.surroundings import ambient
+from topo_dask.surroundings import ambient, compute
 
 
 @pytest.mark.parametrize("execute", [serial, threads, dask_scheduler])
@@ -234,6 +234,37 @@ def test_after_an_error_a_cluster_does_no_more_of_what_it_was_handed(
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def do_stage(job: Job, keys: Sequence[str]) -> int:
+    with ambient(in_task=True) as execute:
+        execute(Stage("note", note_slowly, EVERY), job, keys, lambda: None)
+    return len(keys)
+
+
+def compute_inputs(job: Job, keys: Sequence[str]) -> int:
+    with ambient(in_task=True):
+        compute(*(dask.delayed(note_slowly)(job, key) for key in keys))
+    return len(keys)
+
+
+@pytest.mark.parametrize("work", [do_stage, compute_inputs])
+def test_a_task_that_is_cancelled_has_the_cluster_do_no_more_until_it_is_asked_for_again(
+    work: Callable[..., int], tmp_path: Path
+) -> None:
+    _, job, keys = job_of_some_blocks(tmp_path)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
+        Client(local) as client,
+    ):
+        future = client.submit(work, job, keys, key="work")
+        while not job.scratch.keys("note"):
+            time.sleep(0.05)
+        client.cancel(future)
+        time.sleep(1.5)
+        assert len(job.scratch.keys("note")) < len(keys) / 3  # fewer than a batch
+        assert client.submit(work, job, keys, key="work").result() == len(keys)
+    assert job.scratch.keys("note") == set(keys)
 
 
 @pytest.mark.parametrize("at", [1, 4])

@@ -78,6 +78,7 @@ def _do_batch(stage: Stage, job: Job, version: str, keys: Sequence[str]) -> None
             "that version on the workers, then run again with resume=True"
         )
     for key in keys:
+        _end_if_cancelled()
         stage.run(job, key)
 
 
@@ -140,6 +141,7 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
     # Futures as they end; raises RuntimeError when no worker is left that could end them.
     checked = ended = time.monotonic()
     while not pending.is_empty():
+        _end_if_cancelled()
         if batch := pending.next_batch(block=False):
             yield from batch
             ended = time.monotonic()
@@ -150,6 +152,35 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
                 _refuse_paused(client, stage, job)
         else:
             time.sleep(_LOOK)
+
+
+def compute_in_task(client: Any, collections: Iterable[Any]) -> None:
+    """`dask.compute` in a task of a cluster, without the results; it ends with the task when that is cancelled."""
+    from distributed import as_completed
+
+    futures = client.compute(list(collections))
+    with _released(futures):
+        pending = as_completed(futures)
+        while not pending.is_empty():
+            _end_if_cancelled()
+            for future in pending.next_batch(block=False):
+                if future.status in ("error", "cancelled"):
+                    future.result()
+            time.sleep(_LOOK)
+
+
+def _end_if_cancelled() -> None:
+    # Dask does not end the thread of a task that is cancelled: it would keep the cluster at work for nobody. The error
+    # is the one after which Dask does the task again, should somebody have asked for it meanwhile.
+    from distributed import Reschedule, get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return
+    task = worker.state.tasks.get(worker.get_current_task())
+    if task is not None and task.state == "cancelled":
+        raise Reschedule
 
 
 def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:

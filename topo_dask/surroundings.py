@@ -13,7 +13,7 @@ from threading import Lock, Thread, current_thread, main_thread
 from time import monotonic, sleep
 from typing import Any
 
-from .cluster import on_cluster
+from .cluster import compute_in_task, on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads
 from .machine import usable_cores
 
@@ -102,7 +102,7 @@ def _compute(*collections: Any) -> None:
     import dask
 
     if _in_cluster_task():
-        dask.compute(*collections)
+        compute_in_task(active_client(), collections)
         return
     if (client := active_client()) is not None:
         dask.compute(*collections, scheduler=client.get)
