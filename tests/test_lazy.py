@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import strategies as some
 import zarr
+from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,24 @@ def blobs(shape: tuple[int, int, int] = (20, 30, 25)) -> tuple[np.ndarray, np.nd
 
 def deny(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("a lazy array was computed while it was built")
+
+
+def test_tasks_that_wait_for_the_cluster_hold_no_resources_that_others_wait_for() -> None:
+    mask, flow = blobs()
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0", resources={"GPU": 1}) as cluster,
+        Client(cluster) as client,
+        dask.config.set({"optimization.fuse.active": False}),  # otherwise Dask drops annotations of arrays
+    ):
+        with dask.annotate(resources={"GPU": 1}):
+            lazy = topo_dask.postprocess_single(da.from_array(mask), da.from_array(flow), min_size=5)
+            tracked = topo_dask.track_flows(da.from_array(mask), da.from_array(flow), 7)
+            placed = topo_dask.cluster_convergence(*tracked, mask.shape, 2.7, 2)
+        labels, clustered = (client.compute(array).result(timeout=60) for array in (lazy, placed))
+    np.testing.assert_array_equal(labels, naive.postprocess_single(mask, flow, min_size=5))
+    np.testing.assert_array_equal(
+        clustered, naive.cluster_convergence(*naive.track_flows(mask, flow, 7, 1.0), mask.shape, 2.7, 2)
+    )
 
 
 @contract

@@ -54,7 +54,12 @@ def _stored(
 
 
 def later(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """A delayed call, whose key begins with a name and is new: no two calls share a result."""
+    """A delayed call, whose key begins with a name and is new: no two calls share a result.
+
+    Where the caller's annotations ask for resources of a worker, such as a GPU, it goes without. It has the cluster do
+    tasks, and waits for them: a resource that it held is one that they may need.
+    """
     import dask
 
-    return dask.delayed(function, pure=True)(*arguments, dask_key_name=f"{name}-{uuid4().hex}")
+    with dask.annotate(resources={}):
+        return dask.delayed(function, pure=True)(*arguments, dask_key_name=f"{name}-{uuid4().hex}")
