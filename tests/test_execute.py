@@ -327,3 +327,12 @@ def test_a_cluster_whose_workers_are_all_paused_is_not_waited_for(
         client.run(pause)
         with pytest.raises(RuntimeError, match="all workers are paused"):
             cluster.on_cluster(client)(stage, job, keys, lambda: None)
+        client.run(lambda dask_worker: setattr(dask_worker, "status", Status.running))
+        with pytest.raises(RuntimeError, match="all workers are paused"):
+            client.submit(do_stage_paused, job, keys).result(timeout=60)
+
+
+def do_stage_paused(job: Job, keys: Sequence[str]) -> None:
+    with ambient(in_task=True) as execute:
+        pause(get_worker())
+        execute(Stage("note", note_slowly, EVERY), job, keys, lambda: None)

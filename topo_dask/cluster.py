@@ -196,8 +196,8 @@ def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:
 
 
 def _is_busy(worker: Any) -> bool:
-    counts = worker["metrics"].get("task_counts", {})
-    return any(counts.get(state) for state in ("executing", "long-running"))
+    # A long-running task is no work: it may be the one that waits here, for a lazy array.
+    return bool(worker["metrics"].get("task_counts", {}).get("executing"))
 
 
 def restore_workers(client: Any) -> None:
