@@ -17,10 +17,11 @@ from .given import finite_number
 from .kernels.flow_types import used_dtype
 from .kernels.pyramid import pyramid_factors
 from .plan import Plan, Recipe, plan_stages, tracked_together
-from .stores.checked import CheckedArray, OnMissing, concurrent_reads, stored_in
+from .stores.checked import CheckedArray, OnMissing
 from .stores.input_shapes import check_prediction
 from .stores.inputs import open_prediction
 from .stores.multiscales import VERSIONS, Multiscale, Placement
+from .stores.parts import concurrent_reads, stored_in
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, track_bytes

@@ -10,11 +10,10 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import product
 from threading import Event
 from typing import Any, Literal, TypeVar
 
@@ -26,9 +25,9 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from ..blocks.memory import Stored
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_document_of, is_index
 from .limits import check_grid
+from .parts import parts_of
 from .persistent import persistent, view_of
 
 T = TypeVar("T")
@@ -343,15 +342,12 @@ class CheckedArray:
             raise self._culprit(box, error) from error
 
     def _read(self, box: tuple[slice, ...], out: NDArray[Any] | None) -> NDArray[Any]:
-        sizes = [side.stop - side.start for side in box]
-        stored = stored_in(self.array)
-        usual = 0 if 0 in sizes else stored.usually_at_once(sizes, concurrent_reads())
-        most = usual if self.at_once is None else stored.most_at_once(self.at_once)
-        if most >= usual and out is None:
+        parts = parts_of(self.array, box, self.at_once)
+        if out is None and parts == [box]:
             return np.asarray(self._view.get_basic_selection(box))
-        values = np.empty(sizes, self.dtype) if out is None else out
+        values = np.empty([side.stop - side.start for side in box], self.dtype) if out is None else out
         as_zarr_takes_it = default_buffer_prototype().nd_buffer.from_numpy_array
-        for part in _parts(box, stored.chunk, most) if most < usual else [box]:
+        for part in parts:
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
             self._view.get_basic_selection(part, out=as_zarr_takes_it(values[inside]))
         return values
@@ -396,29 +392,6 @@ class CheckedArray:
             except Exception as cause:
                 return self._store.refuse(key, f"is damaged: {type(cause).__name__}: {cause}")
         return ChunkError(f"{self.name} ({self.path}): {box} cannot be read: {type(error).__name__}: {error}")
-
-
-def _parts(box: tuple[slice, ...], shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
-    # Parts of a box, each in so many chunks of this shape at most, neighbours along the last axes.
-    sides = []
-    for side, size in zip(reversed(box), reversed(shape), strict=True):
-        first, end = side.start // size, -(-side.stop // size)
-        n = max(1, min(most, end - first))
-        most //= n
-        cuts = [side.start, *range((first + n) * size, side.stop, n * size), side.stop]
-        sides.append([slice(a, b) for a, b in pairwise(cuts)])
-    return product(*reversed(sides))
-
-
-def concurrent_reads() -> int:
-    """Objects of a store that zarr reads at a time, at most."""
-    configured = zarr.config.get("async.concurrency")
-    return sys.maxsize if configured is None else int(configured)
-
-
-def stored_in(array: Any) -> Stored:
-    """What an array is stored in."""
-    return Stored(tuple(array.chunks), array.shards is not None, np.dtype(array.dtype).itemsize)
 
 
 def stored_shape(array: Any) -> tuple[int, ...]:
