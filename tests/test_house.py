@@ -29,7 +29,7 @@ doubts synthetic targets scores
 stages looking
 plan
 census status
-execute
+execute cancelling
 cluster progress in_memory
 surroundings
 workers

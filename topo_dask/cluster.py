@@ -1,14 +1,14 @@
 """Stages on a cluster: a bounded window of tasks, and the handling of tasks that kill their worker."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from math import prod
 from typing import Any
 from uuid import uuid4
 
+from .cancelling import LOOK, end_if_cancelled, released
 from .execute import Executor, Tick
 from .stages.job import Job
 from .stages.stage import Stage
@@ -31,7 +31,7 @@ _SHARES = 2
 """Least number of batches left for each thread: batches shrink towards the end of a stage, so that all threads end at
 about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
 
-_LOOK, _CHECK = 0.01, 2.0  # seconds between looks for ended tasks, and for workers
+_CHECK = 2.0  # seconds between looks for workers
 
 
 def on_cluster(client: Any) -> Executor:
@@ -78,7 +78,7 @@ def _do_batch(stage: Stage, job: Job, version: str, keys: Sequence[str]) -> None
             "that version on the workers, then run again with resume=True"
         )
     for key in keys:
-        _end_if_cancelled()
+        end_if_cancelled()
         stage.run(job, key)
 
 
@@ -107,7 +107,7 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
         under_way.update(zip(futures, batches, strict=True))
         return futures
 
-    with _released(under_way):
+    with released(under_way):
         pending = as_completed(submit(2 * ahead))
         for future in _as_they_end(client, stage, job, pending):
             keys = under_way.pop(future)
@@ -126,22 +126,11 @@ def _until_lost(client: Any, stage: Stage, job: Job, waiting: Iterator[Sequence[
     return lost
 
 
-@contextmanager
-def _released(futures: Iterable[Any]) -> Iterator[None]:
-    # After an error, or Ctrl-C, Dask waits for the futures that are left, and keeps them: the cluster would do all that
-    # was handed out, before or while the next run does the same.
-    try:
-        yield
-    finally:
-        for future in futures:
-            future.release()
-
-
 def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[Any]:
     # Futures as they end; raises RuntimeError when no worker is left that could end them.
     checked = ended = time.monotonic()
     while not pending.is_empty():
-        _end_if_cancelled()
+        end_if_cancelled()
         if batch := pending.next_batch(block=False):
             yield from batch
             ended = time.monotonic()
@@ -151,36 +140,7 @@ def _as_they_end(client: Any, stage: Stage, job: Job, pending: Any) -> Iterator[
             if checked - ended > MAX_ABSENCE:
                 _refuse_paused(client, stage, job)
         else:
-            time.sleep(_LOOK)
-
-
-def compute_in_task(client: Any, collections: Iterable[Any]) -> None:
-    """`dask.compute` in a task of a cluster, without the results; it ends with the task when that is cancelled."""
-    from distributed import as_completed
-
-    futures = client.compute(list(collections))
-    with _released(futures):
-        pending = as_completed(futures)
-        while not pending.is_empty():
-            _end_if_cancelled()
-            for future in pending.next_batch(block=False):
-                if future.status in ("error", "cancelled"):
-                    future.result()
-            time.sleep(_LOOK)
-
-
-def _end_if_cancelled() -> None:
-    # Dask does not end the thread of a task that is cancelled: it would keep the cluster at work for nobody. The error
-    # is the one after which Dask does the task again, should somebody have asked for it meanwhile.
-    from distributed import Reschedule, get_worker
-
-    try:
-        worker = get_worker()
-    except ValueError:
-        return
-    task = worker.state.tasks.get(worker.get_current_task())
-    if task is not None and task.state == "cancelled":
-        raise Reschedule
+            time.sleep(LOOK)
 
 
 def _refuse_paused(client: Any, stage: Stage, job: Job) -> None:

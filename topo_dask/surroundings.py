@@ -13,7 +13,8 @@ from threading import Lock, Thread, current_thread, main_thread
 from time import monotonic, sleep
 from typing import Any
 
-from .cluster import compute_in_task, on_cluster
+from .cancelling import compute_in_task
+from .cluster import on_cluster
 from .execute import Executor, configured_scheduler, dask_scheduler, threads
 from .machine import usable_cores
 
