@@ -70,7 +70,7 @@ _REFUSED = {
 """Words that are arguments only where a message says what they must be, or what was given instead."""
 
 _NAMES = re.compile(
-    r"(?<![\w\-./'\"])(?:(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/.\[]))"
+    r"(?<![\w\-./'\"])(?:(?:" + "|".join(map(re.escape, _FLAGS)) + r")(?:(?<==)|(?![\w/\[]|\.\S))"
     r"|(?:" + "|".join(_REFUSED) + r")(?= must\b|; got\b))"
 )
 
@@ -82,6 +82,8 @@ def in_flags(message: str) -> str:
     --------
     >>> in_flags("output 'a' exists: pass overwrite=True to replace it")
     "output 'a' exists: pass --overwrite to replace it"
+    >>> in_flags("raise memory_limit. There is no resume.zarr")
+    'raise --memory-limit. There is no resume.zarr'
     """
     return " ".join(_NAMES.sub(lambda found: (_FLAGS | _REFUSED)[found.group()], message).split())
 
