@@ -185,7 +185,7 @@ def test_labels_are_made_again_where_it_is_not_on_record_that_their_arrays_were_
         done.append(key)
         real(job, key, **more)
 
-    with patch("topo_dask.admission.COARSEST", 6):
+    with patch("topo_dask.placing.COARSEST", 6):
         interrupt(tmp_path, stage, some)
         (scratch_in(tmp_path) / "cleared" / "thin").unlink()
         np.testing.assert_array_equal(segment(tmp_path, resume=True), interrupted[2])

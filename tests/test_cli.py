@@ -919,7 +919,7 @@ def test_tables_go_with_their_labels(segmented: Path) -> None:
 
 
 def test_the_table_of_a_coarser_level_is_computed(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("topo_dask.admission.COARSEST", 4)
+    monkeypatch.setattr("topo_dask.placing.COARSEST", 4)
     options = "--class", "nuc", "--resolution-nm", 8, "--min-size", 1, "--quiet"
     assert invoke("run", "one", "one_flow", "out", *options).exit_code == 0
     for level in (0, 1):

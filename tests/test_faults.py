@@ -27,7 +27,7 @@ import pytest
 import zarr
 
 import topo_dask
-from topo_dask import admission, segment_volume
+from topo_dask import placing, segment_volume
 from topo_dask.blocks.memory import ROW_BYTES
 from topo_dask.cluster import restore_workers
 from topo_dask.kernels import labels as labels_module
@@ -106,7 +106,7 @@ def save_predicted(tmp_path: Path) -> Path:
 
 
 def segment(folder: Path, coarsest: int = 48, **more: Any) -> np.ndarray:
-    with patch.object(admission, "COARSEST", coarsest):  # a pyramid of two levels
+    with patch.object(placing, "COARSEST", coarsest):  # a pyramid of two levels
         return segment_volume(folder / "semantic", folder / "flow", folder / "out", **{**HOW, **more})["thin"][:]
 
 

@@ -25,7 +25,7 @@ FLOORS = """
 version machine binding given warning
 config kernels blocks
 stores
-doubts synthetic targets scores
+doubts placing synthetic targets scores
 stages looking
 plan
 census status

@@ -20,7 +20,7 @@ from ome_images import image_of, scale, shift, space, write_image
 from strategies import block_shapes, labels, shapes
 
 import topo_dask
-from topo_dask import admission, segment_volume
+from topo_dask import placing, segment_volume
 from topo_dask.admission import plan_volume
 from topo_dask.blocks.geometry import BlockGrid
 from topo_dask.config import ClassConfig
@@ -42,7 +42,7 @@ CHAIN = [scale(0.016, 0.008, 0.008), shift(0.1, 0.0, 0.0005)]
 @pytest.fixture(autouse=True, scope="module")
 def _pyramids_of_four_levels() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "COARSEST", 20)
+        patch.setattr(placing, "COARSEST", 20)
         yield
 
 

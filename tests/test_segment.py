@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from zarr.storage import FsspecStore, LoggingStore, MemoryStore
 
 import topo_dask
-from topo_dask import admission, recorded_run, segment_volume
 from topo_dask import cluster as cluster_module
+from topo_dask import placing, recorded_run, segment_volume
 from topo_dask import plan as plan_module
 from topo_dask import segment as segment_module
 from topo_dask.admission import plan_volume
@@ -96,7 +96,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True, scope="module")
 def _pyramids_of_three_levels() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "COARSEST", 9)
+        patch.setattr(placing, "COARSEST", 9)
         yield
 
 

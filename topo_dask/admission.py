@@ -7,25 +7,22 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
 from .config import ClassConfig, Preset, nothing_to_segment, resolve_classes, warn_of_edges
 from .doubts import warn_of_prediction
 from .given import finite_number
 from .kernels.flow_types import used_dtype
-from .kernels.pyramid import pyramid_factors
+from .placing import choose_resolution, place_labels, place_of_prediction
 from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stores.checked import CheckedArray, OnMissing
 from .stores.input_shapes import check_prediction
 from .stores.inputs import open_prediction
-from .stores.multiscales import VERSIONS, Multiscale, Placement
+from .stores.multiscales import VERSIONS, Multiscale
 from .stores.parts import concurrent_reads, stored_in
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, track_bytes
-from .warning import warn
 from .workers import Resources, resources
 
 BLOCKS_EACH = 4
@@ -33,9 +30,6 @@ BLOCKS_EACH = 4
 
 MAX_CHUNK = 128
 """Largest edge of an output chunk, where the caller gives no block shape."""
-
-COARSEST = 128
-"""Most voxels along the longest axis of the coarsest level of a pyramid."""
 
 PACKED = 8
 """Size of scratch and output before compression over the size that is expected.
@@ -177,16 +171,14 @@ def plan_volume(
         raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
     semantic, flow, *places = open_prediction(semantic, flow, level)
     check_prediction(semantic, flow)
-    _warn_of_scales(*places)
-    placement = places[0] or places[1]
+    placement = place_of_prediction(*places)
     threshold = finite_number(threshold, "threshold")
-    if resolution_nm is None and placement is not None:
-        resolution_nm = placement.edge_nm
+    resolution_nm, voxel_size_nm = choose_resolution(resolution_nm, placement)
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     if not classes:
         raise ValueError(nothing_to_segment(class_names, class_config))
-    if class_config is None and placement is not None:
-        warn_of_edges(placement.voxel_size_nm, {name: one.convergence_radius for name, (_, one) in classes.items()})
+    if class_config is None:
+        warn_of_edges(voxel_size_nm, {name: one.convergence_radius for name, (_, one) in classes.items()})
     _check_names(classes)
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
@@ -198,9 +190,7 @@ def plan_volume(
     footprint = Footprint(shape, margin, *items, shared, stored_in(semantic), stored_in(flow))
     tasks = BLOCKS_EACH * have.workers * have.threads
     block, chunks = _choose_blocks(block_shape, recorded, semantic, footprint, allowed, tasks)
-    if ome_zarr is not None and image is not None:
-        _check_image(image, shape, placement)
-    pyramid = _pyramid(ome_zarr, shape, placement or _place_within(image, shape), resolution_nm)
+    pyramid = None if ome_zarr is None else place_labels(ome_zarr, shape, placement, image, resolution_nm)
     factors = () if pyramid is None else pyramid.factors
     remedy = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
     memory, at_once = _choose_memory(have, footprint, block, remedy)
@@ -281,67 +271,6 @@ def warn_of_doubts(plan: RunPlan) -> None:
     """Read a few voxels, and warn of input that is probably not meant: scaled values, flow in another order."""
     channels = {name: channel for name, (channel, _) in plan.classes.items()}
     warn_of_prediction(plan.semantic, plan.flow, channels, plan.threshold)
-
-
-def _check_image(image: Multiscale, shape: Triple, placement: Placement | None) -> None:
-    # Labels cover a level of the image voxel by voxel, unless the inputs say where in its space they lie.
-    shapes = [(1, 1, 1, *level.shape)[-3:] for level in image.levels]
-    if shape in shapes:
-        _warn_of_places(placement, image.levels[shapes.index(shape)].placement)
-        return
-    differ = f"labels of shape {shape} have that of no level of the image they go into, {', '.join(map(str, shapes))}"
-    if placement is None:
-        raise ValueError(f"{differ}, and no metadata say where in it they lie: choose another output")
-    warn(f"{differ}: they lie in it where the metadata of the inputs say")
-
-
-def _warn_of_places(labels: Placement | None, image: Placement | None) -> None:
-    if labels is None or image is None:
-        return
-    known = None not in (labels.voxel_size_nm, image.voxel_size_nm)
-    (size, first), (size_of_image, first_of_image) = (
-        np.array([place.voxel_size_nm, place.translation_nm] if known else [place.scale, place.translation])
-        for place in (labels, image)
-    )
-    # Writers disagree on the translation of coarse levels: differences of up to a voxel are accepted.
-    shifted = (np.abs(first - first_of_image) > 1.001 * size).any()
-    if shifted or not np.allclose(size, size_of_image, rtol=1e-3, atol=0):
-        unit = " nm" if known else ""
-        warn(
-            "labels lie elsewhere than the image that they go into: by the metadata of the inputs, voxels of "
-            f"{size.tolist()}{unit} from {first.tolist()} on; by those of the image, {size_of_image.tolist()}{unit} "
-            f"from {first_of_image.tolist()} on. Viewers draw them apart: correct the metadata that are wrong"
-        )
-
-
-def _warn_of_scales(semantic: Placement | None, flow: Placement | None) -> None:
-    if semantic is None or flow is None:
-        return
-    one, other, unit = semantic.voxel_size_nm, flow.voxel_size_nm, " nm"
-    if (one is None or other is None) and semantic.units == flow.units:
-        one, other, unit = semantic.scale, flow.scale, ""
-    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3, atol=0):
-        warn(
-            f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
-            "semantic; the vectors count in voxels"
-        )
-
-
-def _place_within(image: Multiscale | None, shape: Triple) -> Placement | None:
-    # The placement of the level of the image that the volume covers voxel by voxel.
-    levels = image.levels if image is not None else ()
-    return next((level.placement for level in levels if level.shape[-3:] == shape), None)
-
-
-def _pyramid(
-    version: Version | None, shape: Triple, placement: Placement | None, resolution_nm: float | None
-) -> Pyramid | None:
-    if version is None:
-        return None
-    if placement is None:
-        placement = Placement() if resolution_nm is None else Placement.cubes(resolution_nm)
-    edges = placement.voxel_size_nm or placement.scale  # axes may have different units
-    return Pyramid(version, tuple(pyramid_factors(shape, edges, COARSEST)), placement)
 
 
 def check_space(plan: RunPlan, scratch: str | None, output: str | None) -> None:

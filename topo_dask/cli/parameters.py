@@ -119,13 +119,11 @@ def _check_whole(config: dict[str, Any], names: Sequence[str]) -> None:
 def _defaults(
     semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any], names: Collection[str]
 ) -> dict[str, Any]:
+    from ..placing import choose_resolution
     from ..stores.inputs import open_prediction
 
-    resolution = values["resolution_nm"]
     _, _, *places = open_prediction(semantic, flow, values["level"])
-    place = places[0] or places[1]
-    if resolution is None:
-        resolution = None if place is None else place.edge_nm
+    resolution, voxel_size_nm = choose_resolution(values["resolution_nm"], places[0] or places[1])
     if flags.keys() >= OF_RESOLUTION:
         resolution = 8  # or any other: none of what depends on it is used, and nobody need hear of it
     elif resolution is None:
@@ -136,7 +134,7 @@ def _defaults(
             stacklevel=2,
         )
     config = get_postprocess_config(8 if resolution is None else resolution, values["preset"] or "published")
-    if place is not None and "convergence_radius" not in flags:
+    if "convergence_radius" not in flags:
         radii = {name: config[name]["convergence_radius"] for name in names if name in config}
-        warn_of_edges(place.voxel_size_nm, radii)
+        warn_of_edges(voxel_size_nm, radii)
     return config

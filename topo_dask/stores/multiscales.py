@@ -60,11 +60,6 @@ class Placement:
         return self._nanometres(self.scale)
 
     @property
-    def edge_nm(self) -> float | None:
-        """Shortest edge of a voxel in nanometres, taken as the resolution; None if it is not known."""
-        return None if (size := self.voxel_size_nm) is None else min(size)
-
-    @property
     def translation_nm(self) -> VoxelSize | None:
         """Centre of the first voxel in nanometres; None unless all axes have a metric unit."""
         return self._nanometres(self.translation)

@@ -1,0 +1,119 @@
+"""Where labels lie in space: what the metadata of the inputs tell, and those of the image that labels go into."""
+
+import numpy as np
+
+from .blocks.geometry import Triple
+from .kernels.pyramid import pyramid_factors
+from .stores.multiscales import Multiscale, Placement, VoxelSize
+from .stores.pyramids import Pyramid, Version
+from .warning import warn
+
+COARSEST = 128
+"""Most voxels along the longest axis of the coarsest level of a pyramid."""
+
+
+def place_of_prediction(semantic: Placement | None, flow: Placement | None) -> Placement | None:
+    """Place of a prediction: that of the foreground if it is known, else that of the flow.
+
+    Warns
+    -----
+    UserWarning
+        When the two have voxels of different sizes.
+    """
+    if semantic is not None and flow is not None:
+        _warn_of_scales(semantic, flow)
+    return semantic or flow
+
+
+def choose_resolution(
+    resolution_nm: float | None, placement: Placement | None
+) -> tuple[float | None, VoxelSize | None]:
+    """Resolution that chooses default parameters, and edges of a voxel in nanometres; None for what is not known."""
+    size = None if placement is None else placement.voxel_size_nm
+    if resolution_nm is None and size is not None:
+        resolution_nm = min(size)
+    return resolution_nm, size
+
+
+def place_labels(
+    version: Version, shape: Triple, placement: Placement | None, image: Multiscale | None, resolution_nm: float | None
+) -> Pyramid:
+    """Levels of labels, and their place in space.
+
+    Parameters
+    ----------
+    version : {"0.5", "0.4"}
+        Version of OME-Zarr.
+    shape : tuple of 3 int
+        Shape of the labels.
+    placement : Placement, optional
+        Place of the prediction, which the labels share.
+    image : Multiscale, optional
+        Image that they go into. If the prediction has no place, they cover a level of it voxel by voxel.
+    resolution_nm : float, optional
+        Edge of a voxel in nanometres, where nothing else is known.
+
+    Raises
+    ------
+    ValueError
+        When the image has no level of this shape, and the prediction no place.
+
+    Warns
+    -----
+    UserWarning
+        When the labels lie elsewhere than the image.
+    """
+    if image is not None:
+        _check_image(image, shape, placement)
+        placement = placement or _place_within(image, shape)
+    if placement is None:
+        placement = Placement() if resolution_nm is None else Placement.cubes(resolution_nm)
+    edges = placement.voxel_size_nm or placement.scale  # axes may have different units
+    return Pyramid(version, tuple(pyramid_factors(shape, edges, COARSEST)), placement)
+
+
+def _warn_of_scales(semantic: Placement, flow: Placement) -> None:
+    one, other, unit = semantic.voxel_size_nm, flow.voxel_size_nm, " nm"
+    if (one is None or other is None) and semantic.units == flow.units:
+        one, other, unit = semantic.scale, flow.scale, ""
+    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3, atol=0):
+        warn(
+            f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
+            "semantic; the vectors count in voxels"
+        )
+
+
+def _check_image(image: Multiscale, shape: Triple, placement: Placement | None) -> None:
+    # Labels cover a level of the image voxel by voxel, unless the inputs say where in its space they lie.
+    shapes = [(1, 1, 1, *level.shape)[-3:] for level in image.levels]
+    if shape in shapes:
+        _warn_of_places(placement, image.levels[shapes.index(shape)].placement)
+        return
+    differ = f"labels of shape {shape} have that of no level of the image they go into, {', '.join(map(str, shapes))}"
+    if placement is None:
+        raise ValueError(f"{differ}, and no metadata say where in it they lie: choose another output")
+    warn(f"{differ}: they lie in it where the metadata of the inputs say")
+
+
+def _warn_of_places(labels: Placement | None, image: Placement | None) -> None:
+    if labels is None or image is None:
+        return
+    known = None not in (labels.voxel_size_nm, image.voxel_size_nm)
+    (size, first), (size_of_image, first_of_image) = (
+        np.array([place.voxel_size_nm, place.translation_nm] if known else [place.scale, place.translation])
+        for place in (labels, image)
+    )
+    # Writers disagree on the translation of coarse levels: differences of up to a voxel are accepted.
+    shifted = (np.abs(first - first_of_image) > 1.001 * size).any()
+    if shifted or not np.allclose(size, size_of_image, rtol=1e-3, atol=0):
+        unit = " nm" if known else ""
+        warn(
+            "labels lie elsewhere than the image that they go into: by the metadata of the inputs, voxels of "
+            f"{size.tolist()}{unit} from {first.tolist()} on; by those of the image, {size_of_image.tolist()}{unit} "
+            f"from {first_of_image.tolist()} on. Viewers draw them apart: correct the metadata that are wrong"
+        )
+
+
+def _place_within(image: Multiscale, shape: Triple) -> Placement | None:
+    # The placement of the level of the image that the volume covers voxel by voxel.
+    return next((level.placement for level in image.levels if level.shape[-3:] == shape), None)
