@@ -110,6 +110,28 @@ def test_a_file_gives_parameters_and_options_and_flags_win(stored: Path, name: s
     assert "absorb" not in flagged["stages"]["mito"]
 
 
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ("[40, 16.5, 16]", ""),
+        ("'40,16.5,16'", ""),
+        ("[40, 16.5]", "expected one number or three like 40,16,16, got [40, 16.5]"),
+        ("[40, true, 16]", "'resolution-nm' must be a number or a list of three, got [40, True, 16]"),
+        ("'40,,16'", "expected one number or three like 40,16,16, got '40,,16'"),
+    ],
+)
+def test_a_file_gives_the_edges_of_a_voxel(stored: Path, given: str, refused: str) -> None:
+    (stored / "run.toml").write_text(TOML.replace("resolution-nm = 16", f"resolution-nm = {given}"))
+    result = invoke("run", *COMMON, "out", "--config", "run.toml", "--quiet")
+    if refused:
+        assert (result.exit_code, refused in result.stderr) == (2, True)
+        return
+    assert (result.exit_code, result.stderr) == (0, "")
+    invoke("table", "out", "--class", "nuc", "--physical", "-o", "nuc.csv")
+    first = dict(zip(*(line.split(",") for line in Path("nuc.csv").read_text().split()[:2]), strict=True))
+    assert float(first["volume_um3"]) == pytest.approx(int(first["voxels"]) * 0.04 * 0.0165 * 0.016)
+
+
 @pytest.mark.parametrize("names", ["'nuc'", "['nuc']"])
 def test_a_file_names_one_class_with_or_without_brackets(stored: Path, names: str) -> None:
     (stored / "run.toml").write_text(f"[run]\nclass = {names}\nresolution-nm = 8")
@@ -377,6 +399,9 @@ def test_default_parameters_are_doubted_where_edges_of_voxels_differ(stored: Pat
     ours = [*plan[:3], "--config", "run.toml"]
     Path("run.toml").write_text(TOML)
     assert invoke(*ours).stderr == ""
+    plain = ["plan", "semantic", "flow", *plan[3:], "--resolution-nm", "32,8,8"]
+    for more, warned in (([], told), (["--min-size", 9], told), (own, "")):
+        assert invoke(*plain, *more).stderr == warned
 
 
 SLIPS = [
@@ -687,7 +712,7 @@ def test_flags_without_a_resolution_are_warned_of(stored: Path) -> None:
     assert "using the parameters for 8 nm voxels where no option says otherwise" in invoke(*some).stderr
     assert invoke(*some, "--min-size", 1).stderr == ""
     far = "--resolution-nm", 260  # as voxels of light microscopy are, and their metadata say
-    assert "--resolution-nm 260.0 is far from those with parameters" in invoke(*some, *far).stderr
+    assert "--resolution-nm 260 is far from those with parameters" in invoke(*some, *far).stderr
     assert invoke(*some, *far, "--min-size", 1).stderr == ""
 
 

@@ -52,6 +52,35 @@ def test_nearest_resolution_and_ties_to_the_finer(asked, taken, preset):
     assert get_postprocess_config(asked, preset) == get_postprocess_config(taken, preset)
 
 
+@pytest.mark.parametrize("edges", [(40, 16, 16), [16.0, 17.0, 16.0], np.array([16, 90, 16])])
+def test_of_three_edges_the_shortest_counts(edges):
+    assert get_postprocess_config(edges) == get_postprocess_config(16)
+
+
+@pytest.mark.parametrize(
+    ("edges", "error", "told"),
+    [
+        ((40, 16), ValueError, r"must be one number, or three along z, y, x; got \(40, 16\)"),
+        ((40, 16, 0), ValueError, "resolution_nm must be above 0, got 0"),
+        ((40, 16, float("nan")), ValueError, "resolution_nm must be finite"),
+        ({40, 16, 8}, TypeError, "resolution_nm must be a number"),
+        ("8", TypeError, "resolution_nm must be a number, got '8'"),
+    ],
+)
+def test_edges_that_are_none_are_refused(edges, error, told):
+    prob, flow = np.ones((1, 1, 2, 3)), np.zeros((3, 1, 2, 3), np.float32)
+    with pytest.raises(error, match=told):
+        topo_dask.run_instance_segmentation(prob, flow, ["nuc"], {"nuc": {}}, resolution_nm=edges)
+
+
+def test_edges_that_differ_are_warned_of_where_parameters_are_the_default_ones():
+    prob, flow = np.ones((1, 1, 2, 3)), np.zeros((3, 1, 2, 3), np.float32)
+    with pytest.warns(
+        UserWarning, match="voxels are 40 × 16 × 16 nm, but .* the radius of 38 of 'nuc' is 1520 nm along z"
+    ):
+        topo_dask.run_instance_segmentation(prob, flow, ["nuc"], resolution_nm=(40, 16, 16))
+
+
 @pytest.mark.parametrize("asked", [0.016, 3.9, 129, 16000])
 def test_a_resolution_that_is_far_from_the_table_is_warned_of(asked):
     with pytest.warns(UserWarning, match=rf"resolution_nm {asked} is far from those with parameters"):

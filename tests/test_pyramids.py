@@ -29,7 +29,7 @@ from topo_dask.plan import Recipe, plan_stages
 from topo_dask.stages.job import CoarserLevel, Job
 from topo_dask.stages.stage import Stage
 from topo_dask.stores.marks import find_labels
-from topo_dask.stores.multiscales import read_multiscales
+from topo_dask.stores.multiscales import Placement, read_multiscales
 from topo_dask.stores.volumes import Output
 
 VERSIONS = {"0.4": 2, "0.5": 3}
@@ -419,6 +419,38 @@ def test_resolution_is_the_shortest_edge_of_a_voxel(tmp_path: Path) -> None:
     planned = plan_volume(tmp_path / "semantic", tmp_path / "flow", class_names=["mito"], block_shape=BLOCK)
     expected = topo_dask.get_postprocess_config(8)["mito"]
     assert {name: planned.classes["mito"][1].to_dict()[name] for name in expected} == dict(expected)
+
+
+def test_plain_inputs_have_the_voxels_that_the_caller_gives(tmp_path: Path) -> None:
+    segment(*store_plain(tmp_path), tmp_path / "out", resolution_nm=(16, 8, 8))
+    assert placement_of(tmp_path / "out") == Placement((16.0, 8.0, 8.0), units=("nanometer",) * 3)
+    shapes = [zarr.open_array(tmp_path / f"out/labels/nuc/{level}").shape for level in (0, 1)]
+    assert shapes == [SHAPE, (SHAPE[0], -(-SHAPE[1] // 2), -(-SHAPE[2] // 2))]
+
+
+@pytest.mark.filterwarnings("ignore:labels lie elsewhere than the image")
+@pytest.mark.parametrize("placed", ["input", "image"])
+def test_voxels_that_the_caller_gives_must_be_those_of_the_metadata(tmp_path: Path, placed: str) -> None:
+    semantic, flow = store_plain(tmp_path)
+    store_image(tmp_path / "placed", MASK[None], "0.5", scale(0.016, 0.008, 0.008))
+    image = None if placed == "input" else read_multiscales(tmp_path / "placed")
+    inputs = (tmp_path / "placed" if placed == "input" else semantic), flow
+    arguments: dict[str, Any] = {"class_names": ["nuc"], "class_config": CONFIG, "image": image}
+    for same in ((16, 8, 8), np.array([16, 8, 8]), 4):
+        planned = plan_volume(*inputs, resolution_nm=same, **arguments)
+        assert planned.pyramid is not None
+        assert planned.pyramid.placement.voxel_size_nm == (16.0, 8.0, 8.0)
+    with pytest.raises(
+        ValueError, match=r"gives voxels of \(8.0, 8.0, 16.0\) nm, .* metadata \(16.0, 8.0, 8.0\) nm: corr"
+    ):
+        plan_volume(*inputs, resolution_nm=(8, 8, 16), **arguments)
+
+
+def test_voxels_of_no_unit_are_not_those_that_the_caller_gives(tmp_path: Path) -> None:
+    _, flow = store_plain(tmp_path)
+    store_image(tmp_path / "placed", MASK[None], "0.5", scale(16, 8, 8), units=space(None))
+    with pytest.raises(ValueError, match=r"the OME-Zarr metadata \(16.0, 8.0, 8.0\) without a unit of length: correct"):
+        plan_volume(tmp_path / "placed", flow, class_names=["nuc"], class_config=CONFIG, resolution_nm=(16, 8, 8))
 
 
 # ------------------------------------------------------------ the plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
-from .config import ClassConfig, Preset, nothing_to_segment, resolve_classes, warn_of_edges
+from .config import ClassConfig, Preset, Resolution, nothing_to_segment, resolve_classes, warn_of_edges
 from .doubts import warn_of_prediction
 from .given import finite_number
 from .kernels.flow_types import used_dtype
@@ -133,7 +133,7 @@ def plan_volume(
     *,
     class_names: Sequence[str] | None = None,
     class_config: Mapping[str, Any] | None = None,
-    resolution_nm: float | None = None,
+    resolution_nm: Resolution | None = None,
     preset: Preset | None = None,
     threshold: float = 0.5,
     flow_error_threshold: float = 0.0,

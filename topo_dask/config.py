@@ -1,17 +1,20 @@
 """Classes and their parameters, validated once."""
 
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from .given import finite_number, integer
 from .warning import warn
 
 Merge = Literal["adjacent", "agglomerate"]
 Preset = Literal["published", "touching"]
+
+Resolution: TypeAlias = float | Sequence[float]
+"""Edge of a voxel in nanometres, or its three edges along z, y, x."""
 
 EVALUATED_INSTANCE_CLASSES: tuple[str, ...] = (
     "nuc",
@@ -35,6 +38,27 @@ def _positive(value: object, name: str) -> float:
     if number <= 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
     return number
+
+
+def edges_nm(resolution_nm: Resolution) -> tuple[float, float, float]:
+    """Edges of a voxel along z, y, x in nanometres, where one number stands for all three.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is neither a finite number above 0 nor three of them.
+
+    Examples
+    --------
+    >>> edges_nm((40, 16, 16))
+    (40.0, 16.0, 16.0)
+    """
+    plain: Any = resolution_nm.tolist() if hasattr(resolution_nm, "tolist") else resolution_nm  # of NumPy
+    given = plain if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain] * 3
+    if len(given) != 3:
+        raise ValueError(f"resolution_nm must be one number, or three along z, y, x; got {resolution_nm!r}")
+    z, y, x = (_positive(edge, "resolution_nm") for edge in given)
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -153,13 +177,13 @@ _PUBLISHED: dict[str, tuple[int, Merge | None, tuple[tuple[int, float, int], ...
 _TOUCHING: dict[str, Any] = {"merge": "agglomerate", "convergence_radius": 1.5, "step_size": 0.5, "n_steps": 200}
 
 
-def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -> dict[str, dict[str, Any]]:
+def get_postprocess_config(resolution_nm: Resolution, preset: Preset = "published") -> dict[str, dict[str, Any]]:
     """Parameters of every class at the nearest of the resolutions 8, 16, 32 and 64 nm.
 
     Parameters
     ----------
-    resolution_nm : float
-        Edge of a voxel in nanometres. A tie goes to the finer resolution.
+    resolution_nm : float or sequence of 3 float
+        Edge of a voxel in nanometres; of three edges the shortest counts. A tie goes to the finer resolution.
     preset : {"published", "touching"}
         "published" are the values of the published package. "touching" is for objects packed against one another and
         networks trained on diffusion flow: `merge` is "agglomerate", the radius is 1.5 voxels, and steps are 0.5 long,
@@ -174,7 +198,7 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
     Raises
     ------
     TypeError, ValueError
-        When `resolution_nm` is not a finite number above 0, or `preset` is not one of the two.
+        When `resolution_nm` is neither a finite number above 0 nor three, or `preset` is not one of the two.
 
     Notes
     -----
@@ -189,9 +213,9 @@ def get_postprocess_config(resolution_nm: float, preset: Preset = "published") -
     """
     if preset not in ("published", "touching"):
         raise ValueError(f"preset must be 'published' or 'touching', got {preset!r}")
-    resolution = _positive(resolution_nm, "resolution_nm")
+    resolution = min(edges_nm(resolution_nm))
     if not _RESOLUTIONS[0] / 2 <= resolution <= _RESOLUTIONS[-1] * 2:
-        warn(f"resolution_nm {resolution_nm!r} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest")
+        warn(f"resolution_nm {resolution:g} is far from those with parameters, {_RESOLUTIONS} nm: using the nearest")
     within = min(max(resolution, _RESOLUTIONS[0]), _RESOLUTIONS[-1])  # a float far outside is as far from all of them
     column = min(range(len(_RESOLUTIONS)), key=lambda i: abs(_RESOLUTIONS[i] - within))
     config: dict[str, dict[str, Any]] = {}
@@ -239,7 +263,7 @@ def warn_of_edges(voxel_size_nm: tuple[float, float, float] | None, radii: Mappi
 def resolve_classes(
     class_names: object,
     class_config: Mapping[str, Any] | None,
-    resolution_nm: float | None,
+    resolution_nm: Resolution | None,
     n_channels: int,
     flow_error_threshold: float,
     preset: Preset | None = None,
@@ -277,7 +301,7 @@ def resolve_classes(
     if len(set(names)) != len(names):
         raise ValueError(f"class_names must differ from one another, got {names!r}")
     if resolution_nm is not None:
-        _positive(resolution_nm, "resolution_nm")
+        edges_nm(resolution_nm)
     if class_config is None:
         if resolution_nm is None:
             warn("neither class_config nor resolution_nm is given: using the parameters for 8 nm voxels")

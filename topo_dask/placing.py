@@ -1,8 +1,11 @@
-"""Where labels lie in space: what the metadata of the inputs tell, and those of the image that labels go into."""
+"""Where labels lie in space, by the metadata of the inputs, those of the image that they go into, and the caller."""
+
+from numbers import Real
 
 import numpy as np
 
 from .blocks.geometry import Triple
+from .config import Resolution, edges_nm
 from .kernels.pyramid import pyramid_factors
 from .stores.multiscales import Multiscale, Placement, VoxelSize
 from .stores.pyramids import Pyramid, Version
@@ -26,17 +29,28 @@ def place_of_prediction(semantic: Placement | None, flow: Placement | None) -> P
 
 
 def choose_resolution(
-    resolution_nm: float | None, placement: Placement | None
-) -> tuple[float | None, VoxelSize | None]:
-    """Resolution that chooses default parameters, and edges of a voxel in nanometres; None for what is not known."""
+    resolution_nm: Resolution | None, placement: Placement | None
+) -> tuple[Resolution | None, VoxelSize | None]:
+    """Resolution that chooses default parameters, and edges of a voxel in nanometres; None for what is not known.
+
+    Raises
+    ------
+    ValueError
+        When the caller gives three edges, and the prediction has others.
+    """
     size = None if placement is None else placement.voxel_size_nm
-    if resolution_nm is None and size is not None:
-        resolution_nm = min(size)
-    return resolution_nm, size
+    if resolution_nm is None:
+        return size, size
+    _check_edges(resolution_nm, placement)
+    return resolution_nm, size or edges_nm(resolution_nm)
 
 
 def place_labels(
-    version: Version, shape: Triple, placement: Placement | None, image: Multiscale | None, resolution_nm: float | None
+    version: Version,
+    shape: Triple,
+    placement: Placement | None,
+    image: Multiscale | None,
+    resolution_nm: Resolution | None,
 ) -> Pyramid:
     """Levels of labels, and their place in space.
 
@@ -50,13 +64,14 @@ def place_labels(
         Place of the prediction, which the labels share.
     image : Multiscale, optional
         Image that they go into. If the prediction has no place, they cover a level of it voxel by voxel.
-    resolution_nm : float, optional
-        Edge of a voxel in nanometres, where nothing else is known.
+    resolution_nm : float or sequence of 3 float, optional
+        Edge of a voxel in nanometres, or its three edges, where nothing else is known.
 
     Raises
     ------
     ValueError
-        When the image has no level of this shape, and the prediction no place.
+        When the image has no level of this shape, and the prediction no place; or when the caller gives three edges,
+        and the image has others.
 
     Warns
     -----
@@ -66,8 +81,9 @@ def place_labels(
     if image is not None:
         _check_image(image, shape, placement)
         placement = placement or _place_within(image, shape)
+        _check_edges(resolution_nm, placement)
     if placement is None:
-        placement = Placement() if resolution_nm is None else Placement.cubes(resolution_nm)
+        placement = Placement() if resolution_nm is None else Placement.at_origin(edges_nm(resolution_nm))
     edges = placement.voxel_size_nm or placement.scale  # axes may have different units
     return Pyramid(version, tuple(pyramid_factors(shape, edges, COARSEST)), placement)
 
@@ -80,6 +96,19 @@ def _warn_of_scales(semantic: Placement, flow: Placement) -> None:
         warn(
             f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
             "semantic; the vectors count in voxels"
+        )
+
+
+def _check_edges(resolution_nm: Resolution | None, placement: Placement | None) -> None:
+    # One number that is not that of the metadata chooses other parameters. Three are what the voxels are taken to be.
+    if placement is None or resolution_nm is None or isinstance(resolution_nm, Real):
+        return
+    given, known = edges_nm(resolution_nm), placement.voxel_size_nm
+    if known is None or not np.allclose(given, known, rtol=1e-3, atol=0):
+        told = f"{placement.scale} without a unit of length" if known is None else f"{known} nm"
+        raise ValueError(
+            f"resolution_nm gives voxels of {given} nm, the OME-Zarr metadata {told}: correct what is wrong, or give "
+            "one number, which chooses the parameters and nothing else"
         )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .admission import check_space, plan_volume, warn_of_doubts
-from .config import Preset
+from .config import Preset, Resolution
 from .execute import Progress, run
 from .given import integer
 from .progress import on_stderr, said_if_long
@@ -38,7 +38,7 @@ def segment_volume(
     *,
     class_names: Sequence[str] | None = None,
     class_config: Mapping[str, Any] | None = None,
-    resolution_nm: float | None = None,
+    resolution_nm: Resolution | None = None,
     preset: Preset | None = None,
     threshold: float = 0.5,
     flow_error_threshold: float = 0.0,
@@ -90,8 +90,8 @@ def segment_volume(
     ome_zarr : {"0.5", "0.4"} or None
         Version of OME-Zarr that is written: 0.5 uses zarr format 3, 0.4 uses format 2. None writes one plain array for
         each class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, if it is a path or URL; else
-        that of the level of the same shape in the image that is written into; else voxels are cubes of `resolution_nm`,
-        or have no unit.
+        that of the level of the same shape in the image that is written into; else voxels have the size that
+        `resolution_nm` gives, or no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
         If the run is already complete, its labels are returned. An array as `output` has no mark that says whether its
@@ -112,7 +112,8 @@ def segment_volume(
     Raises
     ------
     ValueError, TypeError
-        When an argument does not fit; or when `output` is an OME-Zarr image, none of its levels has the shape of the
+        When an argument does not fit; when `resolution_nm` gives three edges of a voxel and the metadata of the inputs
+        or of the output give others; or when `output` is an OME-Zarr image, none of its levels has the shape of the
         labels, and the inputs do not say where in space they lie.
     MemoryError
         When a task is projected to take more than is allowed.
@@ -137,8 +138,6 @@ def segment_volume(
 
     Notes
     -----
-    If voxels are not cubes, `resolution_nm` is the smallest of their three sizes.
-
     A coarser level holds the most frequent label of each cell of the level before it. In a tie, labels win over
     background, and the lowest label wins. An axis is halved unless voxels are twice as long along it as along the axis
     where they are shortest.

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
 from .. import in_memory, lazy
-from ..config import ClassConfig, Merge, Preset, nothing_to_segment, resolve_classes
+from ..config import (
+    ClassConfig,
+    Merge,
+    Preset,
+    Resolution,
+    edges_nm,
+    nothing_to_segment,
+    resolve_classes,
+    warn_of_edges,
+)
 from ..doubts import warn_of_mask, warn_of_prediction
 from ..given import finite_number
 from ..plan import Recipe
@@ -169,7 +178,7 @@ def run_instance_segmentation(
     class_config: Mapping[str, Any] | None = ...,
     flow_error_threshold: float = ...,
     *,
-    resolution_nm: float | None = ...,
+    resolution_nm: Resolution | None = ...,
     preset: Preset | None = ...,
     threshold: float = ...,
     **lazily: Unpack[BlocksWithHalo],
@@ -182,7 +191,7 @@ def run_instance_segmentation(
     class_config: Mapping[str, Any] | None = ...,
     flow_error_threshold: float = ...,
     *,
-    resolution_nm: float | None = ...,
+    resolution_nm: Resolution | None = ...,
     preset: Preset | None = ...,
     threshold: float = ...,
     **lazily: Unpack[BlocksWithHalo],
@@ -195,7 +204,7 @@ def run_instance_segmentation(
     class_config: Mapping[str, Any] | None = ...,
     flow_error_threshold: float = ...,
     *,
-    resolution_nm: float | None = ...,
+    resolution_nm: Resolution | None = ...,
     preset: Preset | None = ...,
     threshold: float = ...,
     **lazily: Unpack[BlocksWithHalo],
@@ -207,7 +216,7 @@ def run_instance_segmentation(
     class_config: Mapping[str, Any] | None = None,
     flow_error_threshold: float = 0.0,
     *,
-    resolution_nm: float | None = None,
+    resolution_nm: Resolution | None = None,
     preset: Preset | None = None,
     threshold: float = 0.5,
     block_shape: Sequence[int] | None = None,
@@ -230,9 +239,9 @@ def run_instance_segmentation(
         skipped. Default: `get_postprocess_config` for `resolution_nm`.
     flow_error_threshold : float
         Above 0: drop instances with a larger flow error; it replaces what `class_config` says.
-    resolution_nm : float, optional
-        Edge of a voxel in nanometres, which chooses the default parameters; without it and `class_config` it is 8, and
-        a warning says so.
+    resolution_nm : float or sequence of 3 float, optional
+        Edge of a voxel in nanometres, or its edges along z, y, x, the shortest of which chooses the default parameters;
+        without it and `class_config` it is 8, and a warning says so.
     preset : {"published", "touching"}, optional
         Which default parameters: see `get_postprocess_config`. Not together with `class_config`.
     threshold : float
@@ -272,6 +281,8 @@ def run_instance_segmentation(
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     if not classes:
         warn(nothing_to_segment(class_names, class_config))
+    if class_config is None and resolution_nm is not None:
+        warn_of_edges(edges_nm(resolution_nm), {name: one.convergence_radius for name, (_, one) in classes.items()})
     options = lazy.Options(block_shape, halo, scratch)
     if lazy.is_lazy(semantic) or lazy.is_lazy(flow):
         return lazy.segment_classes_lazily(classes, options, semantic, flow, threshold)

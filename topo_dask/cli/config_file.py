@@ -104,24 +104,27 @@ def _check_type(what: str, option: click.Option, value: Any) -> None:
     # click would cut fractions off, and take a truth value for a number. It reads text itself, as on the command line.
     if isinstance(value, str) or value is None:
         return
-    of_type: tuple[type, ...]
+    numbers: tuple[type, ...] = (int, float)
+    of_type = numbers
     if option.is_flag:
         expected, of_type = "true or false", (bool,)
     elif option.multiple:
         expected, of_type = "text, or a list of texts", (list,) if _are(value, str) else ()
     elif option.nargs == 1 and option.type.name == "Z,Y,X":
         expected, of_type = "one integer or a list of three", (int, list) if _are(value, int) else (int,)
+    elif option.type.name == "NM|Z,Y,X":
+        expected, of_type = "a number or a list of three", (*numbers, list) if _are(value, numbers) else numbers
     elif isinstance(option.type, click.types.FloatParamType):
-        expected, of_type = "a number", (int, float)
+        expected = "a number"
     elif isinstance(option.type, click.types.IntParamType):
         expected, of_type = "an integer", (int,)
     else:
-        expected, of_type = "text or a number", (int, float)
+        expected = "text or a number"
     if not isinstance(value, of_type) or (isinstance(value, bool) and not option.is_flag):
         raise click.UsageError(f"{what} must be {expected}, got {value!r}")
 
 
-def _are(values: Any, kind: type) -> bool:
+def _are(values: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(values, list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
 
 

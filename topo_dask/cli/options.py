@@ -1,6 +1,6 @@
 """Options that commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,32 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in new versi
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Integers of ``128``, ``64,128,128`` or, from a file, a list."""
-        parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
         try:
-            numbers = tuple(map(_integer, parts if isinstance(parts, (list, tuple)) else [parts]))
+            numbers = tuple(map(_integer, _parts(value)))
         except (TypeError, ValueError):
             self.fail(f"expected one integer or three like 128,128,128, got {value!r}", param, ctx)
         return numbers * 3 if len(numbers) == 1 else numbers
+
+
+class Edges(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """Edge of a voxel, or its three edges."""
+
+    name = "NM|Z,Y,X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A number of ``8``, or three of ``40,16,16`` or, from a file, a list."""
+        try:
+            numbers = [float(part) for part in _parts(value)]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in (1, 3):
+            self.fail(f"expected one number or three like 40,16,16, got {value!r}", param, ctx)
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
+    return parts if isinstance(parts, (list, tuple)) else [parts]
 
 
 def _integer(part: Any) -> int:
@@ -103,9 +123,9 @@ CLASSES = (
     CONFIG,
     click.option(
         "--resolution-nm",
-        type=float,
-        help="Edge of a voxel, which chooses the default parameters. Labels have cubes of this size where the inputs "
-        "have no metadata that tell it.  [default: from OME-Zarr metadata, else 8]",
+        type=Edges(),
+        help="Edge of a voxel, or its edges along z, y, x: the shortest chooses the default parameters. Labels have "
+        "voxels of this size where no metadata tell it.  [default: from OME-Zarr metadata, else 8]",
     ),
     click.option(
         "--preset",

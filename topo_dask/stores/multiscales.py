@@ -50,9 +50,9 @@ class Placement:
     units: tuple[str | None, str | None, str | None] = (None, None, None)
 
     @classmethod
-    def cubes(cls, edge_nm: float) -> "Placement":
-        """Cubic voxels with this edge, the first one at the origin."""
-        return cls((float(edge_nm),) * 3, units=("nanometer",) * 3)
+    def at_origin(cls, voxel_size_nm: VoxelSize) -> "Placement":
+        """Voxels of this size in nanometres, the first one at the origin."""
+        return cls(voxel_size_nm, units=("nanometer",) * 3)
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:

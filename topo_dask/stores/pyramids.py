@@ -34,7 +34,7 @@ class Pyramid:
 
     Examples
     --------
-    >>> pyramid = Pyramid("0.5", ((1, 2, 2), (2, 2, 2)), Placement.cubes(8))
+    >>> pyramid = Pyramid("0.5", ((1, 2, 2), (2, 2, 2)), Placement.at_origin((8.0, 8.0, 8.0)))
     >>> list(pyramid.shapes((5, 100, 101)))
     [(5, 100, 101), (5, 50, 51), (3, 25, 26)]
     """
