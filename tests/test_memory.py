@@ -20,7 +20,14 @@ from topo_dask import segment_volume
 from topo_dask.admission import PACKED, check_space, plan_volume
 from topo_dask.blocks import memory
 from topo_dask.blocks.geometry import BlockGrid, Triple
-from topo_dask.blocks.memory import ROW_BYTES, Footprint, allowed_per_task, check_memory, choose_block_shape
+from topo_dask.blocks.memory import (
+    ROW_BYTES,
+    Footprint,
+    allowed_per_task,
+    check_memory,
+    choose_block_shape,
+    choose_chunks,
+)
 from topo_dask.census import take_census
 from topo_dask.config import ClassConfig
 from topo_dask.kernels.extents import Extents
@@ -389,6 +396,35 @@ def test_chosen_blocks_fit_and_are_multiples_of_the_chunks() -> None:
         assert footprint.task_mem(block) <= allowed
         assert all(b % 32 == 0 and b <= 256 for b in block)
     assert block == (256, 256, 256)
+
+
+@pytest.mark.parametrize("chunks", [(128, 128, 128), (64, 128, 90), (1, 128, 128), (20, 30, 40)])
+def test_chunks_are_smaller_only_where_memory_is_little(chunks: Triple) -> None:
+    footprint = Footprint((512, 512, 512), (16, 16, 16), 1, 2, 4, 16)
+    least = tuple(edge if edge < 64 else 32 if edge == 128 else -(-edge // 2) for edge in chunks)
+    met = set()
+    for allowed in range(footprint.task_mem(least) - 1, footprint.task_mem(chunks) + (8 << 20), 1 << 20):
+        found = choose_chunks(footprint, chunks, allowed)
+        met.add(found)
+        if allowed >= footprint.task_mem(chunks) or allowed < footprint.task_mem(least):
+            assert found == chunks
+        else:
+            assert footprint.task_mem(found) <= allowed
+            assert all(edge // 4 <= smaller <= edge for edge, smaller in zip(chunks, found, strict=True))
+    assert {chunks, least} <= met
+
+
+def test_chunks_of_the_input_that_are_large_leave_room_for_small_blocks() -> None:
+    semantic = zarr.create_array({}, shape=(1, 512, 512, 512), chunks=(1, 256, 256, 256), dtype="f4")
+    flow = zarr.create_array({}, shape=(3, 512, 512, 512), chunks=(3, 256, 256, 256), dtype="f4")
+    with dask_config.set(scheduler="threads", num_workers=4):
+        plan = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="4GiB")
+        with pytest.raises(
+            MemoryError, match=r"a block of \(128, 128, 128\) .* Chunks of the flow take 768.0 MiB of it"
+        ):
+            plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="3GiB")
+    assert plan.grid.block_shape == plan.chunks == (64, 64, 64)
+    assert plan.task_mem <= plan.allowed_mem
 
 
 @pytest.mark.parametrize(

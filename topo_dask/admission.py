@@ -8,7 +8,15 @@ from math import prod
 from typing import Any
 
 from .blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
-from .blocks.memory import PAGES_MEM, RECENT_MEM, Footprint, allowed_per_task, check_memory, choose_block_shape
+from .blocks.memory import (
+    PAGES_MEM,
+    RECENT_MEM,
+    Footprint,
+    allowed_per_task,
+    check_memory,
+    choose_block_shape,
+    choose_chunks,
+)
 from .config import ClassConfig, Preset, Resolution, nothing_to_segment, resolve_classes, warn_of_edges
 from .doubts import warn_of_prediction
 from .given import finite_number
@@ -240,7 +248,7 @@ def _choose_blocks(
         if block_shape is None or triple(block_shape, "block_shape") == old[0]:
             return old
     if block_shape is None:
-        chunks = _default_chunks(footprint.shape, semantic)
+        chunks = choose_chunks(footprint, _default_chunks(footprint.shape, semantic), allowed)
         return choose_block_shape(footprint, chunks, allowed, tasks), chunks
     block = triple(block_shape, "block_shape")
     return block, _chunks_within(block, footprint.shape)

@@ -189,6 +189,30 @@ def _least_mem(stored: Stored | None) -> int:
 MAX_EDGE, MAX_IDLE_EDGE = 256, 128
 """Edge of a block, at most, where the caller leaves it to us; and where workers would be idle with larger ones."""
 
+LEAST_CHUNK = 32
+"""Least edge of a chunk of the output that is made smaller because memory is little."""
+
+
+def choose_chunks(footprint: Footprint, chunks: Triple, allowed_mem: int) -> Triple:
+    """These chunks of the output; smaller ones where not even a task on a block of one fits into `allowed_mem` bytes.
+
+    They are halved where they are longest, but to no less than 32 voxels; if that is not enough, they stay as they are.
+
+    Examples
+    --------
+    >>> footprint = Footprint((512, 512, 512), (16, 16, 16), 4, 4, 4, 24)
+    >>> [choose_chunks(footprint, (128, 128, 128), allowed) for allowed in (1 << 30, 1 << 28)]
+    [(128, 128, 128), (64, 64, 128)]
+    """
+    smaller = chunks
+    while footprint.task_mem(smaller) > allowed_mem:
+        longest = max(range(3), key=smaller.__getitem__)
+        if smaller[longest] < 2 * LEAST_CHUNK:
+            return chunks
+        z, y, x = (-(-edge // 2) if k == longest else edge for k, edge in enumerate(smaller))
+        smaller = z, y, x
+    return smaller
+
 
 def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, tasks: int = 1) -> Triple:
     """Largest block, a multiple of the chunks and near a cube, whose task fits into `allowed_mem` bytes.
@@ -197,7 +221,7 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
 
     Raises
     ------
-    ValueError
+    MemoryError
         When not even a block of one chunk fits.
 
     Examples
