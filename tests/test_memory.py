@@ -2,6 +2,7 @@
 
 import re
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 import zarr
 from blockwise import run_blocks
 from dask import config as dask_config
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from topo_dask import segment_volume
@@ -418,13 +421,47 @@ def test_chunks_of_the_input_that_are_large_leave_room_for_small_blocks() -> Non
     semantic = zarr.create_array({}, shape=(1, 512, 512, 512), chunks=(1, 256, 256, 256), dtype="f4")
     flow = zarr.create_array({}, shape=(3, 512, 512, 512), chunks=(3, 256, 256, 256), dtype="f4")
     with dask_config.set(scheduler="threads", num_workers=4):
-        plan = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="4GiB")
+        with pytest.warns(UserWarning, match=r"chunks of the flow .* each is decoded up to \d+ times"):
+            plan = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="4GiB")
         with pytest.raises(
             MemoryError, match=r"a block of \(128, 128, 128\) .* Chunks of the flow take 768.0 MiB of it"
         ):
             plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="3GiB")
     assert plan.grid.block_shape == plan.chunks == (64, 64, 64)
     assert plan.task_mem <= plan.allowed_mem
+
+
+@given(st.data())
+def test_reads_of_a_chunk_are_counted(data: st.DataObject) -> None:
+    edges = st.tuples(*[st.integers(1, 9)] * 3)
+    grid = BlockGrid(data.draw(edges), data.draw(edges), data.draw(st.tuples(*[st.integers(0, 5)] * 3)))
+    chunk = data.draw(edges)
+    met = [len(list(BlockGrid(grid.shape, chunk).touching(block.read))) for block in grid]
+    assert grid.reads_of(chunk) == pytest.approx(sum(met) / len(BlockGrid(grid.shape, chunk)))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "told"),
+    [
+        (((1, 64, 64, 64), (3, 1, 1024, 1024)), [r"the flow have the shape \(3, 1, 1024, 1024\), .* up to 280 times"]),
+        (
+            ((1, 1, 1024, 1024), (3, 64, 64, 64)),
+            ["the foreground have .* up to 256 times, for the blocks of .64, 64, 64"],
+        ),
+        (((1, 64, 64, 64), (3, 64, 64, 64)), []),
+    ],
+)
+def test_chunks_that_many_blocks_share_are_warned_of(chunks: Any, told: list[str]) -> None:
+    of_semantic, of_flow = chunks
+    semantic = zarr.create_array({}, shape=(1, 256, 1024, 1024), chunks=of_semantic, dtype="f4")
+    flow = zarr.create_array({}, shape=(3, 256, 1024, 1024), chunks=of_flow, dtype="f4")
+    how: dict[str, Any] = {"class_names": ["ves"], "resolution_nm": 8, "block_shape": (64, 64, 64)}
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        plan_volume(semantic, flow, **how, halo=4)
+    assert len(found) == len(told)
+    for warning, pattern in zip(found, told, strict=True):
+        assert re.search(pattern, str(warning.message))
 
 
 @pytest.mark.parametrize(

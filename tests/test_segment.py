@@ -227,6 +227,7 @@ def test_freed_memory_is_kept_by_what_tasks_may_take_and_given_back(
     assert set(told[:-1]) == {allowed}
 
 
+@pytest.mark.filterwarnings("ignore:chunks of the .* decoded up to .* times")
 @pytest.mark.parametrize(
     ("block_shape", "chunks"),
     [

@@ -3,7 +3,7 @@
 import errno
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -31,6 +31,7 @@ from .stores.parts import concurrent_reads, stored_in
 from .stores.pyramids import Pyramid, Version
 from .stores.space import Disk, disk_of
 from .stores.volumes import Foreground, Source, track_bytes
+from .warning import warn
 from .workers import Resources, resources
 
 BLOCKS_EACH = 4
@@ -45,6 +46,9 @@ PACKED = 8
 Measured over 128³ voxels, radius 1.5: 10 to 17 for dense tissue (flow noise 0.2 per component), and down to 2.5 for
 sinks of pure noise.
 """
+
+MANY_READS, MUCH_TO_READ = 64, 1 << 37
+"""Number of blocks that read each chunk of an input, and bytes that they decode together, from which a run is slow."""
 
 _SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.\- ]{0,99}", re.IGNORECASE)
 
@@ -203,6 +207,7 @@ def plan_volume(
     remedy = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
     memory, at_once = _choose_memory(have, footprint, block, remedy)
     grid = BlockGrid(shape, block, margin)
+    _warn_of_reads(semantic, flow, grid)
     return RunPlan(
         semantic=CheckedArray(semantic, "semantic", "background", at_once=footprint.mask_reads_mem(block)),
         flow=CheckedArray(flow, "flow", on_missing, at_once=at_once),
@@ -273,6 +278,18 @@ def _choose_memory(have: Resources, footprint: Footprint, block: Triple, remedy:
         "recent_mem": min(RECENT_MEM, left_over // 2),
     }
     return found, needed + more
+
+
+def _warn_of_reads(semantic: Any, flow: Any, grid: BlockGrid) -> None:
+    for name, array, read in (("foreground", semantic, replace(grid, halo=(0, 0, 0))), ("flow", flow, grid)):
+        z, y, x = array.chunks[-3:]
+        times = read.reads_of((z, y, x))
+        if times > MANY_READS and times * array.dtype.itemsize * prod(array.shape) > MUCH_TO_READ:
+            warn(
+                f"chunks of the {name} have the shape {tuple(array.chunks)}, and each is decoded up to {times:.0f} "
+                f"times, for the blocks of {grid.block_shape} that need a part of it. This can take most of the time: "
+                f"copy the {name} once into cubes of 64 to 128 voxels, see docs/inputs.md, or allow larger blocks"
+            )
 
 
 def warn_of_doubts(plan: RunPlan) -> None:

@@ -134,7 +134,8 @@ def segment_volume(
         probabilities, or that is all below the threshold; flow that is scaled, is 0, points away from objects, or fits
         better in another order. Other warnings say that the metadata of the two inputs have voxels of different sizes,
         or that labels go into an image of other shapes, or of voxels of another size or place, where the metadata of
-        the inputs say.
+        the inputs say; or that chunks of an input are shared by so many blocks that decoding them may take most of the
+        time.
 
     Notes
     -----

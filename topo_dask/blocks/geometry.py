@@ -215,6 +215,20 @@ class BlockGrid:
         z, y, x = (b << tier for b in self.block_shape)
         return BlockGrid(self.shape, (z, y, x), self.halo)
 
+    def reads_of(self, chunk: Triple) -> float:
+        """Number of blocks that read a part of a chunk, with their halo; the mean over all chunks of an array.
+
+        Examples
+        --------
+        >>> BlockGrid((512, 512, 512), (128, 128, 512)).reads_of((512, 64, 64))
+        4.0
+        """
+        mean = 1.0
+        for size, block, halo, edge in zip(self.shape, self.block_shape, self.halo, chunk, strict=True):
+            spans = ((max(0, at - halo), min(size, at + block + halo)) for at in range(0, size, block))
+            mean *= sum((stop - 1) // edge - start // edge + 1 for start, stop in spans) / max(1, ceil(size / edge))
+        return mean
+
     def above(self, block: Block, axis: int) -> Block | None:
         """The next block along an axis, or None at the volume's border."""
         z, y, x = (i + (k == axis) for k, i in enumerate(block.block_id))
