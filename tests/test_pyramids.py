@@ -436,7 +436,7 @@ def test_voxels_that_the_caller_gives_must_be_those_of_the_metadata(tmp_path: Pa
     image = None if placed == "input" else read_multiscales(tmp_path / "placed")
     inputs = (tmp_path / "placed" if placed == "input" else semantic), flow
     arguments: dict[str, Any] = {"class_names": ["nuc"], "class_config": CONFIG, "image": image}
-    for same in ((16, 8, 8), np.array([16, 8, 8]), 4):
+    for same in ((16, 8, 8), np.array([16, 8, 8]), 4, np.array(4)):
         planned = plan_volume(*inputs, resolution_nm=same, **arguments)
         assert planned.pyramid is not None
         assert planned.pyramid.placement.voxel_size_nm == (16.0, 8.0, 8.0)

@@ -1,7 +1,5 @@
 """Where labels lie in space, by the metadata of the inputs, those of the image that they go into, and the caller."""
 
-from numbers import Real
-
 import numpy as np
 
 from .blocks.geometry import Triple
@@ -101,7 +99,7 @@ def _warn_of_scales(semantic: Placement, flow: Placement) -> None:
 
 def _check_edges(resolution_nm: Resolution | None, placement: Placement | None) -> None:
     # One number that is not that of the metadata chooses other parameters. Three are what the voxels are taken to be.
-    if placement is None or resolution_nm is None or isinstance(resolution_nm, Real):
+    if placement is None or resolution_nm is None or np.ndim(resolution_nm) == 0:
         return
     given, known = edges_nm(resolution_nm), placement.voxel_size_nm
     if known is None or not np.allclose(given, known, rtol=1e-3, atol=0):
