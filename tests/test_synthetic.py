@@ -120,10 +120,11 @@ REFUSED = [
     (lambda: touching_plates(CUBE, radius=(-3, -2)), ValueError, r"radius is \(-3.0, -2.0\); expected above 0"),
     (lambda: touching_plates((96, 96, 96), thickness=1), ValueError, "thickness is 1; expected at least 2 for bend"),
     (
-        lambda: touching_plates((96, 96, 96), thickness=2, bend=-9, radius=(12, 16)),
+        lambda: touching_plates((96, 96, 96), thickness=2, bend=9, radius=(12, 16)),
         ValueError,
         "expected at least 3 for bend",
     ),
+    (lambda: touching_plates((96, 96, 96), bend=-1), ValueError, "bend is -1.0; expected at least 0"),
     (lambda: noisy(FLOW, -1.0), ValueError, "sigma is -1.0"),
     (lambda: noisy(FLOW, np.nan), ValueError, "sigma must be finite, got nan"),
     (lambda: noisy(FLOW, np.inf), ValueError, "sigma must be finite, got inf"),

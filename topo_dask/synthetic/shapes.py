@@ -161,7 +161,7 @@ def touching_plates(
     radius : tuple of float, default (14.0, 22.0)
         Lowest and highest radius of a stack, voxels.
     bend : float, default 4.0
-        Largest height of a stack's rim above or below its middle, voxels.
+        Largest height of a stack's rim above or below its middle, voxels, at least 0.
     margin : int, default 0
         Voxels left free along the faces of the volume.
 
@@ -189,8 +189,10 @@ def touching_plates(
     radius, bend = _range(radius), finite_number(bend, "bend")
     if radius[0] <= 0:
         raise ValueError(f"radius is {radius}; expected above 0")
+    if bend < 0:
+        raise ValueError(f"bend is {bend}; expected at least 0")
     # A rim rises by less than this from voxel to voxel: twice the bend over the shorter radius of the ellipse.
-    rise = 2 * abs(bend) / (_LEAST_STRETCH * max(1.0, min(radius)))
+    rise = 2 * bend / (_LEAST_STRETCH * max(1.0, min(radius)))
     if thickness < 1 + rise:
         raise ValueError(
             f"thickness is {thickness}; expected at least {1 + math.ceil(rise)} for bend {bend} and radius {radius}, "
