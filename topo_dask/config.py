@@ -200,6 +200,11 @@ def get_postprocess_config(resolution_nm: Resolution, preset: Preset = "publishe
     TypeError, ValueError
         When `resolution_nm` is neither a finite number above 0 nor three, or `preset` is not one of the two.
 
+    Warns
+    -----
+    UserWarning
+        When the resolution is below 4 or above 128 nm.
+
     Notes
     -----
     The published values are those of the package janelia-cellmap/topo.

@@ -113,8 +113,9 @@ def segment_volume(
     ------
     ValueError, TypeError
         When an argument does not fit; when `resolution_nm` gives three edges of a voxel and the metadata of the inputs
-        or of the output give others; or when `output` is an OME-Zarr image, none of its levels has the shape of the
-        labels, and the inputs do not say where in space they lie.
+        or of the output give others, or no unit; when `output` is an OME-Zarr image, none of its levels has the shape
+        of the labels, and the inputs do not say where in space they lie. On the way: when a probability is NaN, or a
+        particle reads a vector that is not finite.
     MemoryError
         When a task is projected to take more than is allowed.
     FileExistsError
@@ -126,6 +127,11 @@ def segment_volume(
         When the group or array given as output is open for reading only.
     OSError
         When less disk is free than scratch and output are expected to take, or a read or write fails.
+    OverflowError
+        See `postprocess_single`.
+    RuntimeError
+        When the Dask client is asynchronous or its scheduler is gone, when the cluster has no workers, or some without
+        this version of this package; when its processes die or leave, or another run takes over this one.
 
     Warns
     -----
@@ -135,7 +141,7 @@ def segment_volume(
         better in another order. Other warnings say that the metadata of the two inputs have voxels of different sizes,
         or that labels go into an image of other shapes, or of voxels of another size or place, where the metadata of
         the inputs say; or that chunks of an input are shared by so many blocks that decoding them may take most of the
-        time.
+        time. Those of parameters are in `run_instance_segmentation`.
 
     Notes
     -----

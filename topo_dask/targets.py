@@ -137,6 +137,8 @@ def diffusion_flow(
         `labels` is not 3-D or has chunks of unknown size; `depth` or `place` is below 0; `n_iter` or `threads` is
         below 1. When a lazy result is computed: a chunk of `labels` has another shape than it declares; or an object
         has voxels in a block, but its bounding box reaches more than `depth` beyond the block.
+    OverflowError
+        An object has 2**31 - 1 voxels or more.
 
     Notes
     -----

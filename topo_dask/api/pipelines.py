@@ -265,7 +265,9 @@ def run_instance_segmentation(
     -----
     UserWarning
         When the arrays look, in a few boxes, as if something else was meant, see `postprocess_single`; when a class
-        has no parameters, or some of them are left out, so that defaults are used.
+        has no parameters, or some of them are left out, so that defaults are used. Of the default parameters it warns
+        when no `resolution_nm` chooses them, when its edges differ by more than a tenth, because parameters count
+        voxels, and as in `get_postprocess_config`.
 
     Examples
     --------

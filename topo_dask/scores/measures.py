@@ -186,10 +186,9 @@ def matching_scores(
 
     Raises
     ------
-    TypeError
-        `thresholds` is not a sequence of numbers; or as for `contingency`.
-    ValueError
-        A threshold is not above 0 and at most 1; or as for `contingency`.
+    TypeError, ValueError, OverflowError, OSError
+        As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
+        `thresholds` is not a sequence of numbers; ValueError also when one is not above 0 and at most 1.
 
     Notes
     -----
@@ -250,10 +249,9 @@ def splits_and_merges(truth: Any, labels: Any = None, *, least_share: float = 0.
 
     Raises
     ------
-    TypeError
-        `least_share` is not a number; or as for `contingency`.
-    ValueError
-        `least_share` is not above 0 and at most 1; or as for `contingency`.
+    TypeError, ValueError, OverflowError, OSError
+        As for `contingency`; TypeError also when `labels` is missing, when there are labels beside a table, or when
+        `least_share` is not a number; ValueError also when it is not above 0 and at most 1.
 
     Examples
     --------
