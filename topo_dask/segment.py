@@ -69,7 +69,7 @@ def segment_volume(
         OME-Zarr image, any other zarr group, or a path where there is nothing yet. Whatever else is in the group stays
         as it is. Or, for one class, an empty int32 array (D, H, W), which gets no pyramid.
     class_names, class_config, resolution_nm, preset, threshold, flow_error_threshold
-        See `run_instance_segmentation`.
+        See `run_instance_segmentation`. `resolution_nm` is by default what the OME-Zarr metadata of the inputs tell.
     block_shape : sequence of 3 int, optional
         Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
         up to 256 along an axis, or to 128 where a small volume would leave workers idle.
@@ -89,9 +89,9 @@ def segment_volume(
         Level of an OME-Zarr multiscale image, 0 by default.
     ome_zarr : {"0.5", "0.4"} or None
         Version of OME-Zarr that is written: 0.5 uses zarr format 3, 0.4 uses format 2. None writes one plain array for
-        each class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, if it is a path or URL; else
-        that of the level of the same shape in the image that is written into; else voxels have the size that
-        `resolution_nm` gives, or no unit.
+        each class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, be it the image or an array
+        in it; else that of the level of the same shape in the image that is written into; else voxels have the size
+        that `resolution_nm` gives, or no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
         If the run is already complete, its labels are returned. An array as `output` has no mark that says whether its

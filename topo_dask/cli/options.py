@@ -238,7 +238,8 @@ SCHEDULER = (
     click.option(
         "--threads-per-worker",
         type=click.IntRange(1),
-        help="Threads of 'threads', or of each worker of 'cluster'.  [default: all cores; up to 4 in a 'cluster']",
+        help="Threads of 'threads', or of each worker of 'cluster'.  [default: all cores; in a 'cluster' its share of "
+        "them, up to 4 unless --workers is given]",
     ),
 )
 
