@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import zlib
 from itertools import combinations
 from pathlib import Path
@@ -366,6 +367,24 @@ def test_addresses_of_both_families_are_served(folder: Path, monkeypatch: pytest
     result = invoke("view", "image.zarr", "--no-open", "--address", address)
     assert result.exit_code == 0, result.stderr
     assert f"{{'address': '{address}', 'port': 0}}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (["show", "image.zarr"], "matplotlib.backend_bases"),
+        (["preview", "image.zarr", "flow"], "matplotlib.backend_bases"),
+        (["view", "image.zarr"], "neuroglancer"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_before_the_work(
+    folder: Path, words: list[str], package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "topo_dask.looking.viewer", raising=False)
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert re.fullmatch(f"Error: .* the package {package}: pip install 'topo-dask.*'\n", result.stderr)
 
 
 def test_a_port_that_is_taken_is_named(folder: Path) -> None:

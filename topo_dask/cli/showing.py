@@ -26,7 +26,7 @@ def _check_figure(ctx: click.Context, option: click.Parameter, path: Path) -> Pa
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"figures need the package {error.name}: pip install 'topo-dask[demo]'") from error
+        raise ImportError(f"figures need the package {error.name}: pip install 'topo-dask[demo]'") from error
     if path.suffix.lower()[1:] not in FigureCanvasBase.filetypes:
         raise click.BadParameter(f"{path} must end in .png, .pdf or .svg", ctx, option)
     if not path.absolute().parent.is_dir():
@@ -95,7 +95,7 @@ def view(layers: tuple[str, ...], address: str, port: int, opens: bool) -> None:
     try:
         from ..looking.viewer import open_viewer
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"view needs the package {error.name}: pip install 'topo-dask[view]'") from error
+        raise ImportError(f"view needs the package {error.name}: pip install 'topo-dask[view]'") from error
     _check_port(address, port)
     viewer = open_viewer(found, address=address, port=port)
     click.echo(f"{viewer}\nserving {', '.join(layer.name for layer in found)}; end with Ctrl-C")
