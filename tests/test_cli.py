@@ -421,6 +421,10 @@ SLIPS = [
     ("plan one one_flow --class nuc mito --resolution-nm 8", r"argument \(mito\); of several classes repeat --class$"),
     ("plan one one_flow --class=nuc mito", r"argument \(mito\); of several classes repeat --class$"),
     ("plan one one_flow mito", r"argument \(mito\)$"),
+    (
+        "plan one one_flow --class nuc --resolution-nm 40 16.5 16",
+        r"arguments \(16.5 16\); join .* by commas",
+    ),
     ("plan one one_flow --resolution-nm 8", "--class is not given, .*: name the class of each channel"),
     ("plan one flow --class nuc --resolution-nm 8", "flow must have 3 channels for each of the 1 classes of semantic"),
     ("plan one one_flow --class nuclei --resolution-nm 8", "the default parameters .nuc, .* have no entry for any of"),

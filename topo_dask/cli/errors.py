@@ -134,10 +134,15 @@ class Errors(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
+            extra = re.search(r"unexpected extra arguments? \((.*)\)", error.message)
             several = names_classes and ctx.invoked_subcommand in _OF_CLASSES
-            if several and "unexpected extra argument" in error.message:
-                raise click.UsageError(f"{error.message}; of several classes repeat --class", error.ctx) from None
-            raise
+            if extra and re.fullmatch(r"[\d. ]+", extra[1]):
+                hint = "join the numbers of an option by commas, as in 64,128,128"
+            elif extra and several:
+                hint = "of several classes repeat --class"
+            else:
+                raise
+            raise click.UsageError(f"{error.message}; {hint}", error.ctx) from None
 
 
 def _way_on(ctx: click.Context) -> str:
