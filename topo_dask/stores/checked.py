@@ -10,7 +10,7 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import product
@@ -25,10 +25,12 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from . import retries
 from .chunk_form import check_bytes, check_part, document_of, form_of, is_document_of, is_index
 from .limits import check_grid
 from .parts import parts_of
-from .persistent import persistent, view_of
+from .persistent import PersistentStore, persistent, view_of
+from .retries import any_found
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
@@ -36,8 +38,26 @@ OnMissing = Literal["error", "background"]
 _SETTLING, _PATIENCE = "settling", 1.0
 """Seconds that a failed read waits at most for all reads under way; zarr does not say which were begun with it."""
 
-_FAILED: ContextVar[Event | None] = ContextVar("failed", default=None)
-"""Whether the read has failed that the present code works for; zarr's tasks inherit it from the thread that reads."""
+
+@dataclass
+class _Read:
+    """A read under way.
+
+    Parameters
+    ----------
+    failed : Event
+        Whether it has failed.
+    denied : dict, optional
+        Objects, or parts of them, that the store has denied once and that count as absent so far; None where the store
+        is asked for each again and again before the read goes on.
+    """
+
+    failed: Event = field(default_factory=Event)
+    denied: dict[str, ByteRequest | None] | None = field(default_factory=dict)
+
+
+_READ: ContextVar[_Read | None] = ContextVar("read", default=None)
+"""The read that the present code works for; zarr's tasks inherit it from the thread that reads."""
 
 
 class ChunkError(OSError):
@@ -117,8 +137,12 @@ class _CheckedStore(Store):
         """Bytes of a chunk, or of a part of a shard."""
         if isinstance(byte_range, RangeByteRequest) and not 0 <= byte_range.start < byte_range.end:
             raise self.refuse(key, "is damaged: its index points outside the shard")
-        found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range))
-        if found is None:
+        denied = self._denied_once(byte_range)
+        looks = {} if denied is None else {"looks": 1}
+        found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range, **looks))
+        if found is None and denied is not None:
+            denied[key] = byte_range
+        elif found is None:
             await self._judge_missing(key, byte_range)
         else:
             self._judge(key, found, byte_range)
@@ -148,8 +172,33 @@ class _CheckedStore(Store):
             self._judge(key, found, byte_ranges[at])
         yield parts or []
 
+    def _denied_once(self, part: ByteRequest | None) -> dict[str, ByteRequest | None] | None:
+        # Where to note an object that is denied, if it may be looked for again when all others have been read.
+        if self._on_missing == "error" or not isinstance(self._store, PersistentStore) or self._is_inner(part):
+            return None
+        read = _READ.get()
+        return None if read is None else read.denied
+
+    async def find_denied(self, denied: Mapping[str, ByteRequest | None]) -> bool:
+        """Whether any of the objects that the store has denied once is there; ChunkError when the array is gone.
+
+        All are looked for together: while they are read, zarr would wait for ten at a time.
+        """
+
+        async def get(key: str) -> bool:
+            prototype, part = default_buffer_prototype(), denied[key]
+            return await self._fetch(key, lambda: self._store.get(key, prototype, part, looks=1)) is not None
+
+        async def exists(key: str) -> bool:
+            return await self._fetch(key, lambda: self._store.exists(key, looks=1))
+
+        if await any_found(get, denied, retries.TRIES - 1) or await any_found(exists, denied, 1):
+            return True
+        await self._judge_missing(*next(iter(denied.items())))
+        return False
+
     async def _fetch(self, key: str, look: Callable[[], Awaitable[T]]) -> T:
-        if (failed := _FAILED.get()) is not None and failed.is_set():
+        if (read := _READ.get()) is not None and read.failed.is_set():
             raise self.refuse(key, "is not needed any more: another one of the same read failed")
         try:
             return await look()
@@ -168,7 +217,7 @@ class _CheckedStore(Store):
 
     async def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
         # zarr asks for an inner chunk only after the index of the shard has said that it is there.
-        if part is not None and self._form.index is not None and not is_index(part, self._form.index):
+        if self._is_inner(part):
             raise self.refuse(key, "vanished while it was read")
         if isinstance(self._store, LocalStore) and (entry := _entry_in_place(str(self._store.root), key)) is not None:
             raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
@@ -178,6 +227,9 @@ class _CheckedStore(Store):
         # replaced, chunks may have other names.
         if not await self.find_document():
             raise self.refuse(key, "is missing, and so are the array's metadata: it was moved or removed")
+
+    def _is_inner(self, part: ByteRequest | None) -> bool:
+        return part is not None and self._form.index is not None and not is_index(part, self._form.index)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -328,18 +380,24 @@ class CheckedArray:
         ChunkError
             When a chunk is damaged or cannot be read, or when the array was replaced since it was opened; an OSError.
         """
-        box, failed = self._box(index), Event()
-        _FAILED.set(failed)
+        box, read = self._box(index), _Read()
+        _READ.set(read)
         try:
             self.check_metadata()
-            return self._read(box, out)
+            values = self._read(box, out)
+            if read.denied and sync(self._store.find_denied(read.denied)):
+                read.denied = None
+                self._read(box, values)
+            return values
         except Exception as error:
-            failed.set()
+            read.failed.set()
             sync(_settle())
-            _FAILED.set(None)
+            _READ.set(None)
             if isinstance(error, ChunkError):
                 raise
             raise self._culprit(box, error) from error
+        finally:
+            _READ.set(None)
 
     def _read(self, box: tuple[slice, ...], out: NDArray[Any] | None) -> NDArray[Any]:
         parts = parts_of(self.array, box, self.at_once)

@@ -43,12 +43,18 @@ class PersistentStore(Store):
         await self._store._ensure_open()
         await super()._open()
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Bytes of an object; None if all reads and a request of another kind say that it is absent."""
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype,
+        byte_range: ByteRequest | None = None,
+        looks: int | None = None,
+    ) -> Buffer | None:
+        """Bytes of an object; None if all reads and a request of another kind, or `looks` reads, say it is absent."""
         with self._named(key):
             for _ in range(2):
-                found = await persist(lambda: self._store.get(key, prototype, byte_range))
-                if found is not None or not await self.exists(key, looks=1):
+                found = await persist(lambda: self._store.get(key, prototype, byte_range), looks)
+                if found is not None or looks is not None or not await self.exists(key, looks=1):
                     return found
             raise OSError(f"exists, but was not found {2 * retries.TRIES} times")
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from operator import call
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ multiplied by a random factor from 0.5 to 1.5."""
 
 LONGEST_ABSENT, LONGEST_ERROR = 0.1, 4.0
 """Longest pauses in seconds, before the random factor."""
+
+_TOGETHER = 32
+"""Objects that `any_found` looks for at the same time; those that are absent take no memory."""
 
 
 def is_local(store: Any) -> bool:
@@ -74,8 +77,30 @@ async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = N
             denied, failed = denied + 1, 0
             if found is not None or denied == (looks or TRIES):
                 return found
-            pause = min(LONGEST_ABSENT, PAUSE_ABSENT * 2 ** (denied - 1))
+            pause = _pause_absent(denied)
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+
+
+async def any_found(look: Callable[[S], Awaitable[bool]], objects: Collection[S], looks: int) -> bool:
+    """Whether one of so many looks finds any of several objects, each of which a remote store has denied before.
+
+    There is a pause before each look, as `persist` makes it, but one for all objects: it takes as long as with one.
+    """
+    places = asyncio.Semaphore(_TOGETHER)
+
+    async def find(name: S) -> bool:
+        async with places:
+            return await look(name)
+
+    for denied in range(1, looks + 1):
+        await asyncio.sleep(_pause_absent(denied) * random.uniform(0.5, 1.5))
+        if any(await asyncio.gather(*map(find, objects))):
+            return True
+    return False
+
+
+def _pause_absent(denied: int) -> float:
+    return min(LONGEST_ABSENT, PAUSE_ABSENT * 2.0 ** (denied - 1))
 
 
 def in_parallel(*questions: Callable[[], Any]) -> list[Any]:
