@@ -472,10 +472,35 @@ def test_chunks_that_many_blocks_share_are_warned_of(chunks: Any, told: list[str
         ((512, 512, 512), 9, (256, 256, 192)),
         ((512, 512, 512), 10_000, (128, 128, 128)),
         ((64, 4096, 4096), 128, (64, 256, 256)),
+        ((1, 4096, 4096), 8, (1, 1024, 1024)),
+        ((1, 4096, 4096), 17, (1, 1024, 960)),
+        ((1, 4096, 4096), 10_000, (1, 128, 128)),
+        ((4, 64, 8192), 2, (4, 64, 4096)),
     ],
 )
 def test_chosen_blocks_keep_all_workers_busy(shape: Triple, tasks: int, block: Triple) -> None:
-    assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4, 16), (64, 64, 64), 16 << 30, tasks) == block
+    chunks = tuple(min(64, size) for size in shape)
+    assert choose_block_shape(Footprint(shape, (16, 16, 16), 1, 2, 4, 16), chunks, 16 << 30, tasks) == block
+
+
+@pytest.mark.parametrize(
+    ("shape", "stored", "block", "chunks"),
+    [
+        ((1, 4096, 4096), (1, 256, 256), (1, 1024, 1024), (1, 512, 512)),
+        ((1, 4096, 4096), (1, 4096, 4096), (1, 1024, 1024), (1, 512, 512)),
+        ((1, 300, 300), (1, 300, 300), (1, 256, 256), (1, 256, 256)),
+        ((4, 2048, 2048), (4, 64, 64), (4, 512, 512), (4, 256, 256)),
+        ((16, 1024, 1024), (16, 64, 64), (16, 256, 256), (16, 128, 128)),
+        ((256, 256, 256), (48, 48, 48), (144, 144, 96), (48, 48, 48)),
+        ((60, 60, 60), (32, 32, 32), (64, 64, 64), (32, 32, 32)),
+    ],
+)
+def test_flat_volumes_have_long_blocks_and_chunks(shape: Triple, stored: Triple, block: Triple, chunks: Triple) -> None:
+    semantic = zarr.create_array({}, shape=(1, *shape), chunks=(1, *stored), dtype="u1")
+    flow = zarr.create_array({}, shape=(3, *shape), chunks=(3, *stored), dtype="f2")
+    with dask_config.set(scheduler="threads", num_workers=2):
+        plan = plan_volume(semantic, flow, class_names=["ves"], resolution_nm=64, memory_limit="8GiB")
+    assert (plan.grid.block_shape, plan.chunks) == (block, chunks)
 
 
 def test_the_client_holds_one_block_at_a_time() -> None:

@@ -38,7 +38,10 @@ BLOCKS_EACH = 4
 """Least number of blocks for each task that can run at a time, where the caller gives no block shape."""
 
 MAX_CHUNK = 128
-"""Largest edge of an output chunk, where the caller gives no block shape."""
+"""Largest edge of an output chunk, where the caller gives no block shape, and the volume is not flat."""
+
+MIN_CHUNK_VOXELS = 64**3
+"""Voxels up to which an output chunk of a flat volume may be longer than that."""
 
 PACKED = 8
 """Size of scratch and output before compression over the size that is expected.
@@ -332,13 +335,17 @@ def _lack(needs: Sequence[int], disks: Sequence[Disk | None]) -> int:
 
 
 def _default_chunks(shape: Triple, semantic: Any) -> Triple:
-    # Chunks of the input, doubled where they are small and cut where they are large.
+    # Chunks of the input, doubled where they are small and cut where they are large. Those of a volume of few planes
+    # are doubled again: small files cost as much time as large ones.
     chunks = []
     for size, chunk in zip(shape, semantic.chunks[-3:], strict=True):
         edge = max(1, min(int(chunk), size))
         while 2 * edge <= min(64, size):
             edge *= 2
         chunks.append(min(edge, MAX_CHUNK))
+    thin = min(chunks) <= 32
+    while thin and prod(chunks) < MIN_CHUNK_VOXELS and (long := [k for k in range(3) if 2 * chunks[k] <= shape[k]]):
+        chunks[min(long, key=chunks.__getitem__)] *= 2
     return chunks[0], chunks[1], chunks[2]
 
 

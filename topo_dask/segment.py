@@ -72,7 +72,7 @@ def segment_volume(
         See `run_instance_segmentation`. `resolution_nm` is by default what the OME-Zarr metadata of the inputs tell.
     block_shape : sequence of 3 int, optional
         Voxels of a task; a multiple of the output's chunks or shards. Default: the largest that `memory_limit` allows,
-        up to 256 along an axis, or to 128 where a small volume would leave workers idle.
+        up to 256 along an axis, or to 128 where a small volume would leave workers idle; a flat one up to 2**20 voxels.
     halo : int or sequence of 3 int, optional
         Margin in voxels that is read around a block, 16 by default. It affects the speed only.
     memory_limit : int or str, optional

@@ -189,6 +189,10 @@ def _least_mem(stored: Stored | None) -> int:
 MAX_EDGE, MAX_IDLE_EDGE = 256, 128
 """Edge of a block, at most, where the caller leaves it to us; and where workers would be idle with larger ones."""
 
+MAX_FLAT = 1 << 20
+"""Voxels up to which a block may be longer than that, unless workers would be idle: in a volume of few planes, smaller
+ones are not worth a task."""
+
 LEAST_CHUNK = 32
 """Least edge of a chunk of the output that is made smaller because memory is little."""
 
@@ -217,7 +221,7 @@ def choose_chunks(footprint: Footprint, chunks: Triple, allowed_mem: int) -> Tri
 def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, tasks: int = 1) -> Triple:
     """Largest block, a multiple of the chunks and near a cube, whose task fits into `allowed_mem` bytes.
 
-    It is not grown beyond 128 voxels where fewer than `tasks` blocks would be left, nor beyond 256.
+    It is not grown beyond 128 voxels where fewer than `tasks` blocks would be left, nor beyond 256, unless it is flat.
 
     Raises
     ------
@@ -240,8 +244,8 @@ def choose_block_shape(footprint: Footprint, chunks: Triple, allowed_mem: int, t
         longer = [b + (c if k == axis else 0) for k, (b, c) in enumerate(zip(block, chunks, strict=True))]
         fits = footprint.task_mem((longer[0], longer[1], longer[2])) <= allowed_mem
         busy = prod(footprint.shape) >= tasks * prod(longer)
-        useful = block[axis] < footprint.shape[axis] and longer[axis] <= (MAX_EDGE if busy else MAX_IDLE_EDGE)
-        if fits and useful:
+        short = longer[axis] <= (MAX_EDGE if busy else MAX_IDLE_EDGE) or (busy and prod(longer) <= MAX_FLAT)
+        if fits and short and block[axis] < footprint.shape[axis]:
             block = longer
         else:
             grows[axis] = False
