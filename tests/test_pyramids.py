@@ -446,11 +446,27 @@ def test_voxels_that_the_caller_gives_must_be_those_of_the_metadata(tmp_path: Pa
         plan_volume(*inputs, resolution_nm=(8, 8, 16), **arguments)
 
 
-def test_voxels_of_no_unit_are_not_those_that_the_caller_gives(tmp_path: Path) -> None:
+def test_voxels_of_no_unit_have_the_edges_that_the_caller_gives(tmp_path: Path) -> None:
     _, flow = store_plain(tmp_path)
-    store_image(tmp_path / "placed", MASK[None], "0.5", scale(16, 8, 8), units=space(None))
-    with pytest.raises(ValueError, match=r"the OME-Zarr metadata \(16.0, 8.0, 8.0\) without a unit of length: correct"):
-        plan_volume(tmp_path / "placed", flow, class_names=["nuc"], class_config=CONFIG, resolution_nm=(16, 8, 8))
+    store_image(tmp_path / "placed", MASK[None], "0.5", scale(0.5, 1, 1), shift(3, 0, 7), units=space(None))
+    given: dict[str, Any] = {"class_names": ["nuc"], "class_config": CONFIG}
+    three, one = (plan_volume(tmp_path / "placed", flow, resolution_nm=r, **given).pyramid for r in ((40, 16, 16), 16))
+    assert three is not None
+    assert three.placement == Placement((40.0, 16.0, 16.0), (240.0, 0.0, 112.0), ("nanometer",) * 3)
+    assert one is not None
+    assert one.placement == Placement((0.5, 1.0, 1.0), (3.0, 0.0, 7.0))
+    image = read_multiscales(tmp_path / "placed")
+    semantic, _ = store_plain(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"the OME-Zarr metadata \(0.5, 1.0, 1.0\) without a unit of length: correct"):
+        plan_volume(semantic, flow, image=image, resolution_nm=(40, 16, 16), **given)
+
+
+def test_metadata_with_a_unit_win(tmp_path: Path) -> None:
+    store_image(tmp_path / "semantic", MASK[None], "0.5", scale(1, 1, 1), units=space(None))
+    store_image(tmp_path / "flow", FLOW, "0.5", scale(0.016, 0.008, 0.008))
+    plan = plan_volume(tmp_path / "semantic", tmp_path / "flow", class_names=["nuc"], class_config=CONFIG)
+    assert plan.pyramid is not None
+    assert plan.pyramid.placement.voxel_size_nm == (16.0, 8.0, 8.0)
 
 
 # ------------------------------------------------------------ the plan

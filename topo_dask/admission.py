@@ -21,7 +21,7 @@ from .config import ClassConfig, Preset, Resolution, nothing_to_segment, resolve
 from .doubts import warn_of_prediction
 from .given import finite_number
 from .kernels.flow_types import used_dtype
-from .placing import choose_resolution, place_labels, place_of_prediction
+from .placing import choose_resolution, place_labels, place_of_prediction, warn_of_scales
 from .plan import Plan, Recipe, plan_stages, tracked_together
 from .stores.checked import CheckedArray, OnMissing
 from .stores.input_shapes import check_prediction
@@ -184,9 +184,10 @@ def plan_volume(
     """
     if ome_zarr not in (None, *VERSIONS):
         raise ValueError(f"ome_zarr must be one of {sorted(VERSIONS)}, or None for plain arrays; got {ome_zarr!r}")
-    semantic, flow, *places = open_prediction(semantic, flow, level)
+    semantic, flow, place, place_of_flow = open_prediction(semantic, flow, level)
     check_prediction(semantic, flow)
-    placement = place_of_prediction(*places)
+    warn_of_scales(place, place_of_flow)
+    placement = place_of_prediction(place, place_of_flow, resolution_nm)
     threshold = finite_number(threshold, "threshold")
     resolution_nm, voxel_size_nm = choose_resolution(resolution_nm, placement)
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)

@@ -1,5 +1,7 @@
 """Where labels lie in space, by the metadata of the inputs, those of the image that they go into, and the caller."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .blocks.geometry import Triple
@@ -13,17 +15,33 @@ COARSEST = 128
 """Most voxels along the longest axis of the coarsest level of a pyramid."""
 
 
-def place_of_prediction(semantic: Placement | None, flow: Placement | None) -> Placement | None:
-    """Place of a prediction: that of the foreground if it is known, else that of the flow.
+def warn_of_scales(semantic: Placement | None, flow: Placement | None) -> None:
+    """Warn if foreground and flow have voxels of different sizes."""
+    if semantic is None or flow is None:
+        return
+    one, other, unit = semantic.voxel_size_nm, flow.voxel_size_nm, " nm"
+    if (one is None or other is None) and semantic.units == flow.units:
+        one, other, unit = semantic.scale, flow.scale, ""
+    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3, atol=0):
+        warn(
+            f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
+            "semantic; the vectors count in voxels"
+        )
 
-    Warns
-    -----
-    UserWarning
-        When the two have voxels of different sizes.
+
+def place_of_prediction(
+    semantic: Placement | None, flow: Placement | None, resolution_nm: Resolution | None
+) -> Placement | None:
+    """Place of a prediction, that of the foreground or that of the flow: the first that has a unit of length, if any.
+
+    If none has a unit, three edges that the caller gives are those of a voxel.
     """
-    if semantic is not None and flow is not None:
-        _warn_of_scales(semantic, flow)
-    return semantic or flow
+    known = [place for place in (semantic, flow) if place is not None]
+    place = next((place for place in known if place.voxel_size_nm is not None), known[0] if known else None)
+    if place is None or place.voxel_size_nm is not None or (edges := _three_edges(resolution_nm)) is None:
+        return place
+    z, y, x = (at / scale * edge for at, scale, edge in zip(place.translation, place.scale, edges, strict=True))
+    return replace(Placement.at_origin(edges), translation=(z, y, x))
 
 
 def choose_resolution(
@@ -86,22 +104,16 @@ def place_labels(
     return Pyramid(version, tuple(pyramid_factors(shape, edges, COARSEST)), placement)
 
 
-def _warn_of_scales(semantic: Placement, flow: Placement) -> None:
-    one, other, unit = semantic.voxel_size_nm, flow.voxel_size_nm, " nm"
-    if (one is None or other is None) and semantic.units == flow.units:
-        one, other, unit = semantic.scale, flow.scale, ""
-    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3, atol=0):
-        warn(
-            f"semantic has voxels of {one}{unit}, flow of {other}{unit}, by their OME-Zarr metadata: taking those of "
-            "semantic; the vectors count in voxels"
-        )
+def _three_edges(resolution_nm: Resolution | None) -> VoxelSize | None:
+    # What a voxel is taken to be; None where the caller gives one number, which chooses the parameters.
+    edges = None if resolution_nm is None else edges_nm(resolution_nm)
+    return edges if np.ndim(resolution_nm) else None  # type: ignore[arg-type]
 
 
 def _check_edges(resolution_nm: Resolution | None, placement: Placement | None) -> None:
-    # One number that is not that of the metadata chooses other parameters. Three are what the voxels are taken to be.
-    if placement is None or resolution_nm is None or np.ndim(resolution_nm) == 0:
+    if placement is None or (given := _three_edges(resolution_nm)) is None:
         return
-    given, known = edges_nm(resolution_nm), placement.voxel_size_nm
+    known = placement.voxel_size_nm
     if known is None or not np.allclose(given, known, rtol=1e-3, atol=0):
         told = f"{placement.scale} without a unit of length" if known is None else f"{known} nm"
         raise ValueError(

@@ -91,7 +91,8 @@ def segment_volume(
         Version of OME-Zarr that is written: 0.5 uses zarr format 3, 0.4 uses format 2. None writes one plain array for
         each class, ``<output>/<class>``. The place in space is that of the OME-Zarr input, be it the image or an array
         in it; else that of the level of the same shape in the image that is written into; else voxels have the size
-        that `resolution_nm` gives, or no unit.
+        that `resolution_nm` gives, or no unit. Three edges also stand where the inputs' metadata
+        have no unit.
     resume : bool
         Go on with an interrupted run, in its blocks and with its halo: what is on record in scratch is not done again.
         If the run is already complete, its labels are returned. An array as `output` has no mark that says whether its
@@ -113,9 +114,9 @@ def segment_volume(
     ------
     ValueError, TypeError
         When an argument does not fit; when `resolution_nm` gives three edges of a voxel and the metadata of the inputs
-        or of the output give others, or no unit; when `output` is an OME-Zarr image, none of its levels has the shape
-        of the labels, and the inputs do not say where in space they lie. On the way: when a probability is NaN, or a
-        particle reads a vector that is not finite.
+        or of the output give others; when `output` is an OME-Zarr image, none of its levels has the shape of the
+        labels, and the inputs do not say where in space they lie. On the way: when a probability is NaN, or a particle
+        reads a vector that is not finite.
     MemoryError
         When a task is projected to take more than is allowed.
     FileExistsError

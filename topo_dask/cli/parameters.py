@@ -119,11 +119,12 @@ def _check_whole(config: dict[str, Any], names: Sequence[str]) -> None:
 def _defaults(
     semantic: str, flow: str, values: dict[str, Any], flags: dict[str, Any], names: Collection[str]
 ) -> dict[str, Any]:
-    from ..placing import choose_resolution
+    from ..placing import choose_resolution, place_of_prediction
     from ..stores.inputs import open_prediction
 
-    _, _, *places = open_prediction(semantic, flow, values["level"])
-    resolution, voxel_size_nm = choose_resolution(values["resolution_nm"], places[0] or places[1])
+    _, _, place, place_of_flow = open_prediction(semantic, flow, values["level"])
+    given = values["resolution_nm"]
+    resolution, voxel_size_nm = choose_resolution(given, place_of_prediction(place, place_of_flow, given))
     if flags.keys() >= OF_RESOLUTION:
         resolution = 8  # or any other: none of what depends on it is used, and nobody need hear of it
     elif resolution is None:
