@@ -401,7 +401,10 @@ def test_default_parameters_are_doubted_where_edges_of_voxels_differ(stored: Pat
     assert invoke(*ours).stderr == ""
     plain = ["plan", "semantic", "flow", *plan[3:], "--resolution-nm", "32,8,8"]
     for more, warned in (([], told), (["--min-size", 9], told), (own, "")):
-        assert invoke(*plain, *more).stderr == warned
+        result = invoke(*plain, *more)
+        assert result.stderr == warned
+        assert re.search(r"^edges of a voxel, nm +\(32.0, 8.0, 8.0\)$", result.stdout, re.MULTILINE)
+    assert re.search(r"^edges of a voxel, nm +unknown$", invoke(*ours, "--ome-zarr", "none").stdout, re.MULTILINE)
 
 
 SLIPS = [

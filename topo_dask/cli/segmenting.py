@@ -161,11 +161,14 @@ class Figure(NamedTuple):
 
     def show(self, value: Any) -> Any:
         """The value in the unit of the label."""
-        return round(value / self.unit, self.digits) if self.unit and value is not None else value
+        if value is None:
+            return "unknown"
+        return round(value / self.unit, self.digits) if self.unit else value
 
 
 FIGURES = {
     "volume": Figure("volume"),
+    "voxel_size_nm": Figure("edges of a voxel, nm"),
     "block_shape": Figure("block"),
     "halo": Figure("halo"),
     "n_blocks": Figure("blocks"),
@@ -193,6 +196,7 @@ def _summary(planned: "RunPlan", estimated: "Estimate | None") -> dict[str, Any]
     here = disk_of(".")
     found: dict[str, Any] = {
         "volume": planned.grid.shape,
+        "voxel_size_nm": None if planned.pyramid is None else planned.pyramid.placement.voxel_size_nm,
         "block_shape": planned.grid.block_shape,
         "halo": planned.grid.halo,
         "n_blocks": len(planned.grid),
