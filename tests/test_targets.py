@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
+from topo_dask.kernels import flow_targets
 from topo_dask.synthetic import blobs, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
 
@@ -124,6 +125,26 @@ def test_diffusion_flow_is_naive(labels, n_iter, place):
 def test_diffusion_flow_is_naive_on_solid_objects(place):
     labels = blobs((24, 26, 28), 4, seed=3, radius=(4.0, 7.0))[:, 5:-5, 6:]  # some are cut by the volume's faces
     np.testing.assert_allclose(diffusion_flow(labels, 50, place=place), naive_diffusion(labels, 50, place), atol=1e-5)
+
+
+def test_small_objects_are_diffused_many_in_a_task_and_large_ones_apart(monkeypatch):
+    labels = np.zeros((24, 24, 64), np.int64)
+    labels[:, :, :24] = np.arange(1, 1729).reshape(12, 12, 12).repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    labels[:, :, 26:44], labels[:, :, 46:] = 5000, 6000
+    tasks = []
+
+    def diffuse(*args):
+        tasks.append(args[4].tolist())
+        kernel(*args)
+
+    kernel = flow_targets.diffuse_objects
+    monkeypatch.setattr(flow_targets, "diffuse_objects", diffuse)
+    flow = diffusion_flow(labels, threads=2)
+    assert sorted(one for objects in tasks for one in objects) == list(range(1730))
+    assert len(tasks) <= 5
+    assert not any({1728, 1729} <= set(objects) for objects in tasks)
+    for one in (1, 900, 5000):
+        np.testing.assert_array_equal(np.where(labels == one, flow, 0), diffusion_flow(np.where(labels == one, one, 0)))
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0), None])

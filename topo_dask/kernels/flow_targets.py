@@ -217,35 +217,43 @@ def write_gradient(neighbours: np.ndarray, field: np.ndarray, voxels: np.ndarray
 
 
 @allocating_kernel
-def diffusion_object(
+def diffuse_objects(
     labels: np.ndarray,
     ranks: np.ndarray,
     voxels: np.ndarray,
+    starts: np.ndarray,
+    objects: np.ndarray,
     place: np.ndarray,
     walls: np.ndarray,
-    steps: int,
+    steps: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Write the diffusion flow of one object.
+    """Write the diffusion flow of some objects, one after the other.
 
     Parameters
     ----------
-    labels, ranks, voxels, walls
+    labels, ranks, walls
         As for `face_neighbours`.
+    voxels, starts : ndarray of int64
+        As for `list_voxels`.
+    objects : ndarray of int64
+        Which objects, by their place in `starts`.
     place : ndarray of int64, shape (3,) or (0,)
         Coordinates of the first voxel of `labels`. When empty, fields start at 1 instead of the coordinates.
-    steps : int
-        Number of diffusion steps.
+    steps : ndarray of int64
+        Number of diffusion steps of every object.
     out : ndarray of float32, shape (3, D * H * W)
-        Written at the object's voxels.
+        Written at the voxels of these objects.
     """
     height, width = labels.shape[1:]
-    field = np.ones((voxels.size + 1, 3))
-    field[voxels.size] = 0.0
-    if place.size:
-        for i in range(voxels.size):
-            field[i, 0] = place[0] + voxels[i] // width // height
-            field[i, 1] = place[1] + voxels[i] // width % height
-            field[i, 2] = place[2] + voxels[i] % width
-    neighbours = face_neighbours(labels, ranks, voxels, walls)
-    write_gradient(neighbours, diffuse(neighbours, field, steps), voxels, out)
+    for one in objects:
+        own = voxels[starts[one] : starts[one + 1]]
+        field = np.ones((own.size + 1, 3))
+        field[own.size] = 0.0
+        if place.size:
+            for i in range(own.size):
+                field[i, 0] = place[0] + own[i] // width // height
+                field[i, 1] = place[1] + own[i] // width % height
+                field[i, 2] = place[2] + own[i] % width
+        neighbours = face_neighbours(labels, ranks, own, walls)
+        write_gradient(neighbours, diffuse(neighbours, field, steps[one]), own, out)
