@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from topo_dask.kernels import flow_targets
+from topo_dask.kernels.extents import Extents
 from topo_dask.synthetic import blobs, tubes
 from topo_dask.targets import diffusion_flow, direct_flow
 
@@ -106,6 +107,20 @@ def test_many_objects_outgrow_the_first_table():
     flow = direct_flow(labels)
     np.testing.assert_array_equal(flow[2, :, :, ::2] + flow[2, :, :, 1::2] != 0, True)
     np.testing.assert_array_equal(flow, direct_flow(da.from_array(labels, chunks=5)).compute())
+
+
+def test_centres_of_all_objects_are_found_once_for_all_blocks(monkeypatch):
+    labels = np.arange(1, 513).reshape(8, 8, 8)
+    found = []
+
+    def centres(self):
+        found.append(len(self.counts))
+        return original(self)
+
+    original = Extents.centres
+    monkeypatch.setattr(Extents, "centres", centres)
+    direct_flow(da.from_array(labels, chunks=4)).compute(scheduler="sync")
+    assert found == [512]
 
 
 @settings(deadline=None, max_examples=40)
