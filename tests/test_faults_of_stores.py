@@ -118,6 +118,16 @@ def check_named(error: Exception) -> None:
     assert "volumes/" in "".join([str(error), *getattr(error, "__notes__", ())])
 
 
+@pytest.mark.parametrize("bucket", ["failing"], indirect=True)
+def test_inputs_are_not_asked_for_files_of_format_2(bucket: Bucket) -> None:
+    bucket.how, asked = QUICK, list[str]()
+    bucket.faults.fail = lambda _, path: asked.append(path.removeprefix("/volumes/"))
+    bucket.check(bucket.segment())
+    assert {"semantic/zarr.json", "flow/zarr.json"} <= {*asked}
+    assert not [path for path in asked if path.startswith(("semantic/.z", "flow/.z"))]
+    assert asked.index("out/.zgroup") < 8  # looks for files of the two formats take turns
+
+
 @pytest.mark.parametrize(
     ("bucket", "seed"),
     [

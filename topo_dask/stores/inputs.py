@@ -11,7 +11,7 @@ from .first_axis import without_first_axis
 from .multiscales import Placement, find_dataset, find_image, read_axes, read_level, read_multiscales
 from .nodes import WRITE_ONCE, MetadataError, open_node, readable
 from .persistent import impatient, persistent
-from .retries import in_parallel
+from .retries import in_order, in_parallel, is_local
 
 if TYPE_CHECKING:
     import zarr
@@ -224,14 +224,20 @@ def _placed(array: "zarr.Array[Any]", name: str) -> "tuple[zarr.Array[Any], Plac
 
     store, inner = impatient(array.store), ""
     root = str(store.root) if isinstance(store, LocalStore) else store.path if isinstance(store, FsspecStore) else ""
-    group = "/".join(part for part in (root.rstrip("/"), array.path) if part)
+    group, above = "/".join(part for part in (root.rstrip("/"), array.path) if part), []
     for _ in range(_PARENTS):
         group, _, last = group.rpartition("/")
         inner = f"{last}/{inner}".rstrip("/")
         if not last or (root and not group) or group.endswith(":/"):  # above the host of http://host
             break
-        with readable(group):
-            attributes = _attributes_above(store, group)
+        above.append((group, inner))
+
+    def attributes_of(place: tuple[str, str]) -> Mapping[str, Any]:
+        with readable(place[0]):
+            return _attributes_above(store, place[0])
+
+    found_above = map(attributes_of, above) if is_local(store) else in_order(attributes_of, above, _PARENTS)
+    for (group, inner), attributes in zip(above, found_above, strict=True):
         if (found := find_dataset(attributes, inner)) is not None:
             number, dataset = found
             image = find_image(attributes, group, number)

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
 from .addresses import absolute, is_url
-from .persistent import store_at
+from .persistent import PersistentStore, store_at
 
 WRITE_ONCE = (
     'write what is in it once with zarr.create_array(path, data=..., config={"write_empty_chunks": True}), see '
@@ -46,7 +49,8 @@ def open_node(where: str) -> Any:
     store = store_at(where)
     try:
         with readable(where):
-            return zarr.open(store, mode="r")
+            zarr_format: Any = 3 if is_of_format_3(store) else None
+            return zarr.open(store, mode="r", zarr_format=zarr_format)
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
         if file := _file_on(where):
             if file.endswith(".zip"):
@@ -57,6 +61,16 @@ def open_node(where: str) -> Any:
             raise FileNotFoundError(f"{where} is N5, and no zarr: copy it once, see docs/inputs.md") from error
         no_path = "" if is_url(where) or os.path.exists(where) else ": no such path"
         raise FileNotFoundError(f"{where}: there is no zarr array and no zarr group{no_path}") from error
+
+
+def is_of_format_3(store: Any) -> bool:
+    """Whether one look finds a node of zarr format 3 at a path, or in a store that is not local, see `store_at`.
+
+    If so, nobody need ask for the files of format 2, each of which such a store must deny many times.
+    """
+    if isinstance(store, PersistentStore):
+        return sync(store.get("zarr.json", default_buffer_prototype(), looks=1)) is not None
+    return os.path.isfile(os.path.join(store, "zarr.json"))
 
 
 def _file_on(where: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from .addresses import Place, absolute, check_protocol, followed, is_memory, is_url
 from .foreign import is_half
 from .inputs import absolute_node
+from .nodes import is_of_format_3
 from .persistent import impatient, persistent, store_at
 from .walking import unwrapped
 
@@ -128,10 +129,9 @@ def existing_group(target: Target) -> Any:
     if local and not os.path.isdir(target.url):
         raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path")
     try:
-        try:  # one format at a time: an object store is asked many times before a file counts as absent
-            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=3)
-        except FileNotFoundError:
-            return zarr.open_group(store_at(target.url), mode="r", use_consolidated=False, zarr_format=2)
+        store = store_at(target.url)
+        zarr_format: Any = 3 if is_of_format_3(store) else None
+        return zarr.open_group(store, mode="r", use_consolidated=False, zarr_format=zarr_format)
     except FileNotFoundError:
         if local and not all(map(is_half, os.listdir(target.url))):
             raise FileExistsError(f"output {target.url} exists and is no zarr group: choose another path") from None
