@@ -29,6 +29,8 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from object_stores import OBJECTS
+from zarr.storage import MemoryStore
 
 import topo_dask
 from topo_dask.execute import run
@@ -308,6 +310,13 @@ def test_what_wraps_a_dask_array_stays_lazy() -> None:
 def test_blocks_are_worth_a_task_and_not_thinner_than_their_halos(chunks: Any, block: Any) -> None:
     array = da.zeros((100, 512, 512), chunks=chunks, dtype=bool)
     assert choose_blocks(Options(), [array], (100, 512, 512)).block_shape == block
+
+
+def test_blocks_of_remote_arrays_are_larger() -> None:
+    for store, block in (("failing://lazy/labels", (128, 128, 128)), (MemoryStore(), (64, 64, 64))):
+        array = zarr.create_array(store, shape=(256, 256, 256), chunks=(32, 32, 32), dtype="i4")
+        assert choose_blocks(Options(), [array], array.shape).block_shape == block
+    OBJECTS.stored.clear()
 
 
 def test_scratch_goes_with_the_last_array_that_needs_it(tmp_path: Path) -> None:

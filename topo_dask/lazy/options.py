@@ -10,13 +10,15 @@ import numpy as np
 from ..blocks.geometry import DEFAULT_HALO, BlockGrid, Triple, triple
 from ..given import is_dask
 from ..stores.addresses import Place
+from ..stores.retries import is_local
 
 Array = Any
 
 
 LEAST_BLOCK, MOST_GROWN = 64**3, 128**3
 """Voxels. Blocks grow from the chunks to the first number: smaller ones are not worth a task. A block thinner than its
-halos on both sides reads several times what it holds: it grows along that axis, up to the second number."""
+halos on both sides reads several times what it holds: it grows along that axis, up to the second number. Blocks of an
+array that is not local all grow up to that: a task waits half a second for chunks that were never written."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,18 @@ def choose_blocks(options: Options, arrays: Sequence[Array], shape: Triple) -> B
     """Blocks of the result: those asked for, else blocks that grow from the chunks of the first lazy array.
 
     The chunks are doubled along their shortest axis until a block is worth a task, and not thinner than its halos.
+    Where a zarr array is not local, a block must have eight times as many voxels to be worth a task.
     """
     halo = triple(DEFAULT_HALO if options.halo is None else options.halo, "halo", at_least=0)
     if options.block_shape is not None:
         return BlockGrid(shape, triple(options.block_shape, "block_shape"), halo)
     chunks = next(getattr(array, "chunksize", None) or array.chunks for array in arrays if is_lazy(array))[-3:]
     block = [max(1, min(int(c), s)) for c, s in zip(chunks, shape, strict=True)]
+    remote = any(is_stored(array) and not is_local(array.store) for array in arrays)
     while growing := [(b, k) for k, (b, s) in enumerate(zip(block, shape, strict=True)) if b < s]:
         shortest, axis = min(growing)
         thin = shortest < 2 * halo[axis] and 2 * np.prod(block) <= MOST_GROWN
-        if np.prod(block) >= LEAST_BLOCK and not thin:
+        if np.prod(block) >= (MOST_GROWN if remote else LEAST_BLOCK) and not thin:
             break
         block[axis] *= 2
     return BlockGrid(shape, (block[0], block[1], block[2]), halo)
