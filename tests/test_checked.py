@@ -392,17 +392,22 @@ def test_a_shard_that_vanishes_during_a_read_is_refused():
         store.asked.clear()
         with pytest.raises(ChunkError, match="chunk c/0/0/0 vanished"):
             CheckedArray(zarr.open_array(store, mode="r+"), "flow", policy)[PART]
+    del store._store._store_dict["c/0/0/1"]  # beside one that was left out
+    store.asked.clear()
+    with pytest.raises(ChunkError, match="chunk c/0/0/0 vanished"):
+        CheckedArray(zarr.open_array(store, mode="r+"), "flow", "background")[1:6, 2:4, 0:8]
 
 
 @pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize("answers", [[], [None]], ids=["first", "second"])  # look that finds a chunk which is there
 @pytest.mark.parametrize("layout", [{}, {"shards": (2,)}])
-def test_chunks_that_are_left_out_are_waited_for_together(layout, monkeypatch):
+def test_chunks_that_are_left_out_are_waited_for_together(layout, answers, monkeypatch):
     pauses = []
     memory = MemoryStore()
     array = zarr.create_array(memory, shape=(128,), chunks=(1,), dtype="u1", fill_value=0, **layout)
     array[40:42] = 7
     monkeypatch.setattr(retries.random, "uniform", lambda a, b: pauses.append(a) or 1.0)
-    store = Flaky(memory)
+    store = Flaky(memory, answers)
     checked = CheckedArray(zarr.open_array(store, mode="r+"), "flow", "background")
     assert np.flatnonzero(checked[0:128,]).tolist() == [40, 41]
     assert 0 < len(pauses) <= retries.TRIES
@@ -410,6 +415,24 @@ def test_chunks_that_are_left_out_are_waited_for_together(layout, monkeypatch):
     del memory._store_dict["zarr.json"]
     with pytest.raises(ChunkError, match=r"chunk c/0 is missing, and so are the array's metadata"):
         checked[0:128,]
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_chunks_that_are_found_later_are_fetched_once():
+    fetched = []
+
+    class Weighed(Flaky):
+        async def get(self, key, prototype, byte_range=None):
+            found = await super().get(key, prototype, byte_range)
+            fetched.append(len(found) if found is not None and key.startswith("c/") else 0)
+            return found
+
+    memory = MemoryStore()
+    create(memory, compressors=None)
+    array = CheckedArray(zarr.open_array(Weighed(memory, [None]), mode="r+"), "flow", "background")
+    assert not right_or_refused(array, WHOLE)
+    stored = [len(value) for key, value in memory._store_dict.items() if key.startswith("c/")]
+    assert sum(fetched) <= sum(stored) + len(stored)  # a byte of each told that it is there
 
 
 def test_every_chunk_is_fetched_once():

@@ -10,7 +10,7 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import product
@@ -30,7 +30,7 @@ from .chunk_form import check_bytes, check_part, document_of, form_of, is_docume
 from .limits import check_grid
 from .parts import parts_of
 from .persistent import PersistentStore, persistent, view_of
-from .retries import any_found
+from .retries import find_some
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
@@ -50,10 +50,13 @@ class _Read:
     denied : dict, optional
         Objects, or parts of them, that the store has denied once and that count as absent so far; None where the store
         is asked for each again and again before the read goes on.
+    absent : set of str
+        Objects that have been looked for often enough to know.
     """
 
     failed: Event = field(default_factory=Event)
     denied: dict[str, ByteRequest | None] | None = field(default_factory=dict)
+    absent: Set[str] = frozenset()
 
 
 _READ: ContextVar[_Read | None] = ContextVar("read", default=None)
@@ -137,6 +140,8 @@ class _CheckedStore(Store):
         """Bytes of a chunk, or of a part of a shard."""
         if isinstance(byte_range, RangeByteRequest) and not 0 <= byte_range.start < byte_range.end:
             raise self.refuse(key, "is damaged: its index points outside the shard")
+        if (read := _READ.get()) is not None and key in read.absent:
+            return None
         denied = self._denied_once(byte_range)
         looks = {} if denied is None else {"looks": 1}
         found: Buffer | None = await self._fetch(key, lambda: self._store.get(key, prototype, byte_range, **looks))
@@ -179,23 +184,25 @@ class _CheckedStore(Store):
         read = _READ.get()
         return None if read is None else read.denied
 
-    async def find_denied(self, denied: Mapping[str, ByteRequest | None]) -> bool:
-        """Whether any of the objects that the store has denied once is there; ChunkError when the array is gone.
+    async def find_denied(self, denied: Mapping[str, ByteRequest | None]) -> set[str]:
+        """Those of the objects that the store has denied once that are there; ChunkError when the array is gone.
 
-        All are looked for together: while they are read, zarr would wait for ten at a time.
+        All are looked for together: while they are read, zarr would wait for ten at a time. The first byte tells, and
+        takes no memory.
         """
 
         async def get(key: str) -> bool:
-            prototype, part = default_buffer_prototype(), denied[key]
+            prototype, part = default_buffer_prototype(), denied[key] or RangeByteRequest(0, 1)
             return await self._fetch(key, lambda: self._store.get(key, prototype, part, looks=1)) is not None
 
         async def exists(key: str) -> bool:
             return await self._fetch(key, lambda: self._store.exists(key, looks=1))
 
-        if await any_found(get, denied, retries.TRIES - 1) or await any_found(exists, denied, 1):
-            return True
-        await self._judge_missing(*next(iter(denied.items())))
-        return False
+        found = await find_some(get, denied, retries.TRIES - 1)
+        found |= await find_some(exists, denied.keys() - found, 1)
+        if absent := next((key for key in denied if key not in found), None):
+            await self._judge_missing(absent, denied[absent])
+        return found
 
     async def _fetch(self, key: str, look: Callable[[], Awaitable[T]]) -> T:
         if (read := _READ.get()) is not None and read.failed.is_set():
@@ -385,8 +392,8 @@ class CheckedArray:
         try:
             self.check_metadata()
             values = self._read(box, out)
-            if read.denied and sync(self._store.find_denied(read.denied)):
-                read.denied = None
+            if (denied := read.denied) and (found := sync(self._store.find_denied(denied))):
+                read.denied, read.absent = None, denied.keys() - found
                 self._read(box, values)
             return values
         except Exception as error:

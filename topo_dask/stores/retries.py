@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from operator import call
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ LONGEST_ABSENT, LONGEST_ERROR = 0.1, 4.0
 """Longest pauses in seconds, before the random factor."""
 
 _TOGETHER = 32
-"""Objects that `any_found` looks for at the same time; those that are absent take no memory."""
+"""Objects that `find_some` looks for at the same time."""
 
 
 def is_local(store: Any) -> bool:
@@ -81,22 +81,24 @@ async def persist(look: Callable[[], Awaitable[T | None]], looks: int | None = N
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
 
-async def any_found(look: Callable[[S], Awaitable[bool]], objects: Collection[S], looks: int) -> bool:
-    """Whether one of so many looks finds any of several objects, each of which a remote store has denied before.
+async def find_some(look: Callable[[S], Awaitable[bool]], objects: Iterable[S], looks: int) -> set[S]:
+    """Those of several objects that one of so many looks finds; a remote store has denied each of them before.
 
     There is a pause before each look, as `persist` makes it, but one for all objects: it takes as long as with one.
     """
-    places = asyncio.Semaphore(_TOGETHER)
+    places, found, left = asyncio.Semaphore(_TOGETHER), set[S](), list(objects)
 
-    async def find(name: S) -> bool:
+    async def find(name: S) -> None:
         async with places:
-            return await look(name)
+            if await look(name):
+                found.add(name)
 
     for denied in range(1, looks + 1):
+        if not (left := [name for name in left if name not in found]):
+            break
         await asyncio.sleep(_pause_absent(denied) * random.uniform(0.5, 1.5))
-        if any(await asyncio.gather(*map(find, objects))):
-            return True
-    return False
+        await asyncio.gather(*map(find, left))
+    return found
 
 
 def _pause_absent(denied: int) -> float:
