@@ -449,6 +449,7 @@ def test_reads_of_a_chunk_are_counted(data: st.DataObject) -> None:
             ["the foreground have .* up to 256 times, for the blocks of .64, 64, 64"],
         ),
         (((1, 64, 64, 64), (3, 64, 64, 64)), []),
+        (((1, 64, 64, 64), (3, 128, 128, 192)), []),  # 49 times, of a large volume
     ],
 )
 def test_chunks_that_many_blocks_share_are_warned_of(chunks: Any, told: list[str]) -> None:
@@ -491,6 +492,7 @@ def test_chosen_blocks_keep_all_workers_busy(shape: Triple, tasks: int, block: T
         ((1, 300, 300), (1, 300, 300), (1, 256, 256), (1, 256, 256)),
         ((4, 2048, 2048), (4, 64, 64), (4, 512, 512), (4, 256, 256)),
         ((16, 1024, 1024), (16, 64, 64), (16, 256, 256), (16, 128, 128)),
+        ((20, 1024, 1024), (20, 64, 64), (20, 256, 256), (20, 128, 128)),
         ((256, 256, 256), (48, 48, 48), (144, 144, 96), (48, 48, 48)),
         ((60, 60, 60), (32, 32, 32), (64, 64, 64), (32, 32, 32)),
     ],

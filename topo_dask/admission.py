@@ -41,7 +41,7 @@ MAX_CHUNK = 128
 """Largest edge of an output chunk, where the caller gives no block shape, and the volume is not flat."""
 
 MIN_CHUNK_VOXELS = 64**3
-"""Voxels up to which an output chunk of a flat volume may be longer than that."""
+"""Voxels of an output chunk of a flat volume, at least, where the volume has them: it may be longer for that."""
 
 PACKED = 8
 """Size of scratch and output before compression over the size that is expected.
