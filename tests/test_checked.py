@@ -418,6 +418,22 @@ def test_chunks_that_are_left_out_are_waited_for_together(layout, answers, monke
 
 
 @pytest.mark.usefixtures("_no_pause")
+def test_a_chunk_that_vanishes_before_the_read_is_done_is_refused():
+    class Vanishing(Flaky):
+        async def get(self, key, prototype, byte_range=None):
+            if key == "c/0/0/1" and self.asked.count(key) == 1:
+                del self._store._store_dict["c/0/0/0"]  # which has been read
+            return await super().get(key, prototype, byte_range)
+
+    memory = MemoryStore()
+    create(memory)
+    store = Vanishing(memory, [None])
+    store.asked.append("c/0/0/0")  # found at once
+    with pytest.raises(ChunkError, match="chunk c/0/0/0 vanished while it was read"):
+        CheckedArray(zarr.open_array(store, mode="r+"), "flow", "background")[0:4, 0:5, 0:6]
+
+
+@pytest.mark.usefixtures("_no_pause")
 def test_chunks_that_are_found_later_are_fetched_once():
     fetched = []
 

@@ -48,10 +48,10 @@ class _Read:
     failed : Event
         Whether it has failed.
     denied : dict, optional
-        Objects, or parts of them, that the store has denied once and that count as absent so far; None where the store
-        is asked for each again and again before the read goes on.
+        Objects, or parts of them, that the store has denied once and that count as absent so far; None once all have
+        been looked for, and the values are read again because some are there.
     absent : set of str
-        Objects that have been looked for often enough to know.
+        Those that are not.
     """
 
     failed: Event = field(default_factory=Event)
@@ -223,8 +223,9 @@ class _CheckedStore(Store):
             raise self.refuse(key, f"is damaged: {error}") from None
 
     async def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
-        # zarr asks for an inner chunk only after the index of the shard has said that it is there.
-        if self._is_inner(part):
+        # zarr asks for an inner chunk only after the index of the shard has said that it is there. When values are read
+        # again, all that is asked for has been there before.
+        if self._is_inner(part) or ((read := _READ.get()) is not None and read.denied is None):
             raise self.refuse(key, "vanished while it was read")
         if isinstance(self._store, LocalStore) and (entry := _entry_in_place(str(self._store.root), key)) is not None:
             raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
