@@ -65,6 +65,7 @@ def test_of_three_edges_the_shortest_counts(edges):
         ((40, 16, float("nan")), ValueError, "resolution_nm must be finite"),
         ({40, 16, 8}, TypeError, "resolution_nm must be a number"),
         ("8", TypeError, "resolution_nm must be a number, got '8'"),
+        (b"abc", TypeError, "resolution_nm must be a number, got b'abc'"),
     ],
 )
 def test_edges_that_are_none_are_refused(edges, error, told):

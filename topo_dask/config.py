@@ -54,7 +54,7 @@ def edges_nm(resolution_nm: Resolution) -> tuple[float, float, float]:
     (40.0, 16.0, 16.0)
     """
     plain: Any = resolution_nm.tolist() if hasattr(resolution_nm, "tolist") else resolution_nm  # of NumPy
-    given = plain if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain] * 3
+    given = plain if isinstance(plain, Sequence) and not isinstance(plain, str | bytes) else [plain] * 3
     if len(given) != 3:
         raise ValueError(f"resolution_nm must be one number, or three along z, y, x; got {resolution_nm!r}")
     z, y, x = (_positive(edge, "resolution_nm") for edge in given)
