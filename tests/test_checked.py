@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import pickle
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -21,7 +23,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from topo_dask.blocks.geometry import BlockGrid
-from topo_dask.stores import retries
+from topo_dask.stores import checked, retries
 from topo_dask.stores.checked import CheckedArray, ChunkError, MissingChunkError
 from topo_dask.stores.chunk_form import document_of
 from topo_dask.stores.limits import check_metadata
@@ -449,6 +451,29 @@ def test_chunks_that_are_found_later_are_fetched_once():
     assert not right_or_refused(array, WHOLE)
     stored = [len(value) for key, value in memory._store_dict.items() if key.startswith("c/")]
     assert sum(fetched) <= sum(stored) + len(stored)  # a byte of each told that it is there
+
+
+@pytest.mark.parametrize("layout", [{}, {"shards": tuple(2 * n for n in CHUNKS)}], ids=["chunks", "shards"])
+def test_a_read_in_parts_waits_until_zarr_has_let_go_of_a_part(layout, monkeypatch):
+    given, held, judge = [], [], checked._CheckedStore._judge
+
+    def note(self, key, found, part):
+        held.append(sum(one() is not None for one in given))
+        judge(self, key, found, part)
+
+    def lend(self, found):
+        found = lend.real(self, found)
+        given.append(weakref.ref(found))
+        threading.Timer(0.02, list, [[found]]).start()  # as a thread that waits for the processor
+        return found
+
+    lend.real = checked._Read.lend
+    monkeypatch.setattr(checked._CheckedStore, "_judge", note)
+    monkeypatch.setattr(checked._Read, "lend", lend)
+    array = CheckedArray(create(MemoryStore(), layout), "flow", "error", at_once=1)
+    assert not right_or_refused(array, WHOLE)
+    assert len(held) > 8
+    assert max(held) <= (1 if layout else 0)  # of a shard the index, and then a chunk
 
 
 def test_every_chunk_is_fetched_once():

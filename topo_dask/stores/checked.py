@@ -10,12 +10,14 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import product
 from threading import Event
 from typing import Any, Literal, TypeVar
+from weakref import ReferenceType, ref
 
 import numpy as np
 import zarr
@@ -38,6 +40,9 @@ OnMissing = Literal["error", "background"]
 _SETTLING, _PATIENCE = "settling", 1.0
 """Seconds that a failed read waits at most for all reads under way; zarr does not say which were begun with it."""
 
+_LOOK, _LONGEST = 0.0005, 1.0
+"""Seconds between two looks whether threads of zarr have let go of chunks, and after which nobody waits any more."""
+
 
 @dataclass
 class _Read:
@@ -52,11 +57,31 @@ class _Read:
         been looked for, and the values are read again because some are there.
     absent : set of str
         Those that are not.
+    lent : list of weakref
+        Stored bytes that zarr was given for the present part of the read.
     """
 
     failed: Event = field(default_factory=Event)
     denied: dict[str, ByteRequest | None] | None = field(default_factory=dict)
     absent: Set[str] = frozenset()
+    lent: list[ReferenceType[Buffer]] = field(default_factory=list)
+
+    def lend(self, found: Buffer) -> Buffer:
+        """The same bytes, to give to zarr, in an object that no store keeps."""
+        found = found[:]
+        self.lent.append(ref(found))
+        return found
+
+    def await_release(self) -> None:
+        """Wait until zarr has let go of the stored bytes, and of what it has decoded of them.
+
+        A thread that has decoded a chunk holds it until it gets the processor again. On a busy machine a read in parts
+        would have many of its parts in memory.
+        """
+        latest = time.monotonic() + _LONGEST
+        while any(given() is not None for given in self.lent) and time.monotonic() < latest:
+            time.sleep(_LOOK)
+        self.lent.clear()
 
 
 _READ: ContextVar[_Read | None] = ContextVar("read", default=None)
@@ -151,6 +176,7 @@ class _CheckedStore(Store):
             await self._judge_missing(key, byte_range)
         else:
             self._judge(key, found, byte_range)
+            return found if read is None else read.lend(found)
         return found
 
     async def get_ranges(
@@ -175,7 +201,8 @@ class _CheckedStore(Store):
             if found is None:
                 raise self.refuse(key, "vanished while it was read")
             self._judge(key, found, byte_ranges[at])
-        yield parts or []
+        read = _READ.get()
+        yield [(at, found if read is None or found is None else read.lend(found)) for at, found in parts or []]
 
     def _denied_once(self, part: ByteRequest | None) -> dict[str, ByteRequest | None] | None:
         # Where to note an object that is denied, if it may be looked for again when all others have been read.
@@ -414,6 +441,8 @@ class CheckedArray:
         values = np.empty([side.stop - side.start for side in box], self.dtype) if out is None else out
         as_zarr_takes_it = default_buffer_prototype().nd_buffer.from_numpy_array
         for part in parts:
+            if (read := _READ.get()) is not None:
+                read.await_release()
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
             self._view.get_basic_selection(part, out=as_zarr_takes_it(values[inside]))
         return values
