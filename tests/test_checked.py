@@ -23,7 +23,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from topo_dask.blocks.geometry import BlockGrid
-from topo_dask.stores import checked, retries
+from topo_dask.stores import checked, retries, under_way
 from topo_dask.stores.checked import CheckedArray, ChunkError, MissingChunkError
 from topo_dask.stores.chunk_form import document_of
 from topo_dask.stores.limits import check_metadata
@@ -467,9 +467,9 @@ def test_a_read_in_parts_waits_until_zarr_has_let_go_of_a_part(layout, monkeypat
         threading.Timer(0.02, list, [[found]]).start()  # as a thread that waits for the processor
         return found
 
-    lend.real = checked._Read.lend
+    lend.real = under_way.Read.lend
     monkeypatch.setattr(checked._CheckedStore, "_judge", note)
-    monkeypatch.setattr(checked._Read, "lend", lend)
+    monkeypatch.setattr(under_way.Read, "lend", lend)
     array = CheckedArray(create(MemoryStore(), layout), "flow", "error", at_once=1)
     assert not right_or_refused(array, WHOLE)
     assert len(held) > 8

@@ -10,14 +10,11 @@ A value that was flipped inside a chunk without checksum (plain zstd, Blosc, raw
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from threading import Event
 from typing import Any, Literal, TypeVar
-from weakref import ReferenceType, ref
 
 import numpy as np
 import zarr
@@ -33,59 +30,13 @@ from .limits import check_grid
 from .parts import parts_of
 from .persistent import PersistentStore, persistent, view_of
 from .retries import find_some
+from .under_way import READ, Read
 
 T = TypeVar("T")
 OnMissing = Literal["error", "background"]
 
 _SETTLING, _PATIENCE = "settling", 1.0
 """Seconds that a failed read waits at most for all reads under way; zarr does not say which were begun with it."""
-
-_LOOK, _LONGEST = 0.0005, 1.0
-"""Seconds between two looks whether threads of zarr have let go of chunks, and after which nobody waits any more."""
-
-
-@dataclass
-class _Read:
-    """A read under way.
-
-    Parameters
-    ----------
-    failed : Event
-        Whether it has failed.
-    denied : dict, optional
-        Objects, or parts of them, that the store has denied once and that count as absent so far; None once all have
-        been looked for, and the values are read again because some are there.
-    absent : set of str
-        Those that are not.
-    lent : list of weakref
-        Stored bytes that zarr was given for the present part of the read.
-    """
-
-    failed: Event = field(default_factory=Event)
-    denied: dict[str, ByteRequest | None] | None = field(default_factory=dict)
-    absent: Set[str] = frozenset()
-    lent: list[ReferenceType[Buffer]] = field(default_factory=list)
-
-    def lend(self, found: Buffer) -> Buffer:
-        """The same bytes, to give to zarr, in an object that no store keeps."""
-        found = found[:]
-        self.lent.append(ref(found))
-        return found
-
-    def await_release(self) -> None:
-        """Wait until zarr has let go of the stored bytes, and of what it has decoded of them.
-
-        A thread that has decoded a chunk holds it until it gets the processor again. On a busy machine a read in parts
-        would have many of its parts in memory.
-        """
-        latest = time.monotonic() + _LONGEST
-        while any(given() is not None for given in self.lent) and time.monotonic() < latest:
-            time.sleep(_LOOK)
-        self.lent.clear()
-
-
-_READ: ContextVar[_Read | None] = ContextVar("read", default=None)
-"""The read that the present code works for; zarr's tasks inherit it from the thread that reads."""
 
 
 class ChunkError(OSError):
@@ -165,7 +116,7 @@ class _CheckedStore(Store):
         """Bytes of a chunk, or of a part of a shard."""
         if isinstance(byte_range, RangeByteRequest) and not 0 <= byte_range.start < byte_range.end:
             raise self.refuse(key, "is damaged: its index points outside the shard")
-        if (read := _READ.get()) is not None and key in read.absent:
+        if (read := READ.get()) is not None and key in read.absent:
             return None
         denied = self._denied_once(byte_range)
         looks = {} if denied is None else {"looks": 1}
@@ -201,14 +152,14 @@ class _CheckedStore(Store):
             if found is None:
                 raise self.refuse(key, "vanished while it was read")
             self._judge(key, found, byte_ranges[at])
-        read = _READ.get()
+        read = READ.get()
         yield [(at, found if read is None or found is None else read.lend(found)) for at, found in parts or []]
 
     def _denied_once(self, part: ByteRequest | None) -> dict[str, ByteRequest | None] | None:
         # Where to note an object that is denied, if it may be looked for again when all others have been read.
         if self._on_missing == "error" or not isinstance(self._store, PersistentStore) or self._is_inner(part):
             return None
-        read = _READ.get()
+        read = READ.get()
         return None if read is None else read.denied
 
     async def find_denied(self, denied: Mapping[str, ByteRequest | None]) -> set[str]:
@@ -232,7 +183,7 @@ class _CheckedStore(Store):
         return found
 
     async def _fetch(self, key: str, look: Callable[[], Awaitable[T]]) -> T:
-        if (read := _READ.get()) is not None and read.failed.is_set():
+        if (read := READ.get()) is not None and read.failed.is_set():
             raise self.refuse(key, "is not needed any more: another one of the same read failed")
         try:
             return await look()
@@ -252,7 +203,7 @@ class _CheckedStore(Store):
     async def _judge_missing(self, key: str, part: ByteRequest | None) -> None:
         # zarr asks for an inner chunk only after the index of the shard has said that it is there. When values are read
         # again, all that is asked for has been there before.
-        if self._is_inner(part) or ((read := _READ.get()) is not None and read.denied is None):
+        if self._is_inner(part) or ((read := READ.get()) is not None and read.denied is None):
             raise self.refuse(key, "vanished while it was read")
         if isinstance(self._store, LocalStore) and (entry := _entry_in_place(str(self._store.root), key)) is not None:
             raise self.refuse(key, f"cannot be read: {entry} is a link that leads nowhere, or no file")
@@ -415,8 +366,8 @@ class CheckedArray:
         ChunkError
             When a chunk is damaged or cannot be read, or when the array was replaced since it was opened; an OSError.
         """
-        box, read = self._box(index), _Read()
-        _READ.set(read)
+        box, read = self._box(index), Read()
+        READ.set(read)
         try:
             self.check_metadata()
             values = self._read(box, out)
@@ -427,12 +378,12 @@ class CheckedArray:
         except Exception as error:
             read.failed.set()
             sync(_settle())
-            _READ.set(None)
+            READ.set(None)
             if isinstance(error, ChunkError):
                 raise
             raise self._culprit(box, error) from error
         finally:
-            _READ.set(None)
+            READ.set(None)
 
     def _read(self, box: tuple[slice, ...], out: NDArray[Any] | None) -> NDArray[Any]:
         parts = parts_of(self.array, box, self.at_once)
@@ -441,7 +392,7 @@ class CheckedArray:
         values = np.empty([side.stop - side.start for side in box], self.dtype) if out is None else out
         as_zarr_takes_it = default_buffer_prototype().nd_buffer.from_numpy_array
         for part in parts:
-            if (read := _READ.get()) is not None:
+            if (read := READ.get()) is not None:
                 read.await_release()
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
             self._view.get_basic_selection(part, out=as_zarr_takes_it(values[inside]))
