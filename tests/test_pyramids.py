@@ -469,6 +469,13 @@ def test_metadata_with_a_unit_win(tmp_path: Path) -> None:
     assert plan.pyramid.placement.voxel_size_nm == (16.0, 8.0, 8.0)
 
 
+def test_default_parameters_are_doubted_where_the_image_has_voxels_that_are_longer_along_z(tmp_path: Path) -> None:
+    store_image(tmp_path / "image", MASK[None], "0.5", scale(0.032, 0.008, 0.008))
+    arguments: dict[str, Any] = {"class_names": ["nuc"], "image": read_multiscales(tmp_path / "image")}
+    with pytest.warns(UserWarning, match=r"voxels are 32 × 8 × 8 nm, but the default parameters count voxels"):
+        plan_volume(*store_plain(tmp_path), resolution_nm=8, **arguments)
+
+
 # ------------------------------------------------------------ the plan
 
 

@@ -193,8 +193,6 @@ def plan_volume(
     classes = resolve_classes(class_names, class_config, resolution_nm, semantic.shape[0], flow_error_threshold, preset)
     if not classes:
         raise ValueError(nothing_to_segment(class_names, class_config))
-    if class_config is None:
-        warn_of_edges(voxel_size_nm, {name: one.convergence_radius for name, (_, one) in classes.items()})
     _check_names(classes)
     shape = triple(tuple(semantic.shape[1:]), "semantic", at_least=0)
     default = DEFAULT_HALO if recorded is None else recorded["halo"]
@@ -207,6 +205,9 @@ def plan_volume(
     tasks = BLOCKS_EACH * have.workers * have.threads
     block, chunks = _choose_blocks(block_shape, recorded, semantic, footprint, allowed, tasks)
     pyramid = None if ome_zarr is None else place_labels(ome_zarr, shape, placement, image, resolution_nm)
+    if class_config is None:
+        size = voxel_size_nm if pyramid is None else pyramid.placement.voxel_size_nm
+        warn_of_edges(size, {name: one.convergence_radius for name, (_, one) in classes.items()})
     factors = () if pyramid is None else pyramid.factors
     remedy = "choose a smaller block_shape or halo" if recorded is None else "begin again with overwrite=True"
     memory, at_once = _choose_memory(have, footprint, block, remedy)
