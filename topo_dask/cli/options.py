@@ -125,7 +125,8 @@ CLASSES = (
         "--resolution-nm",
         type=Edges(),
         help="Edge of a voxel, or its edges along z, y, x: the shortest chooses the default parameters. Labels have "
-        "voxels of this size where OME-Zarr metadata give no scale.  [default: from those of the inputs, else 8]",
+        "voxels of this size where OME-Zarr metadata give no scale; of three edges also where they give no unit.  "
+        "[default: from those of the inputs, else 8]",
     ),
     click.option(
         "--preset",
